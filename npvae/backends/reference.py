@@ -1,0 +1,266 @@
+"""The hot mathematics in plain NumPy: what a reader reads, and what the compiled backends must equal.
+
+Every backend has these names, arguments and results. Arrays are 2-D, row-major, ``(rows, features)``. With L
+samples z for each of M datapoints there are L * M rows, all datapoints of the first sample first: row ``l * M + i``
+belongs to datapoint i. Densities are in nats. Whatever is passed as ``out`` (or as ``dW``, ``dx``, ...) is
+overwritten and returned, so that a training step need not allocate. Gradients are those of something maximised.
+
+The layers that call these functions stand in ``nn`` and ``model``; this file knows nothing of networks.
+"""
+
+import numpy as np
+
+LOG_2PI = np.log(2 * np.pi)
+
+#: Lower limit of a Gaussian decoder's log-variance. On discrete or repeated values the bound has no maximum without
+#: one. It is the rounding error of an 8-bit pixel scaled to [0, 1]: a standard deviation of 1 / (255 sqrt(12)).
+MIN_LOG_VAR = -2 * np.log(255 * np.sqrt(12))
+
+#: Keeps the first Adagrad steps finite where a gradient is zero (the authors' value).
+ADAGRAD_EPSILON = 1e-8
+
+
+# Arrays: where they live and how they get there ---------------------------------------------------------------------
+
+
+def empty(shape, dtype):
+    """Return an uninitialised array where this backend computes."""
+    return np.empty(shape, dtype)
+
+
+def asarray(array, dtype):
+    """Move a NumPy array to where this backend computes."""
+    return np.ascontiguousarray(array, dtype)
+
+
+def to_numpy(array):
+    """Move an array of this backend back to NumPy."""
+    return array
+
+
+def gather(X, rows, scaling, out):
+    """Copy a minibatch as floats: ``out = (X[rows] - scaling.shift) * scaling.scale``.
+
+    The dataset itself stays as it came: uint8 pixels stay uint8.
+
+    Parameters
+    ----------
+    X (N, D) of any numeric type; rows (M,) integers; scaling: ``shift`` and ``scale`` (D,) float64; out (M, D).
+    """
+    np.multiply(X[rows] - scaling.shift, scaling.scale, out=out, casting="same_kind")
+    return out
+
+
+def all_finite(array):
+    """Tell whether no element is NaN or infinite."""
+    return bool(np.all(np.isfinite(array)))
+
+
+# One layer of a network ---------------------------------------------------------------------------------------------
+
+
+def sigmoid(a):
+    """1 / (1 + exp(-a)), without overflow at either end."""
+    e = np.exp(-np.abs(a))
+    return np.where(a >= 0, 1, e) / (1 + e)
+
+
+def softplus(a):
+    """log(1 + exp(a)), without overflow at either end."""
+    return np.maximum(a, 0) + np.log1p(np.exp(-np.abs(a)))
+
+
+#: Each activation as a function of its input, and its derivative as a function of its *output*: the backward pass
+#: then needs nothing but what the forward pass has kept. ``floored`` bounds a log-variance smoothly from below.
+ACTIVATIONS = {
+    "identity": (lambda a: a, lambda y: np.ones_like(y)),
+    "tanh": (np.tanh, lambda y: 1 - y * y),
+    "sigmoid": (sigmoid, lambda y: y * (1 - y)),
+    "floored": (lambda a: MIN_LOG_VAR + softplus(a - MIN_LOG_VAR), lambda y: -np.expm1(MIN_LOG_VAR - y)),
+}
+
+
+def dense(x, W, b, activation, out=None):
+    """One layer: ``y = f(x W + b)``.
+
+    Parameters
+    ----------
+    x (M, I); W (I, O), where I may be 0; b (O,); activation: a name in ``ACTIVATIONS``; out (M, O).
+
+    Returns
+    -------
+    y (M, O)
+    """
+    function, _ = ACTIVATIONS[activation]
+    a = np.matmul(x, W, out=out)
+    a += b
+    a[...] = function(a)
+    return a
+
+
+def dense_backward(x, W, y, dy, activation, gradients):
+    """Backward pass of `dense`: from the gradient at its output to those at W, b and x.
+
+    Parameters
+    ----------
+    x (M, I), W (I, O), y (M, O): as in, and out of, `dense`.
+    dy (M, O): gradient at y; overwritten with the gradient at the layer's input to f.
+    gradients : (dW (I, O), db (O,), dx (M, I) or None, accumulate)
+        Where the results go. dx is None where nobody asks for it (the first layer); with ``accumulate`` it is added
+        to what dx holds (several heads on one hidden layer).
+    """
+    dW, db, dx, accumulate = gradients
+    _, derivative = ACTIVATIONS[activation]
+    dy *= derivative(y)
+    np.matmul(x.T, dy, out=dW)
+    np.sum(dy, axis=0, out=db)
+    if dx is not None:
+        dx[...] = dy @ W.T + (dx if accumulate else 0)
+
+
+# The latent layer ---------------------------------------------------------------------------------------------------
+
+
+def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
+    """Reparameterize q(z|x) = N(mu, sigma^2): ``z = mu + sigma * eps``, with the divergence of q(z|x) from N(0, I).
+
+    Parameters
+    ----------
+    mu, log_var (M, J); eps (L * M, J) standard normal.
+    analytic_kl : bool
+        True: the divergence in closed form, -1/2 sum_j (1 + log sigma_j^2 - mu_j^2 - sigma_j^2) (Appendix B); where
+        sigma is near 1, sigma^2 - 1 = expm1(log sigma^2) keeps its digits.
+        False: its estimate from the samples, mean_l [log q(z_l|x) - log p(z_l)].
+    out : (z (L * M, J), kl (M,))
+
+    Returns
+    -------
+    z (L * M, J), kl (M,) in nats
+    """
+    noise = eps.reshape(-1, *mu.shape)  # (L, M, J)
+    sigma = np.exp(log_var / 2)
+    z = mu + sigma * noise
+    if analytic_kl:
+        kl = 0.5 * np.sum(mu**2 + np.expm1(log_var) - log_var, axis=1)
+    else:  # log q = -1/2 sum (log 2pi + log_var + eps^2) and log p = -1/2 sum (log 2pi + z^2)
+        kl = 0.5 * np.mean(np.sum(z**2 - noise**2 - log_var, axis=2), axis=0)
+    return _into(out, z.reshape(eps.shape), kl)
+
+
+def gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, scale, out=(None, None)):
+    """Backward pass of `gaussian_latent`, for an objective that holds ``-scale * sum_i kl_i``.
+
+    Parameters
+    ----------
+    mu, log_var, eps, analytic_kl: as in `gaussian_latent`; dz (L * M, J): gradient of the rest at z.
+    out : (dmu (M, J), dlog_var (M, J))
+
+    Returns
+    -------
+    dmu (M, J), dlog_var (M, J)
+    """
+    noise, dz = eps.reshape(-1, *mu.shape), dz.reshape(-1, *mu.shape)
+    sigma = np.exp(log_var / 2)
+    if analytic_kl:
+        dmu_kl, dlog_var_kl = mu, 0.5 * np.expm1(log_var)
+    else:  # of the estimate, at z and at log_var
+        dz = dz - scale / len(noise) * (mu + sigma * noise)
+        dmu_kl, dlog_var_kl = 0, -0.5
+    dmu = dz.sum(axis=0) - scale * dmu_kl
+    dlog_var = 0.5 * sigma * (dz * noise).sum(axis=0) - scale * dlog_var_kl
+    return _into(out, dmu, dlog_var)
+
+
+# Likelihoods: a value a row, and the gradient with respect to the parameters, in one pass ----------------------------
+
+
+def bernoulli_log_prob(x, logits, scale, out=(None, None)):
+    """log p(x|z) = sum_d x_d log y_d + (1 - x_d) log(1 - y_d), with y = sigmoid(logits) (Appendix C.1).
+
+    Parameters
+    ----------
+    x (M, D) in [0, 1]; logits (L * M, D); scale: factor of the gradient; out as the results.
+
+    Returns
+    -------
+    log_prob (L * M,) in nats; dlogits (L * M, D), the gradient of ``scale * sum(log_prob)``
+    """
+    samples = logits.reshape(-1, *x.shape)
+    log_prob = np.sum(x * samples - softplus(samples), axis=2)
+    dlogits = scale * (x - sigmoid(samples))
+    return _into(out, log_prob.ravel(), dlogits.reshape(logits.shape))
+
+
+def gaussian_log_prob(x, mu, log_var, scale, out=(None, None, None)):
+    """log N(x; mu, sigma^2), summed over independent dimensions (Appendix C.2).
+
+    Parameters
+    ----------
+    x (M, D); mu, log_var (L * M, D); scale: factor of the gradients; out as the results.
+
+    Returns
+    -------
+    log_prob (L * M,) in nats; dmu, dlog_var (L * M, D), the gradients of ``scale * sum(log_prob)``
+    """
+    means, log_vars = mu.reshape(-1, *x.shape), log_var.reshape(-1, *x.shape)
+    precision = np.exp(-log_vars)
+    error = x - means
+    log_prob = -0.5 * np.sum(LOG_2PI + log_vars + error**2 * precision, axis=2)
+    dmu = scale * error * precision
+    dlog_var = scale * 0.5 * (error**2 * precision - 1)
+    return _into(out, log_prob.ravel(), dmu.reshape(mu.shape), dlog_var.reshape(mu.shape))
+
+
+# Updates: ascent on the per-datapoint bound plus the log-prior of the weights, over the flat vector -------------------
+
+
+def adagrad_step(parameters, gradient, state, rule):
+    """One Adagrad step, in place: ``G += g^2``, then ``w += step_size * g / sqrt(G + 1e-8)``.
+
+    g is the gradient of the bound plus that of the weight prior, ``-weight_decay * w`` for the weights (which stand
+    first in the flat vector) and nothing for the biases. The first ``accumulate_only`` steps leave w alone, as in
+    the authors' code: else they would have length step_size in every coordinate.
+
+    Parameters
+    ----------
+    parameters, gradient (P,); gradient is overwritten.
+    state : ``squares`` (P,), the G above, and ``counter`` (2,) int64
+        counter[0] counts the steps. counter[1] is -1, or the first step whose gradient was not finite: from then on
+        nothing changes any more, so the last good parameters stay.
+    rule : ``step_size, weight_decay, accumulate_only, n_weights``
+    """
+    if not count_step(gradient, state.counter, all_finite):
+        return
+    weights, squares = slice(rule.n_weights), state.squares
+    gradient[weights] -= rule.weight_decay * parameters[weights]
+    squares += gradient**2
+    if state.counter[0] > rule.accumulate_only:
+        parameters += rule.step_size * gradient / np.sqrt(squares + ADAGRAD_EPSILON)
+
+
+def sgd_step(parameters, gradient, state, rule):
+    """One step of plain gradient ascent, in place: ``w += step_size * g``. Arguments as in `adagrad_step`."""
+    if not count_step(gradient, state.counter, all_finite):
+        return
+    weights = slice(rule.n_weights)
+    gradient[weights] -= rule.weight_decay * parameters[weights]
+    parameters += rule.step_size * gradient
+
+
+def count_step(gradient, counter, all_finite):
+    """Count a step and tell whether it may be taken: whether this gradient and all before it were finite."""
+    if counter[1] >= 0:
+        return False
+    counter[0] += 1
+    if not all_finite(gradient):
+        counter[1] = counter[0]
+        return False
+    return True
+
+
+def _into(out, *results):
+    """Copy each result into its buffer, where there is one."""
+    for buffer, result in zip(out, results):
+        if buffer is not None:
+            buffer[...] = result
+    return tuple(result if buffer is None else buffer for buffer, result in zip(out, results))

@@ -1,0 +1,309 @@
+"""The command ``npvae``: train a model from the shell, and look at it. Numbers go to the terminal, pictures to PNG.
+
+Commands that draw import matplotlib themselves: the others start faster without.
+"""
+
+import argparse
+import csv
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__, datasets
+from .estimators import ESTIMATORS
+from .gradcheck import gradcheck
+from .model import LIKELIHOODS
+from .optimizers import STEPS
+from .training import NonFiniteError
+from .vae import VAE, load
+
+#: Settings that suit the named data sets where the command line gives none: those of the paper's Figure 2, except
+#: that the generated digits are fewer and need more epochs.
+DEFAULTS = {
+    "digits": {"max_epochs": 40},
+    "mnist": {"max_epochs": 20},
+    "binarized-mnist": {"max_epochs": 20},
+    "frey": {
+        "max_epochs": 625, "n_components": 10, "hidden_layer_sizes": (200,), "likelihood": "sigmoid-gaussian",
+        "learning_rate": 0.02,
+    },
+}  # fmt: skip
+
+#: (option, parameter of VAE, how to read it, help)
+SETTINGS = (
+    ("--components", "n_components", int, "dimension of the latent space"),
+    ("--likelihood", "likelihood", ("auto", *LIKELIHOODS), "p(x|z)"),
+    ("--activation", "activation", ("tanh", "sigmoid"), "of the hidden layers"),
+    ("--estimator", "estimator", tuple(ESTIMATORS), "of the bound"),
+    ("--samples", "n_samples", int, "samples z for each datapoint"),
+    ("--batch-size", "batch_size", int, "datapoints in a minibatch"),
+    ("--optimizer", "optimizer", tuple(STEPS), "how a step is made"),
+    ("--learning-rate", "learning_rate", lambda text: text if text == "auto" else float(text), "step size, or auto"),
+    ("--weight-prior", "weight_prior", float, "precision of the prior on the weights"),
+    ("--init-std", "init_std", float, "standard deviation of the initial weights"),
+    ("--epochs", "max_epochs", int, "passes through the training data"),
+    ("--patience", "patience", int, "epochs without a better validation bound before stopping; default: never stop"),
+    ("--backend", "backend", ("auto", "reference", "cpu"), "where the arithmetic is done"),
+    ("--dtype", "dtype", ("float32", "float64"), "precision"),
+    ("--seed", "random_state", int, "of everything random"),
+)
+
+
+def main(argv=None):
+    """Run the command with these arguments (default: those of the process) and return its exit status."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, TypeError, OSError, NonFiniteError) as error:
+        print(f"npvae: error: {error}", file=sys.stderr)
+        return 1
+
+
+def build_parser():
+    """Return the parser of all commands; each sets ``run``, a function from the arguments to an exit status."""
+    parser = argparse.ArgumentParser(prog="npvae", description="Variational autoencoders, trained by hand.")
+    parser.add_argument("--version", action="version", version=f"npvae {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, run, description):
+        added = commands.add_parser(name, help=description, description=description)
+        added.set_defaults(run=run)
+        return added
+
+    train = command("train", run_train, "train a model and draw what it has learnt")
+    _add_dataset(train, default="digits")
+    _add_settings(train)
+    train.add_argument("--out", type=Path, default=Path("model.npz"),
+                       help="model file; the picture and the curve go beside it")  # fmt: skip
+    _add_image_shape(train)
+
+    score = command("score", run_score, "print the lower bound on log p(x) of a data set")
+    score.add_argument("model", type=Path)
+    _add_dataset(score)
+    score.add_argument("--split", choices=("train", "valid", "test"), default="test")
+
+    for name, run, description in (
+        ("sample", run_sample, "draw samples from the prior to a PNG"),
+        ("manifold", run_manifold, "draw the decoder's means on a grid of latents to a PNG"),
+        ("reconstruct", run_reconstruct, "draw test data and reconstructions to a PNG"),
+    ):
+        picture = command(name, run, description)
+        picture.add_argument("model", type=Path)
+        if name != "sample":
+            _add_dataset(picture)
+        picture.add_argument("--out", type=Path, default=Path(f"{name}.png"))
+        _add_image_shape(picture)
+
+    check = command("gradcheck", run_gradcheck, "check every gradient by finite differences; status 1 if one is wrong")
+    check.add_argument("model", type=Path, nargs="?", help="a model file; default: all likelihoods and estimators, "
+                       "all parameters of a small net and each array of the settings given")  # fmt: skip
+    _add_dataset(check, default="digits", option=True)
+    _add_settings(check)
+
+    listing = command("datasets", run_datasets, "list the data sets and where they would be read from")
+    listing.add_argument("--data-dir", type=Path)
+    return parser
+
+
+def _add_dataset(parser, default=None, option=False):
+    text = f"{', '.join(datasets.NAMES)}, or a .npy, .npz or .csv file"
+    if option:
+        parser.add_argument("--dataset", default=default, help=text)
+    else:
+        parser.add_argument("dataset", nargs="?" if default else None, default=default, help=text)
+    parser.add_argument("--data-dir", type=Path, help="folder of the data files; default: NPVAE_DATA, then the cache")
+
+
+def _add_settings(parser):
+    defaults = VAE().get_params()
+    group = parser.add_argument_group("settings of the model and of its training")
+    group.add_argument("--hidden", dest="hidden_layer_sizes", type=int, nargs="*", metavar="UNITS",
+                       help="units of each hidden layer (500)")  # fmt: skip
+    for option, name, kind, text in SETTINGS:
+        choices = {"choices": kind} if isinstance(kind, tuple) else {"type": kind, "metavar": name.upper()}
+        shown = "" if option == "--patience" else f" ({defaults[name]})"
+        group.add_argument(option, dest=name, help=text + shown, **choices)
+
+
+def _add_image_shape(parser):
+    parser.add_argument("--image-shape", type=_shape, metavar="HxW", help="of rows that are images, such as 28x28")
+
+
+def _shape(text):
+    height, width = map(int, text.split("x"))
+    return height, width
+
+
+def _settings(arguments):
+    """Return the settings of a VAE: those given, else those that suit the data set."""
+    given = {name: getattr(arguments, name) for name in ("hidden_layer_sizes", *(row[1] for row in SETTINGS))}
+    given = {name: value for name, value in given.items() if value is not None}
+    if "hidden_layer_sizes" in given:
+        given["hidden_layer_sizes"] = tuple(given["hidden_layer_sizes"])
+    return DEFAULTS.get(arguments.dataset, {}) | given
+
+
+def load_dataset(name, data_dir):
+    """Load a named data set, or a file: then every tenth row is for validation and every tenth for testing."""
+    suffix = Path(name).suffix
+    if suffix not in (".npy", ".npz", ".csv"):
+        return datasets.load(name, data_dir)
+    if suffix == ".csv":
+        X = np.loadtxt(name, delimiter=",", ndmin=2, skiprows=_header_lines(name))
+    else:
+        X = np.load(name, allow_pickle=False)
+        X = X[X.files[0]] if suffix == ".npz" else X
+    place = np.arange(len(X)) % 10
+    return datasets.Dataset(
+        Path(name).stem, X[place < 8] if len(X) >= 10 else X, X[place == 8] if len(X) >= 10 else None,
+        X[place == 9] if len(X) >= 10 else X, None, None, None, None,
+    )  # fmt: skip
+
+
+def _header_lines(name):
+    """Tell whether the first line of a CSV file names its columns: 1, or 0 if it holds numbers."""
+    with open(name, newline="") as file:
+        first = next(csv.reader(file), [])
+    try:
+        return 0 * len([float(field) for field in first])
+    except ValueError:
+        return 1
+
+
+def run_train(arguments):
+    """Train, save the model, its curve and its picture, and say where they are."""
+    from . import plots
+
+    started = time.perf_counter()
+    dataset = load_dataset(arguments.dataset, arguments.data_dir)
+    settings = _settings(arguments)
+    model, test_curve = VAE(**{"verbose": True} | settings), []
+    model.set_params(patience=settings.get("patience", model.max_epochs))
+
+    def score_test(epoch):
+        if _is_round(epoch.epoch) or epoch.epoch == model.max_epochs:
+            test_curve.append((epoch.samples_seen, model.score(dataset.X_test)))
+
+    model.set_params(callbacks=(score_test,)).fit(dataset.X_train, X_valid=dataset.X_valid)
+    picture, curve = arguments.out.with_suffix(".png"), arguments.out.with_suffix(".csv")
+    model.save(arguments.out)
+    _write_curve(curve, model.history_, dict(test_curve))
+    shape = arguments.image_shape or dataset.image_shape
+    plots.summary(model, dataset.X_test, shape, y=dataset.y_test, test_curve=test_curve).savefig(picture, dpi=100)
+    print(f"test bound: {model.score(dataset.X_test):.2f} nats ({len(dataset.X_test)} rows)")
+    print(f"model: {arguments.out}\npicture: {picture}\ncurve: {curve}\n{time.perf_counter() - started:.0f} s")
+    return 0
+
+
+def _is_round(number):
+    """Tell whether a number is 1, 2 or 5 times a power of ten."""
+    return number / 10 ** math.floor(math.log10(number)) in (1, 2, 5)
+
+
+def _write_curve(path, history, test_curve):
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", "samples", "elbo_train", "elbo_valid", "elbo_test", "seconds"])
+        for epoch in history:
+            test = test_curve.get(epoch.samples_seen, math.nan)
+            bounds = [f"{bound:.3f}" for bound in (epoch.elbo, epoch.elbo_valid, test)]
+            writer.writerow([epoch.epoch, epoch.samples_seen, *bounds, f"{epoch.seconds:.2f}"])
+
+
+def run_score(arguments):
+    """Print the bound of one part of a data set."""
+    X = getattr(load_dataset(arguments.dataset, arguments.data_dir), f"X_{arguments.split}")
+    if X is None:
+        raise ValueError(f"{arguments.dataset} has no {arguments.split} rows")
+    scores = load(arguments.model).score_samples(X)
+    error = scores.std() / math.sqrt(len(scores))
+    print(f"{scores.mean():.3f} +- {error:.3f} nats, {len(scores)} rows")
+    return 0
+
+
+def run_sample(arguments):
+    """Draw 100 samples."""
+    from . import plots
+
+    model = load(arguments.model)
+    shape = _image_shape(arguments, model)
+    return _save(arguments.out, lambda ax: plots.show_images(ax, model.sample(100), shape, 10, "Samples"))
+
+
+def run_manifold(arguments):
+    """Draw the grid; the data decides which two latent dimensions it spans."""
+    from . import plots
+
+    model, dataset = load(arguments.model), load_dataset(arguments.dataset, arguments.data_dir)
+    shape = _image_shape(arguments, model)
+    return _save(arguments.out, lambda ax: plots.manifold(ax, model, dataset.X_test, shape))
+
+
+def run_reconstruct(arguments):
+    """Draw the first 50 test rows with their reconstructions."""
+    from . import plots
+
+    model, dataset = load(arguments.model), load_dataset(arguments.dataset, arguments.data_dir)
+    shape = _image_shape(arguments, model)
+    return _save(arguments.out, lambda ax: plots.reconstructions(ax, model, dataset.X_test, shape))
+
+
+def _image_shape(arguments, model):
+    """Return the shape given, else the one that the number of columns suggests."""
+    n_features = model.n_features_in_
+    shape = arguments.image_shape or {560: (28, 20)}.get(n_features, (math.isqrt(n_features),) * 2)
+    if math.prod(shape) != n_features:
+        raise ValueError(
+            f"the model has {n_features} features, which are no {shape[0]}x{shape[1]} image: give --image-shape"
+        )
+    return shape
+
+
+def _save(path, draw):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    draw(figure.add_subplot())
+    figure.savefig(path, dpi=100)
+    print(f"picture: {path}")
+    return 0
+
+
+def run_gradcheck(arguments):
+    """Check one model, or all likelihoods and estimators on two sizes of net."""
+    X = load_dataset(arguments.dataset, arguments.data_dir).X_test[:20]
+    models = [(arguments.model, load(arguments.model), X)] if arguments.model else _models_to_check(arguments, X)
+    reports = {}
+    for title, model, rows in models:
+        report = reports[title] = gradcheck(model, rows)
+        worst = report.worst
+        print(f"{title}: passed, worst {worst.name} {worst.error:.1e}" if report.passed else f"{title}:\n{report}")
+    passed = sum(report.passed for report in reports.values())
+    largest = max(check.error for report in reports.values() for check in report.differences)
+    print(f"{passed} of {len(reports)} models passed; largest error in float64: {largest:.2e}")
+    return 0 if passed == len(reports) else 1
+
+
+def _models_to_check(arguments, X):
+    """Yield (title, VAE, data): every likelihood and estimator not fixed by an option, on a small and a full net."""
+    settings = _settings(arguments)
+    middle = X.shape[1] // 2
+    nets = (
+        ("all parameters of a small net", {"n_components": 3, "hidden_layer_sizes": (5, 4)}, X[:, middle : middle + 8]),
+        ("each array of the full net", {}, X),
+    )
+    for likelihood in (arguments.likelihood,) if arguments.likelihood else LIKELIHOODS:
+        for estimator in (arguments.estimator,) if arguments.estimator else ESTIMATORS:
+            for size, net, columns in nets:
+                chosen = settings | net | {"likelihood": likelihood, "estimator": estimator}
+                yield f"{likelihood}, {estimator}, {size}", VAE(**chosen), columns
+
+
+def run_datasets(arguments):
+    """List the named data sets."""
+    for row in datasets.describe(arguments.data_dir):
+        print(f"{row.name:16} {row.description}\n{'':16} {row.location}")
+    return 0

@@ -1,0 +1,98 @@
+"""The lower bound for each datapoint: the forward pass that estimators differentiate, and the score that all report.
+
+Histories, early stopping, the choice of a step size and ``VAE.score_samples`` use `Scorer`, whatever the algorithm.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import ndtri
+
+from ..parameters import Buffers
+
+
+class Forward(NamedTuple):
+    """A forward pass from x to the bound."""
+
+    encoded: object  # nn.Pass
+    kl: object  # (M,) divergence of q(z|x) from p(z), in nats
+    decoded: object  # nn.Pass
+    log_likelihood: object  # (L * M,) log p(x|z), in nats
+    doutputs: tuple  # the gradients of scale * sum(log_likelihood) at the decoder's outputs
+
+
+def forward(model, parameters, x, eps, analytic_kl, buffers):
+    """Compute the terms of the bound for x (M, D) with the standard normal noise eps (L * M, J)."""
+    encoded = model.encode(parameters, x, buffers)
+    z_kl = buffers("z", *eps.shape), buffers("kl", len(x))
+    z, kl = model.backend.gaussian_latent(*encoded.outputs, eps, analytic_kl, z_kl)
+    decoded = model.decode(parameters, z, buffers)
+    log_likelihood, doutputs = model.log_likelihood(x, decoded.outputs, 1 / len(eps), buffers)
+    return Forward(encoded, kl, decoded, log_likelihood, doutputs)
+
+
+class Scorer:
+    """The bound of each datapoint, -D_KL(q(z|x) || p(z)) + 1/L sum_l log p(x|z_l), deterministic in x and seed.
+
+    The noise of a row is keyed by its content: a score depends neither on the other rows nor on their order. (One
+    noise vector shared by all rows would do that too, but its error does not average out over rows.)
+
+    Parameters
+    ----------
+    model : Model
+    seed : int
+    n_samples : int, the L above
+    """
+
+    batch_size = 500
+
+    def __init__(self, model, seed, n_samples=1):
+        self.model, self.seed, self.n_samples = model, seed, n_samples
+
+    def __call__(self, parameters, data):
+        """Return the bound in nats, float64 (N,), of every row of ``data`` (with X (N, D) and scaling)."""
+        elbo = np.empty(len(data.X))
+        buffers = Buffers(self.model.backend, self.model.dtype)
+        for start in range(0, len(elbo), self.batch_size):
+            rows = np.arange(start, min(start + self.batch_size, len(elbo)))
+            elbo[rows] = self._batch(parameters, data, rows, buffers)
+        return elbo
+
+    def _batch(self, parameters, data, rows, buffers):
+        model = self.model
+        x = model.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), data.X.shape[1]))
+        eps = keyed_noise(model.backend.to_numpy(x), self.seed, (self.n_samples, model.architecture.n_components))
+        eps = model.backend.asarray(eps, model.dtype)
+        result = forward(model, parameters, x, eps, True, buffers)
+        log_likelihood, kl = map(model.backend.to_numpy, (result.log_likelihood, result.kl))
+        return log_likelihood.reshape(self.n_samples, -1).mean(axis=0, dtype=float) - kl
+
+
+def keyed_noise(x, seed, shape):
+    """Draw standard normal noise for each row from a hash of its content.
+
+    Parameters
+    ----------
+    x (M, D) float; seed : int; shape : (L, J)
+
+    Returns
+    -------
+    eps (L * M, J) float64
+    """
+    L, J = shape
+    bits = (x + 0.0).astype(np.float32).view(np.uint32).astype(np.uint64)  # + 0.0 makes one zero of two
+    keys = _mix(np.arange(x.shape[1], dtype=np.uint64) + _mix(np.uint64(seed))) | np.uint64(1)
+    with np.errstate(over="ignore"):
+        row_keys = _mix(bits @ keys)  # multilinear hashing, modulo 2^64
+        counters = row_keys[None, :, None] + np.arange(L * J, dtype=np.uint64).reshape(L, 1, J)
+    uniform = ((_mix(counters) >> np.uint64(11)) + 0.5) * 2.0**-53
+    return ndtri(uniform).reshape(-1, J)
+
+
+def _mix(key):
+    """Scramble 64-bit integers: the finalizer of the SplitMix64 generator (Steele, Lea and Flood, 2014)."""
+    with np.errstate(over="ignore"):
+        key = key + np.uint64(0x9E3779B97F4A7C15)
+        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return key ^ (key >> np.uint64(31))

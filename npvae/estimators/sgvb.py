@@ -1,0 +1,81 @@
+"""Stochastic gradient variational Bayes: the paper's two estimators of the bound, and their gradients by hand.
+
+Version A (equation 6) samples the whole bound; version B (equation 7, and 10 for the Gaussian VAE) has the divergence
+of q(z|x) from the prior in closed form. Both are reparameterized: with the noise fixed they are ordinary functions of
+the parameters, and the gradient below is theirs, exactly.
+"""
+
+import numpy as np
+
+from ..parameters import Buffers
+from . import elbo
+
+
+class SGVB:
+    """The minibatch estimator of the bound a datapoint (equation 8 over N), with L samples z for each datapoint.
+
+    The interface is that of all estimators: ``draw`` the noise, ``sample`` what the gradient holds constant (here the
+    noise itself), and compute ``value_and_grad``, which is deterministic. An instance keeps scratch arrays: it belongs
+    to one thread.
+
+    Parameters
+    ----------
+    model : Model
+    n_samples : int, the L of the paper
+    analytic_kl : bool, version B if true, version A if false
+    """
+
+    def __init__(self, model, n_samples=1, analytic_kl=True):
+        self.model, self.n_samples, self.analytic_kl = model, n_samples, analytic_kl
+        self.buffers = Buffers(model.backend, model.dtype)
+        self._gradient = model.layout.view(model.backend.empty(model.layout.size, model.dtype))
+
+    def draw(self, rng, n_rows):
+        """Draw the noise of a minibatch: eps (L * n_rows, J), standard normal; float32 whatever the model's type.
+
+        So a seed gives the same noise in every precision and on every backend.
+        """
+        shape = self.n_samples * n_rows, self.model.architecture.n_components
+        return self.model.backend.asarray(rng.standard_normal(shape, dtype=np.float32), self.model.dtype)
+
+    def sample(self, parameters, x, rows, noise, state=None):
+        """Fix what the gradient holds constant: here the noise itself. Returns (samples, state)."""
+        return noise, state
+
+    def value_and_grad(self, parameters, x, samples):
+        """Estimate the bound a datapoint and its gradient.
+
+        Parameters
+        ----------
+        parameters : Parameters; x (M, D); samples: of `sample`
+
+        Returns
+        -------
+        value : float, in nats, averaged over the M rows
+        gradient : Parameters; its memory is used again by the next call
+        """
+        model, M = self.model, len(x)
+        done = elbo.forward(model, parameters, x, samples, self.analytic_kl, self.buffers)
+        value = np.mean(done.log_likelihood, dtype=float) - np.mean(done.kl, dtype=float)
+
+        dz = model.decode_backward(parameters, done.decoded, done.doutputs, self._gradient, self.buffers)
+        mu, log_var = done.encoded.outputs
+        dmu_dlog_var = self.buffers("dmu", *mu.shape), self.buffers("dlog_var", *mu.shape)
+        model.backend.gaussian_latent_backward(mu, log_var, samples, dz, self.analytic_kl, 1 / M, dmu_dlog_var)
+        model.encode_backward(parameters, done.encoded, dmu_dlog_var, self._gradient, self.buffers)
+        return value, self._gradient
+
+    def first_nonfinite(self, parameters, x, samples):
+        """Name the first place of the computation, in its order, that holds a NaN or an infinite value; None if none.
+
+        Returns
+        -------
+        str : "input", the name of a layer, or "gradient of" the name of an array
+        """
+        model = self.model
+        _, gradient = self.value_and_grad(parameters, x, samples)
+        done = elbo.forward(model, parameters, x, samples, self.analytic_kl, self.buffers)
+        places = [("input", x), *model.layers(done.encoded, done.decoded)]
+        places += [("log-likelihood", done.log_likelihood), ("divergence of q(z|x) from the prior", done.kl)]
+        places += [(f"gradient of {name}", array) for name, array in gradient.items()]
+        return next((name for name, array in places if not model.backend.all_finite(array)), None)

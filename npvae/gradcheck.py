@@ -1,0 +1,173 @@
+"""Gradients checked by finite differences: of one's own function with `check_gradient`, of a model with `gradcheck`.
+
+Two things are checked, each array by its name. The gradient in float64 must agree with central differences of the
+value, the samples being frozen. The gradient in the precision that the model trains in, from the backend that it
+trains on, must agree with the float64 gradient of the NumPy reference.
+
+A gradient check cannot see a wrong bound that is differentiated correctly; tests against exact answers can.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+#: Up to this many parameters each of them is moved by itself; beyond, each array along one random direction.
+FULL_CHECK_SIZE = 2000
+
+#: Largest disagreement with central differences in float64.
+TOLERANCE = 1e-6
+
+
+class ArrayCheck(NamedTuple):
+    """The disagreement |g - n| / (|g| + |n|) of two gradients of one array, and the largest that passes."""
+
+    name: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self):
+        return self.error <= self.tolerance  # False for NaN
+
+
+class Report(NamedTuple):
+    """The checks of all arrays: ``print(report)`` is a table that names the worst; ``report.passed`` sums it up."""
+
+    differences: tuple  # of ArrayCheck: float64 gradient against central differences
+    precision: tuple  # of ArrayCheck: the gradient that trains against the float64 reference
+
+    @property
+    def passed(self):
+        return all(check.passed for check in self.differences + self.precision)
+
+    @property
+    def worst(self):
+        """The check that is farthest beyond, or nearest to, its tolerance."""
+        return max(
+            self.differences + self.precision,
+            key=lambda check: np.nan_to_num(check.error / check.tolerance, nan=np.inf),
+        )
+
+    def __str__(self):
+        lines = []
+        titles = "gradient against central differences", "gradient as trained against the float64 reference"
+        for title, checks in zip(titles, (self.differences, self.precision)):
+            lines += [f"{title}: |g - n| / (|g| + |n|)"] if checks else []
+            lines += [
+                f"  {check.name:24} {check.error:9.2e}  {'ok' if check.passed else 'FAILED'} (at most {check.tolerance:.0e})"
+                for check in checks
+            ]
+        verdict = "passed" if self.passed else f"FAILED in {', '.join(self.failed)}"
+        return "\n".join([*lines, f"{verdict}; worst: {self.worst.name} {self.worst.error:.2e}"])
+
+    @property
+    def failed(self):
+        """Names of the arrays whose gradient is wrong."""
+        return sorted({check.name for check in self.differences + self.precision if not check.passed})
+
+
+def check_gradient(value_and_grad, parameters, *, full=None, random_state=0):
+    """Compare a gradient with central differences of its value, array by array.
+
+    Parameters
+    ----------
+    value_and_grad : callable, from Parameters to (value, gradient as Parameters); deterministic, in float64
+    parameters : Parameters, float64; changed during the check and restored
+    full : bool, optional
+        Whether to move every parameter by itself (default: when there are at most 2000), or each array along one
+        random direction.
+    random_state : int, for the directions
+
+    Returns
+    -------
+    tuple of ArrayCheck
+    """
+    rng = np.random.default_rng(random_state)
+    full = parameters.vector.size <= FULL_CHECK_SIZE if full is None else full
+    _, gradient = value_and_grad(parameters)
+    gradient = {name: array.copy() for name, array in gradient.items()}
+
+    def value():
+        return value_and_grad(parameters)[0]
+
+    checks = []
+    for name, array in parameters.items():
+        directions = _unit_directions(array) if full else [rng.choice((-1.0, 1.0), array.shape)]
+        pairs = [(np.sum(gradient[name] * d), _central_difference(value, array, d)) for d in directions]
+        analytic, numeric = np.array(pairs).T
+        checks.append(ArrayCheck(name, relative_error(analytic, numeric), TOLERANCE))
+    return tuple(checks)
+
+
+def _unit_directions(array):
+    for index in np.ndindex(array.shape):
+        direction = np.zeros(array.shape)
+        direction[index] = 1
+        yield direction
+
+
+def _central_difference(value, array, direction):
+    """Derivative of value() along a direction at ``array``, with an error of fourth order in the step."""
+    start = array.copy()
+    step = 1e-3 / np.sqrt(max(1, np.count_nonzero(direction)))  # the same length in every direction
+
+    def at(multiple):
+        array[...] = start + multiple * step * direction
+        return value()
+
+    near, far = at(1) - at(-1), at(2) - at(-2)
+    array[...] = start
+    return (8 * near - far) / (12 * step)
+
+
+def relative_error(a, b):
+    """|a - b| / (|a| + |b|) in Euclidean norms; 0 if both are zero, NaN if either is not finite."""
+    size = np.linalg.norm(a) + np.linalg.norm(b)
+    return float(np.linalg.norm(a - b) / size) if size != 0 else 0.0
+
+
+def compare_gradients(gradient, reference, n_terms):
+    """Compare a gradient in some precision with one in float64, array by array.
+
+    Parameters
+    ----------
+    gradient, reference : Parameters
+    n_terms : int, the terms of the longest sum in the computation: its rounding errors set the tolerance
+
+    Returns
+    -------
+    tuple of ArrayCheck
+    """
+    tolerance = float(np.finfo(gradient.vector.dtype).eps) * np.sqrt(n_terms) * 10
+    return tuple(
+        ArrayCheck(name, relative_error(array.astype(float), reference[name]), tolerance)
+        for name, array in gradient.items()
+    )
+
+
+def gradcheck(model, X, *, n_rows=10, full=None, random_state=0):
+    """Check every gradient of a model on rows of X, on the backend it uses and in the precision it trains in.
+
+    Parameters
+    ----------
+    model : VAE, fitted or not (then with the initial parameters that a fit to X would start from)
+    X (N, D) : data; the first ``n_rows`` rows serve
+    full : bool, optional
+        Whether to move every parameter by itself; default: when there are at most 2000. Otherwise each array is moved
+        along one random direction.
+    random_state : int, for the noise and the directions
+
+    Returns
+    -------
+    Report : ``print`` it; ``report.passed`` tells whether all arrays passed, ``report.failed`` which did not
+
+    Raises
+    ------
+    ValueError, TypeError
+        If X does not fit the model.
+    """
+    problem = model.gradient_problem(X, n_rows, random_state)
+    differences = check_gradient(problem.exact, problem.parameters, full=full, random_state=random_state)
+    _, reference = problem.reference(problem.parameters)
+    _, gradient = problem.trained(problem.parameters)
+    return Report(differences, compare_gradients(gradient, reference, problem.n_terms))

@@ -1,0 +1,71 @@
+"""All parameters of a model in one flat vector, with named views into it.
+
+The optimizer, the finite differences and the model file see the vector; the layers see the views. Weights stand
+before biases in the vector, so that a prior on the weights is a prior on its first part. What the names mean is up
+to ``nn`` and ``model``.
+"""
+
+import math
+
+import numpy as np
+
+
+class Layout:
+    """Where each named array stands in the flat vector.
+
+    Parameters
+    ----------
+    shapes : dict of name -> shape
+        A name ends in ``.W`` for a weight matrix and in ``.b`` for a bias.
+    """
+
+    def __init__(self, shapes):
+        self.shapes = dict(sorted(shapes.items(), key=lambda item: not item[0].endswith(".W")))  # a stable sort
+        self.slices, start = {}, 0
+        for name, shape in self.shapes.items():
+            self.slices[name] = slice(start, start + math.prod(shape))
+            start += math.prod(shape)
+        self.size = start
+        self.n_weights = sum(math.prod(shape) for name, shape in self.shapes.items() if name.endswith(".W"))
+
+    def view(self, vector):
+        """Return `Parameters` that share the memory of ``vector`` (P,)."""
+        return Parameters(self, vector)
+
+    def initial(self, rng, std):
+        """Draw initial values: weights from N(0, std^2), biases zero; float64 (P,), as a flat vector."""
+        vector = np.zeros(self.size)
+        vector[: self.n_weights] = std * rng.standard_normal(self.n_weights)
+        return vector
+
+
+class Parameters:
+    """A flat vector and its named views: ``parameters.vector`` and ``parameters["encoder.mu.W"]``."""
+
+    def __init__(self, layout, vector):
+        self.layout, self.vector = layout, vector
+        self._views = {name: vector[part].reshape(layout.shapes[name]) for name, part in layout.slices.items()}
+
+    def __getitem__(self, name):
+        return self._views[name]
+
+    def items(self):
+        """Iterate over (name, view)."""
+        return self._views.items()
+
+
+class Buffers:
+    """Scratch arrays by name, made on first use, so that a step allocates nothing once each has been made.
+
+    A buffer belongs to one call of one thread: make a `Buffers` for a fit or for a scoring, and let it go after.
+    """
+
+    def __init__(self, backend, dtype):
+        self._backend, self._dtype, self._arrays = backend, dtype, {}
+
+    def __call__(self, name, *shape):
+        """Return an uninitialised array of this shape; the last call of the same name and shape gave the same."""
+        array = self._arrays.get((name, shape))
+        if array is None:
+            array = self._arrays[name, shape] = self._backend.empty(shape, self._dtype)
+        return array

@@ -1,0 +1,127 @@
+"""Pictures of a trained model: learning curve, reconstructions, samples, manifold, latent space.
+
+Functions draw into matplotlib axes that they are given; `summary` puts them together on one page. They use a model
+through its public methods alone.
+"""
+
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.special import ndtri
+
+
+def image_grid(images, image_shape, columns):
+    """Arrange images side by side in one, with a line of white between them.
+
+    Parameters
+    ----------
+    images (n, pixels) in [0, 1]; image_shape (height, width); columns: int
+
+    Returns
+    -------
+    (rows * (height + 1) - 1, columns * (width + 1) - 1) array
+    """
+    height, width = image_shape
+    rows = math.ceil(len(images) / columns)
+    grid = np.ones((rows, columns, height + 1, width + 1))
+    grid.reshape(-1, height + 1, width + 1)[: len(images), :-1, :-1] = np.reshape(images, (-1, height, width))
+    return grid.transpose(0, 2, 1, 3).reshape(rows * (height + 1), -1)[:-1, :-1]
+
+
+def show_images(ax, images, image_shape, columns, title):
+    """Draw a grid of images (n, pixels)."""
+    ax.imshow(image_grid(images, image_shape, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_title(title)
+    ax.set_axis_off()
+
+
+def learning_curve(ax, history, test=()):
+    """Draw the bounds against the training samples seen.
+
+    Parameters
+    ----------
+    history : list of training.Epoch
+    test : list of (samples seen, bound of the test data)
+    """
+    samples = [epoch.samples_seen for epoch in history]
+    curves = {"training": (samples, [epoch.elbo for epoch in history])}
+    if not math.isnan(history[-1].elbo_valid):
+        curves["validation"] = samples, [epoch.elbo_valid for epoch in history]
+    if test:
+        curves["test"] = tuple(zip(*test))
+    for name, (x, y) in curves.items():
+        ax.plot(x, y, marker="." if len(x) < 30 else None, label=f"{name}, last {y[-1]:.1f}")
+    values = np.concatenate([y for _, y in curves.values()])
+    ax.set_ylim(np.quantile(values, 0.05) - 0.1 * np.ptp(values), None)  # the first epoch would squeeze the rest
+    ax.set_xscale("log")
+    ax.set(title="Learning curve", xlabel="training samples seen", ylabel="lower bound on log p(x) [nats]")
+    ax.legend(loc="lower right")
+    ax.grid(alpha=0.3)
+
+
+def reconstructions(ax, model, X, image_shape, columns=10):
+    """Draw rows of X (n, pixels) in [0, 1], each with its reconstruction below."""
+    pairs = [np.reshape(images, (-1, columns, images.shape[1])) for images in (X, model.reconstruct(X))]
+    interleaved = np.stack(pairs, axis=1).reshape(len(X) * 2, -1)
+    show_images(ax, interleaved, image_shape, columns, "Test images, each above its reconstruction")
+
+
+def manifold(ax, model, X, image_shape, side=16):
+    """Draw the decoder's means on a grid of latent values (Figure 4 of the paper).
+
+    The grid is linear on the unit square and goes through the inverse normal CDF. With more than two latent dimensions
+    it spans the two whose posterior means vary most over X; the others are zero.
+    """
+    spread = np.var(model.transform(X), axis=0)
+    across, down = np.sort(np.argsort(-spread, kind="stable")[:2]) if len(spread) > 1 else (0, 0)
+    quantiles = ndtri((np.arange(side) + 0.5) / side)
+    Z = np.zeros((side, side, len(spread)))
+    Z[:, :, across] = quantiles
+    Z[:, :, down] = quantiles[::-1, None] if down != across else quantiles
+    title = f"Means on a grid of latents z{across + 1} (across), z{down + 1} (up)"
+    show_images(ax, model.inverse_transform(Z.reshape(side * side, -1)), image_shape, side, title)
+
+
+def latent_space(ax, model, X, y):
+    """Draw the posterior means of X in a 2-D latent space, one colour for each label in y (None: one colour)."""
+    Z = model.transform(X)
+    points = ax.scatter(Z[:, 0], Z[:, 1], c=y, s=6, cmap="tab10" if y is not None else None)
+    if y is not None:
+        ax.legend(*points.legend_elements(), title="label", loc="upper right")
+    ax.set(title="Posterior means", xlabel="z1", ylabel="z2", aspect="equal")
+
+
+def summary(model, X, image_shape=None, *, y=None, test_curve=()):
+    """Put a trained model on one page.
+
+    Parameters
+    ----------
+    model : VAE, fitted
+    X (N, D) : data it was not trained on
+    image_shape : (height, width), or None if the rows are no images: then the learning curve stands alone, beside the
+        latent space where that has two dimensions
+    y (N,) : labels for the colours of a 2-D latent space, optional
+    test_curve : list of (samples seen, bound of the test data)
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    two_dimensional = model.transform(X[:1]).shape[1] == 2
+    panels = [lambda ax: learning_curve(ax, model.history_, test_curve)]
+    if image_shape is not None:
+        pixels = X / 255 if X.dtype == np.uint8 and X.max() > 1 else X
+        panels += [
+            lambda ax: reconstructions(ax, model, pixels[:50].astype(float), image_shape),
+            lambda ax: show_images(ax, model.sample(100), image_shape, 10, "Samples: E[x|z], z from the prior"),
+            lambda ax: manifold(ax, model, X, image_shape),
+        ]
+    if two_dimensional:
+        panels.append(lambda ax: latent_space(ax, model, X, y))
+    columns = 2 if len(panels) > 1 else 1
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(7 * columns, 6 * rows), layout="constrained")
+    for i, draw in enumerate(panels):
+        draw(figure.add_subplot(rows, columns, i + 1))
+    return figure
