@@ -1,0 +1,47 @@
+"""Errors planted on purpose: the reference backend with one function wrong, for tests that must notice."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from npvae.backends import reference
+
+
+def backend(**replacements):
+    """Return the reference backend with some functions replaced."""
+    return SimpleNamespace(**vars(reference) | replacements)
+
+
+def standard_deviation_for_variance():
+    """Noise is scaled by exp(log_var) instead of exp(log_var / 2): z has the wrong spread, differentiated correctly."""
+
+    def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
+        z, kl = reference.gaussian_latent(mu, 2 * log_var, eps, analytic_kl)
+        if analytic_kl:  # the closed form keeps taking log_var for what it is
+            kl = reference.gaussian_latent(mu, log_var, eps, True)[1]
+        else:  # log q of the samples drawn, whose density has the variance exp(log_var) on paper
+            noise = (z.reshape(-1, *mu.shape) - mu) / np.exp(log_var / 2)
+            kl = 0.5 * np.mean(np.sum(z.reshape(noise.shape) ** 2 - noise**2 - log_var, axis=2), axis=0)
+        return reference._into(out, z, kl)
+
+    return backend(gaussian_latent=gaussian_latent)
+
+
+def kl_without_one():
+    """The divergence lacks the 1 of ``1 + log sigma^2 - ...``: off by a constant, so its gradient is right."""
+
+    def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
+        z, kl = reference.gaussian_latent(mu, log_var, eps, analytic_kl)
+        return reference._into(out, z, kl + (0.5 * mu.shape[1] if analytic_kl else 0))
+
+    return backend(gaussian_latent=gaussian_latent)
+
+
+def gaussian_without_two_pi():
+    """The Gaussian log-likelihood lacks log(2 pi) in each dimension."""
+
+    def gaussian_log_prob(x, mu, log_var, scale, out=(None, None, None)):
+        log_prob, *gradients = reference.gaussian_log_prob(x, mu, log_var, scale)
+        return reference._into(out, log_prob + 0.5 * reference.LOG_2PI * x.shape[1], *gradients)
+
+    return backend(gaussian_log_prob=gaussian_log_prob)
