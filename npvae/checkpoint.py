@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -50,18 +49,17 @@ def load(path):
     ValueError
         If it is damaged, of another kind, or of a later version.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+    with open(path, "rb") as file:
+        try:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
-            arrays = {name: file[name] for name in file.files}
-        header = json.loads(str(arrays.pop("header")))
-    except FileNotFoundError:
-        raise
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, SyntaxError, MemoryError) as error:
-        raise ValueError(f"{path} is not an npvae model, or is damaged ({error})") from None
+            arrays = {name: archive[name] for name in archive.files}
+            header = json.loads(str(arrays.pop("header")))
+        except Exception as error:  # what damage does to the layers below has no end of names
+            raise ValueError(f"{path} is not an npvae model, or is damaged ({error})") from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path} is not an npvae model: its header says {header!r:.80}")
-    if header["version"] != VERSION:
-        raise ValueError(f"{path} has format version {header['version']}; this npvae reads version {VERSION}")
+    if header.get("version") != VERSION:
+        raise ValueError(f"{path} has format version {header.get('version')}; this npvae reads version {VERSION}")
     return header, arrays

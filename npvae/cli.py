@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, datasets
+from .backends import BACKENDS
 from .estimators import ESTIMATORS
 from .gradcheck import gradcheck
 from .model import LIKELIHOODS
@@ -46,7 +47,7 @@ SETTINGS = (
     ("--init-std", "init_std", float, "standard deviation of the initial weights"),
     ("--epochs", "max_epochs", int, "passes through the training data"),
     ("--patience", "patience", int, "epochs without a better validation bound before stopping; default: never stop"),
-    ("--backend", "backend", ("auto", "reference", "cpu"), "where the arithmetic is done"),
+    ("--backend", "backend", ("auto", *BACKENDS), "where the arithmetic is done"),
     ("--dtype", "dtype", ("float32", "float64"), "precision"),
     ("--seed", "random_state", int, "of everything random"),
 )
@@ -57,9 +58,12 @@ def main(argv=None):
     arguments = build_parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (ValueError, TypeError, OSError, NonFiniteError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
         print(f"npvae: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("npvae: interrupted", file=sys.stderr)
+        return 130
 
 
 def build_parser():
@@ -83,7 +87,7 @@ def build_parser():
     score = command("score", run_score, "print the lower bound on log p(x) of a data set")
     score.add_argument("model", type=Path)
     _add_dataset(score)
-    score.add_argument("--split", choices=("train", "valid", "test"), default="test")
+    score.add_argument("--split", choices=("train", "valid", "test"), help="part; default: test, or all rows of a file")
 
     for name, run, description in (
         ("sample", run_sample, "draw samples from the prior to a PNG"),
@@ -148,19 +152,28 @@ def _settings(arguments):
 
 def load_dataset(name, data_dir):
     """Load a named data set, or a file: then every tenth row is for validation and every tenth for testing."""
-    suffix = Path(name).suffix
-    if suffix not in (".npy", ".npz", ".csv"):
+    if not _is_file(name):
         return datasets.load(name, data_dir)
-    if suffix == ".csv":
-        X = np.loadtxt(name, delimiter=",", ndmin=2, skiprows=_header_lines(name))
-    else:
-        X = np.load(name, allow_pickle=False)
-        X = X[X.files[0]] if suffix == ".npz" else X
+    X = _read_table(name)
     place = np.arange(len(X)) % 10
-    return datasets.Dataset(
-        Path(name).stem, X[place < 8] if len(X) >= 10 else X, X[place == 8] if len(X) >= 10 else None,
-        X[place == 9] if len(X) >= 10 else X, None, None, None, None,
-    )  # fmt: skip
+    parts = (X[place < 8], X[place == 8], X[place == 9]) if len(X) >= 10 else (X, None, X)
+    return datasets.Dataset(Path(name).stem, *parts, None, None, None, None)
+
+
+def _is_file(name):
+    return Path(name).suffix in (".npy", ".npz", ".csv")
+
+
+def _read_table(path):
+    """Read the array of a .npy or .csv file, or the first one of a .npz file."""
+    if path.endswith(".csv"):
+        return np.loadtxt(path, delimiter=",", ndmin=2, skiprows=_header_lines(path))
+    with open(path, "rb") as file:
+        try:
+            content = np.load(file, allow_pickle=False)
+            return content[content.files[0]] if path.endswith(".npz") else content
+        except Exception as error:  # what damage does to the layers below has no end of names
+            raise ValueError(f"{path} cannot be read as an array ({error})") from None
 
 
 def _header_lines(name):
@@ -178,7 +191,12 @@ def run_train(arguments):
     from . import plots
 
     started = time.perf_counter()
+    picture, curve = arguments.out.with_suffix(".png"), arguments.out.with_suffix(".curve.csv")
+    _check_outputs((arguments.out, picture, curve), arguments.dataset)
     dataset = load_dataset(arguments.dataset, arguments.data_dir)
+    shape = arguments.image_shape or dataset.image_shape
+    if shape:
+        _check_image_shape(shape, dataset.X_train.shape[1])
     settings = _settings(arguments)
     model, test_curve = VAE(**{"verbose": True} | settings), []
     model.set_params(patience=settings.get("patience", model.max_epochs))
@@ -187,15 +205,26 @@ def run_train(arguments):
         if _is_round(epoch.epoch) or epoch.epoch == model.max_epochs:
             test_curve.append((epoch.samples_seen, model.score(dataset.X_test)))
 
-    model.set_params(callbacks=(score_test,)).fit(dataset.X_train, X_valid=dataset.X_valid)
-    picture, curve = arguments.out.with_suffix(".png"), arguments.out.with_suffix(".csv")
+    try:
+        model.set_params(callbacks=(score_test,)).fit(dataset.X_train, X_valid=dataset.X_valid)
+    except NonFiniteError:
+        model.save(arguments.out)
+        print(f"model: {arguments.out}, as it was before the step that failed")
+        raise
     model.save(arguments.out)
     _write_curve(curve, model.history_, dict(test_curve))
-    shape = arguments.image_shape or dataset.image_shape
     plots.summary(model, dataset.X_test, shape, y=dataset.y_test, test_curve=test_curve).savefig(picture, dpi=100)
     print(f"test bound: {model.score(dataset.X_test):.2f} nats ({len(dataset.X_test)} rows)")
     print(f"model: {arguments.out}\npicture: {picture}\ncurve: {curve}\n{time.perf_counter() - started:.0f} s")
     return 0
+
+
+def _check_outputs(paths, dataset):
+    """Refuse, before the work is done, to write where nothing can be written or where the data lies."""
+    if len({*paths, Path(dataset)}) < len(paths) + 1:
+        raise ValueError(f"--out {paths[0]} would overwrite one of {', '.join(map(str, paths[1:]))}, {dataset}")
+    if not paths[0].parent.is_dir():
+        raise FileNotFoundError(f"--out {paths[0]}: there is no folder {paths[0].parent}")
 
 
 def _is_round(number):
@@ -214,10 +243,14 @@ def _write_curve(path, history, test_curve):
 
 
 def run_score(arguments):
-    """Print the bound of one part of a data set."""
-    X = getattr(load_dataset(arguments.dataset, arguments.data_dir), f"X_{arguments.split}")
-    if X is None:
-        raise ValueError(f"{arguments.dataset} has no {arguments.split} rows")
+    """Print the bound of one part of a data set, or of a whole file."""
+    if _is_file(arguments.dataset) and arguments.split is None:
+        X = _read_table(arguments.dataset)
+    else:
+        split = arguments.split or "test"
+        X = getattr(load_dataset(arguments.dataset, arguments.data_dir), f"X_{split}")
+        if X is None:
+            raise ValueError(f"{arguments.dataset} has no {split} rows")
     scores = load(arguments.model).score_samples(X)
     error = scores.std() / math.sqrt(len(scores))
     print(f"{scores.mean():.3f} +- {error:.3f} nats, {len(scores)} rows")
@@ -255,11 +288,13 @@ def _image_shape(arguments, model):
     """Return the shape given, else the one that the number of columns suggests."""
     n_features = model.n_features_in_
     shape = arguments.image_shape or {560: (28, 20)}.get(n_features, (math.isqrt(n_features),) * 2)
-    if math.prod(shape) != n_features:
-        raise ValueError(
-            f"the model has {n_features} features, which are no {shape[0]}x{shape[1]} image: give --image-shape"
-        )
+    _check_image_shape(shape, n_features)
     return shape
+
+
+def _check_image_shape(shape, n_features):
+    if math.prod(shape) != n_features:
+        raise ValueError(f"rows of {n_features} features are no {shape[0]}x{shape[1]} images; give --image-shape")
 
 
 def _save(path, draw):
@@ -288,14 +323,18 @@ def run_gradcheck(arguments):
 
 
 def _models_to_check(arguments, X):
-    """Yield (title, VAE, data): every likelihood and estimator not fixed by an option, on a small and a full net."""
+    """Yield (title, VAE, data): every likelihood and estimator not fixed by an option, on a small and a full net.
+
+    Likelihoods that want data in [0, 1] are left out where the data lies elsewhere.
+    """
     settings = _settings(arguments)
     middle = X.shape[1] // 2
     nets = (
         ("all parameters of a small net", {"n_components": 3, "hidden_layer_sizes": (5, 4)}, X[:, middle : middle + 8]),
         ("each array of the full net", {}, X),
     )
-    for likelihood in (arguments.likelihood,) if arguments.likelihood else LIKELIHOODS:
+    likelihoods = LIKELIHOODS if X.dtype == np.uint8 or (X.min() >= 0 and X.max() <= 1) else ("gaussian",)
+    for likelihood in (arguments.likelihood,) if arguments.likelihood else likelihoods:
         for estimator in (arguments.estimator,) if arguments.estimator else ESTIMATORS:
             for size, net, columns in nets:
                 chosen = settings | net | {"likelihood": likelihood, "estimator": estimator}

@@ -1,7 +1,7 @@
 """Probability distributions by their parameters: log densities, entropies, divergences, inverse CDFs.
 
 The densities of the Normal and the Bernoulli are those of ``backends/reference``, one element at a time; names and
-parameters are those of PyTorch's distributions. Arguments broadcast.
+parameters are those of PyTorch's distributions. Densities and divergences broadcast.
 """
 
 from typing import NamedTuple

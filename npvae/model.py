@@ -11,11 +11,18 @@ from . import nn
 from .backends import reference
 from .parameters import Layout
 
-#: The output layer of the decoder by likelihood: (head, activation) in the order of the arguments of its density.
+class Likelihood(NamedTuple):
+    """p(x|z): the decoder's heads (name, activation) in the order that the density takes them, and E[x|z]."""
+
+    heads: tuple
+    log_prob: str  # the function of a backend
+    mean: object  # function of the first head's output
+
+
 LIKELIHOODS = {
-    "bernoulli": (("logits", "identity"),),
-    "gaussian": (("mu", "identity"), ("log_var", "floored")),
-    "sigmoid-gaussian": (("mu", "sigmoid"), ("log_var", "floored")),
+    "bernoulli": Likelihood((("logits", "identity"),), "bernoulli_log_prob", reference.sigmoid),
+    "gaussian": Likelihood((("mu", "identity"), ("log_var", "floored")), "gaussian_log_prob", np.array),
+    "sigmoid-gaussian": Likelihood((("mu", "sigmoid"), ("log_var", "floored")), "gaussian_log_prob", np.array),
 }
 
 
@@ -45,13 +52,14 @@ class Model:
     def __init__(self, architecture, backend, dtype="float32"):
         self.architecture, self.backend, self.dtype = architecture, backend, np.dtype(dtype)
         n_features, n_components, hidden, activation, likelihood, constant = architecture
+        self.likelihood = LIKELIHOODS[likelihood]
         self.encoder = nn.mlp(
             "encoder", n_features, hidden, activation,
             [("mu", n_components, "identity", True), ("log_var", n_components, "identity", not constant)],
         )  # fmt: skip
         self.decoder = nn.mlp(
             "decoder", n_components, hidden[::-1], activation,
-            [(head, n_features, f, head != "log_var" or not constant) for head, f in LIKELIHOODS[likelihood]],
+            [(head, n_features, f, head != "log_var" or not constant) for head, f in self.likelihood.heads],
         )  # fmt: skip
         self.layout = Layout(self.encoder.shapes() | self.decoder.shapes())
 
@@ -96,11 +104,10 @@ class Model:
         """
         log_prob = buffers("log_likelihood", len(outputs[0]))
         doutputs = tuple(buffers(f"doutput{i}", *output.shape) for i, output in enumerate(outputs))
-        density = self.backend.bernoulli_log_prob if len(outputs) == 1 else self.backend.gaussian_log_prob
+        density = getattr(self.backend, self.likelihood.log_prob)
         log_prob, *doutputs = density(x, *outputs, scale, (log_prob, *doutputs))
         return log_prob, doutputs
 
     def mean(self, outputs):
         """E[x|z] (R, D), from the outputs of `decode`, as a new NumPy array."""
-        first = np.array(self.backend.to_numpy(outputs[0]))
-        return reference.sigmoid(first) if self.architecture.likelihood == "bernoulli" else first
+        return self.likelihood.mean(self.backend.to_numpy(outputs[0]))

@@ -99,8 +99,10 @@ def backward(backend, net, parameters, done, doutputs, gradient, buffers, need_d
 
     # Place of the gradient at what each hidden layer, and finally the heads, read.
     reads = (done.inputs, *done.hidden)
-    dreads = [buffers(f"d {layer.name}", *x.shape) for layer, x in zip((*net.hidden, net.heads[0]), reads)]
-    dreads[0] = dreads[0] if need_dx else None
+    dreads = [
+        buffers(f"d {layer.name}", *x.shape) if need_dx or x is not done.inputs else None
+        for layer, x in zip((*net.hidden, net.heads[0]), reads)
+    ]
 
     accumulate = False
     for head, y, dy in zip(net.heads, done.outputs, doutputs):

@@ -49,6 +49,9 @@ class Parameters:
     def __getitem__(self, name):
         return self._views[name]
 
+    def __reduce__(self):
+        return Parameters, (self.layout, self.vector)  # a copy's views are views of the copy's vector
+
     def items(self):
         """Iterate over (name, view)."""
         return self._views.items()

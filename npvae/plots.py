@@ -61,10 +61,17 @@ def learning_curve(ax, history, test=()):
 
 
 def reconstructions(ax, model, X, image_shape, columns=10):
-    """Draw rows of X (n, pixels) in [0, 1], each with its reconstruction below."""
-    pairs = [np.reshape(images, (-1, columns, images.shape[1])) for images in (X, model.reconstruct(X))]
-    interleaved = np.stack(pairs, axis=1).reshape(len(X) * 2, -1)
-    show_images(ax, interleaved, image_shape, columns, "Test images, each above its reconstruction")
+    """Draw the first rows of X (N, pixels), at most five lines of images, each above its reconstruction."""
+    columns = min(columns, len(X))
+    X = X[: min(len(X) // columns, 5) * columns]
+    pairs = [images.reshape(-1, 1, columns, X.shape[1]) for images in (as_unit_interval(X), model.reconstruct(X))]
+    pairs = np.concatenate(pairs, axis=1).reshape(-1, X.shape[1])
+    show_images(ax, pairs, image_shape, columns, "Test images, each above its reconstruction")
+
+
+def as_unit_interval(X):
+    """Turn pixels (uint8, unless they are 0 and 1 alone) into grey values in [0, 1]."""
+    return X / 255 if X.dtype == np.uint8 and X.max() > 1 else X
 
 
 def manifold(ax, model, X, image_shape, side=16):
@@ -111,9 +118,8 @@ def summary(model, X, image_shape=None, *, y=None, test_curve=()):
     two_dimensional = model.transform(X[:1]).shape[1] == 2
     panels = [lambda ax: learning_curve(ax, model.history_, test_curve)]
     if image_shape is not None:
-        pixels = X / 255 if X.dtype == np.uint8 and X.max() > 1 else X
         panels += [
-            lambda ax: reconstructions(ax, model, pixels[:50].astype(float), image_shape),
+            lambda ax: reconstructions(ax, model, X, image_shape),
             lambda ax: show_images(ax, model.sample(100), image_shape, 10, "Samples: E[x|z], z from the prior"),
             lambda ax: manifold(ax, model, X, image_shape),
         ]

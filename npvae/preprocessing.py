@@ -19,28 +19,27 @@ class Scaling(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A dataset as it came, X (N, D), with the scaling that takes it to the units of the model."""
+    """A dataset as it came, X (N, D), with the scaling that takes it to the units of the model.
+
+    Adding ``log_jacobian`` to a log-density in those units makes it one of the data as given, in nats.
+    """
 
     X: np.ndarray
     scaling: Scaling
+    log_jacobian: float
 
 
 class Preprocessor(NamedTuple):
     """How data becomes the x of the model: decided from the training data, applied to all.
 
-    For Bernoulli and sigmoid-Gaussian likelihoods x lies in [0, 1], and ``uint8_scale`` is what uint8 data is
-    multiplied by: 1/255, or 1 when the training data held nothing but 0 and 1. For the Gaussian likelihood the
-    columns are standardized, and ``log_jacobian`` turns a density of x into one of the data as given.
+    uint8 data is read as pixels: it stands for itself times ``uint8_scale``, which is 1/255, or 1 when the training
+    data held nothing but 0 and 1. That said, Bernoulli and sigmoid-Gaussian likelihoods want data in [0, 1] and take it
+    as it is; for the Gaussian likelihood the columns are standardized.
     """
 
     likelihood: str
     scaling: Scaling
     uint8_scale: float
-
-    @property
-    def log_jacobian(self):
-        """Sum of the logarithms of the scales, in nats; zero unless columns are standardized."""
-        return float(np.sum(np.log(self.scaling.scale)))
 
     def data(self, X, name="X"):
         """Check X (N, D) against the training data and attach its scaling.
@@ -50,18 +49,17 @@ class Preprocessor(NamedTuple):
         ValueError
             If the number of columns differs, or values lie outside [0, 1] where the likelihood wants them inside.
         """
-        n_features = len(self.scaling.scale)
-        if X.shape[1] != n_features:
-            raise ValueError(f"{name} has {X.shape[1]} features, but the model was fitted to {n_features}")
-        if self.likelihood == "gaussian":
-            return Data(X, self.scaling)
-        scale = self.uint8_scale if X.dtype == np.uint8 else 1.0
-        _check_unit_interval(X, scale, name, self.likelihood)
-        return Data(X, Scaling(self.scaling.shift, np.full(n_features, scale)))
+        shift, scale = self.scaling
+        if X.shape[1] != len(scale):
+            raise ValueError(f"{name} has {X.shape[1]} features, but the model was fitted to {len(scale)}")
+        unit = self.uint8_scale if X.dtype == np.uint8 else 1.0
+        if self.likelihood != "gaussian":
+            _check_unit_interval(X, unit, name, self.likelihood)
+        return Data(X, Scaling(shift / unit, scale * unit), float(np.sum(np.log(scale))))
 
     def restore(self, x):
         """Turn means of the model, x (R, D), into the units of the data: floats in [0, 1] for pixels."""
-        return x / self.scaling.scale.astype(x.dtype) + self.scaling.shift.astype(x.dtype)
+        return x / self.scaling.scale + self.scaling.shift if self.likelihood == "gaussian" else x
 
 
 def check_array(X, name="X"):
@@ -111,9 +109,9 @@ def _check_finite(X, name):
 def _check_unit_interval(X, scale, name, likelihood):
     low, high = X.min() * scale, X.max() * scale
     if low < 0 or high > 1:
+        read = " after dividing uint8 pixels by 255" if scale < 1 else ""
         raise ValueError(
-            f"{name} has values from {low:g} to {high:g}; the {likelihood} likelihood expects values in [0, 1] "
-            f"(uint8 pixels are divided by 255)"
+            f"{name} has values from {low:g} to {high:g}{read}; the {likelihood} likelihood expects values in [0, 1]"
         )
 
 
@@ -159,19 +157,18 @@ def fit_preprocessor(X, likelihood):
     ValueError
         If values lie outside [0, 1] where the likelihood wants them inside.
     """
-    n_features = X.shape[1]
+    uint8_scale = 1.0 if _is_binary(X) else 1 / 255
     if likelihood == "gaussian":
-        return _standardizing(X)
-    identity = Scaling(np.zeros(n_features), np.ones(n_features))
-    preprocessor = Preprocessor(likelihood, identity, 1.0 if _is_binary(X) else 1 / 255)
-    preprocessor.data(X)
+        scaling, notices = _standardizing(X, uint8_scale if X.dtype == np.uint8 else 1.0)
+        return Preprocessor(likelihood, scaling, uint8_scale), notices
+    preprocessor = Preprocessor(likelihood, Scaling(np.zeros(X.shape[1]), np.ones(X.shape[1])), uint8_scale)
+    preprocessor.data(X)  # refuses what lies outside [0, 1]
     return preprocessor, []
 
 
-def _standardizing(X):
+def _standardizing(X, unit):
     mean, variance = _column_moments(X)
-    constant = variance <= (np.finfo(float).eps * np.abs(mean)) ** 2
-    scale = 1 / np.sqrt(np.where(constant, 1, variance))
+    constant = variance == 0
     notices = []
     if constant.any():
         columns = ", ".join(map(str, np.flatnonzero(constant)[:10])) + (", ..." if constant.sum() > 10 else "")
@@ -179,12 +176,17 @@ def _standardizing(X):
             f"{constant.sum()} of {X.shape[1]} columns are constant ({columns}): they carry no information, "
             "and their density is bounded by the floor of the variance alone"
         )
-    return Preprocessor("gaussian", Scaling(mean, scale), 1.0), notices
+    return Scaling(mean * unit, 1 / np.where(constant, 1, unit * np.sqrt(variance))), notices
 
 
 def _column_moments(X):
-    """Return mean and variance (D,) of each column, by chunks, in two passes for the sake of accuracy."""
+    """Return mean and variance (D,) of each column, by chunks.
+
+    They are taken about the first row, so that a constant column has a variance of zero, exactly, and then about the
+    mean, for the sake of accuracy.
+    """
     chunks = [slice(start, start + CHUNK) for start in range(0, len(X), CHUNK)]
-    mean = sum(X[rows].sum(axis=0, dtype=float) for rows in chunks) / len(X)
-    variance = sum(((X[rows] - mean) ** 2).sum(axis=0) for rows in chunks) / len(X)
-    return mean, variance
+    first = X[0].astype(float)
+    shift = sum((X[rows] - first).sum(axis=0) for rows in chunks) / len(X)
+    variance = sum(((X[rows] - first - shift) ** 2).sum(axis=0) for rows in chunks) / len(X)
+    return first + shift, variance

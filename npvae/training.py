@@ -4,7 +4,7 @@ It knows an estimator and an optimizer by their interfaces, and nothing of netwo
 """
 
 import contextlib
-import logging
+import itertools
 import signal
 import threading
 import time
@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .optimizers import Optimizer, Rule
-
-logger = logging.getLogger(__name__)
+from .parameters import Buffers
 
 #: The step sizes that the paper compares.
 STEP_SIZES = (0.01, 0.02, 0.1)
@@ -68,7 +67,7 @@ class Trainer:
     ----------
     estimator : see ``estimators``
     parameters : Parameters, changed in place
-    data : with X (N, D) and scaling
+    data : preprocessing.Data
     rng : numpy.random.Generator, for the order of the rows and the noise
     settings : Settings
     """
@@ -77,6 +76,8 @@ class Trainer:
         self.estimator, self.parameters, self.data, self.rng = estimator, parameters, data, rng
         self.settings = settings
         self.batch_size = min(settings.batch_size, len(data.X))
+        self.state = None  # of the estimator, where it has one
+        self._buffers = Buffers(estimator.model.backend, estimator.model.dtype)
         layout, model = parameters.layout, estimator.model
         rule = Rule(settings.learning_rate, settings.weight_prior / len(data.X), self.accumulate_only, layout.n_weights)
         self.optimizer = Optimizer(settings.optimizer, model.backend, rule, layout.size, model.dtype)
@@ -105,16 +106,16 @@ class Trainer:
         NonFiniteError
             If the value or its gradient is not finite.
         """
-        estimator = self.estimator
-        x = estimator.buffers("x", len(rows), self.data.X.shape[1])
-        estimator.model.backend.gather(self.data.X, rows, self.data.scaling, x)
-        samples, _ = estimator.sample(self.parameters, x, rows, estimator.draw(self.rng, len(rows)))
+        estimator, buffer = self.estimator, self._buffers("x", len(rows), self.data.X.shape[1])
+        x = estimator.model.backend.gather(self.data.X, rows, self.data.scaling, buffer)
+        noise = estimator.draw(self.rng, len(rows))
+        samples, self.state = estimator.sample(self.parameters, x, rows, noise, self.state)
         value, gradient = estimator.value_and_grad(self.parameters, x, samples)
         if not np.isfinite(value) or not self.optimizer.step(self.parameters.vector, gradient.vector):
             step = int(self.optimizer.state.counter[0]) + bool(not np.isfinite(value))
             place = estimator.first_nonfinite(self.parameters, x, samples) or "the bound"
             raise NonFiniteError(step, place, self.settings.learning_rate)
-        return value
+        return value + self.data.log_jacobian
 
     def epoch(self, interrupted):
         """Run through the data once; stop after the running minibatch when ``interrupted()``.
@@ -129,7 +130,7 @@ class Trainer:
             seen += len(rows)
             if interrupted():
                 break
-        return total / seen, seen
+        return float(total / seen), seen
 
 
 def train(trainer, score_valid=None, callbacks=()):
@@ -144,45 +145,50 @@ def train(trainer, score_valid=None, callbacks=()):
     score_valid : callable, from Parameters to the bound of the validation data in nats; or None
     callbacks : sequence of callables, each called with an `Epoch`; True stops
 
+    Returns
+    -------
+    str : why training ended before ``max_epochs``; None if it did not
+
     Raises
     ------
     NonFiniteError
         If training diverges; the last good parameters are kept, or the best ones.
     """
-    parameters, best, since_best, samples_seen = trainer.parameters, None, 0, 0
+    parameters, best, best_bound, since_best, samples_seen = trainer.parameters, None, -np.inf, 0, 0
     started = time.perf_counter()
     try:
         with interruptible() as interrupted:
             for number in range(1, trainer.settings.max_epochs + 1):
                 elbo, seen = trainer.epoch(interrupted)
                 samples_seen += seen
-                elbo_valid = score_valid(parameters) if score_valid else np.nan
+                elbo_valid = float(score_valid(parameters)) if score_valid else np.nan
                 since_best += 1
-                if score_valid and (best is None or elbo_valid > best[0]):
-                    best, since_best = (elbo_valid, parameters.vector.copy()), 0
+                if elbo_valid > best_bound:
+                    best, best_bound, since_best = parameters.vector.copy(), elbo_valid, 0
 
                 record = Epoch(number, samples_seen, elbo, elbo_valid, time.perf_counter() - started)
-                if any([callback(record) is True for callback in callbacks]):
-                    return
+                answers = [callback(record) for callback in callbacks]
+                if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
+                    return f"a callback stopped training after epoch {number}"
                 if interrupted():
-                    logger.warning("interrupted in epoch %d: what was learnt until then is kept", number)
-                    return
+                    return f"interrupted in epoch {number}: what was learnt until then is kept"
                 if score_valid and since_best >= trainer.settings.patience:
-                    logger.info("the validation bound has not risen for %d epochs: stopped", since_best)
-                    return
+                    return f"stopped after epoch {number}: no better validation bound for {since_best} epochs"
     finally:
         if best is not None:
-            parameters.vector[...] = best[1]
+            parameters.vector[...] = best
+    return None
 
 
 @contextlib.contextmanager
 def interruptible():
     """Turn the first Ctrl-C into a request: yields a function that tells whether one came. A second one raises.
 
-    In threads other than the main one, where Python delivers no signals, it never comes.
+    It never comes in threads other than the main one, where Python delivers no signals, nor where the caller ignores
+    Ctrl-C or has left it to something other than Python.
     """
-    requests = []
-    if threading.current_thread() is not threading.main_thread():
+    requests, previous = [], signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous in (None, signal.SIG_IGN):
         yield lambda: False
         return
 
@@ -190,7 +196,7 @@ def interruptible():
         requests.append(signum)
         signal.signal(signal.SIGINT, previous)
 
-    previous = signal.signal(signal.SIGINT, request)
+    signal.signal(signal.SIGINT, request)
     try:
         yield lambda: bool(requests)
     finally:
@@ -227,13 +233,11 @@ def choose_step_size(make_trainer, score):
 def _trial(trainer, score):
     remaining = min(trainer.accumulate_only + TRIAL_STEPS, trainer.settings.max_epochs * trainer.steps_per_epoch)
     try:
-        while remaining > 0:
-            for rows in trainer.minibatches():
-                trainer.step(rows)
-                remaining -= 1
-                if remaining == 0:
-                    break
         with np.errstate(over="ignore", invalid="ignore"):
+            while remaining > 0:
+                for rows in itertools.islice(trainer.minibatches(), remaining):
+                    trainer.step(rows)
+                    remaining -= 1
             bound = score(trainer.parameters)
     except NonFiniteError:
         return -np.inf

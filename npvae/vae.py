@@ -6,7 +6,6 @@ It checks what comes in, wires the parts together, and turns results back into t
 import inspect
 import logging
 import sys
-from typing import NamedTuple
 
 import numpy as np
 
@@ -39,8 +38,10 @@ class VAE:
         Of the hidden layers.
     likelihood : {"auto", "bernoulli", "gaussian", "sigmoid-gaussian"}
         p(x|z). "auto" looks at the data: 0 and 1, pixels (uint8) or values in [0, 1] are Bernoulli, anything else is
-        Gaussian on standardized columns. "sigmoid-gaussian" has means in (0, 1), as for the paper's Frey faces. A
-        Gaussian's log-variance never falls below -13.57, the rounding error of an 8-bit pixel.
+        Gaussian on standardized columns. "sigmoid-gaussian" has means in (0, 1), as for the paper's Frey faces. The
+        log-variance of a Gaussian never falls below -13.57: the rounding error of an 8-bit pixel in [0, 1], and one
+        883rd of the standard deviation of a standardized column. uint8 data is read as pixels, divided by 255, unless
+        it holds 0 and 1 alone.
     estimator : {"sgvb-b", "sgvb-a"}
         Of the bound: with the divergence from the prior in closed form, or sampled.
     n_samples : int
@@ -72,7 +73,9 @@ class VAE:
     parameters_ : Parameters, the flat vector and its named views
     history_ : list of Epoch
     report_ : list of str, what was found in the data and chosen
-    likelihood_, learning_rate_, n_features_in_ : what "auto" became, and the number of columns
+    likelihood_, learning_rate_ : what "auto" became
+    n_features_in_ : int, columns of the data
+    architecture_, preprocessor_, seed_ : what the parameters belong to
     """
 
     def __init__(
@@ -140,15 +143,19 @@ class VAE:
         _check_choice("likelihood", self.likelihood, ("auto", *LIKELIHOODS))
         _check_choice("estimator", self.estimator, tuple(ESTIMATORS))
         _check_choice("optimizer", self.optimizer, tuple(STEPS))
-        _check_choice("dtype", np.dtype(self.dtype).name, ("float32", "float64"))
+        _check_choice("dtype", self.dtype, ("float32", "float64", np.float32, np.float64))
+        backends.get(self.backend)
         for name in ("n_components", "n_samples", "batch_size", "max_epochs", "patience"):
             _check_number(name, getattr(self, name), np.integer, 1)
+        for name, kind in (("hidden_layer_sizes", "integers"), ("callbacks", "functions")):
+            if not isinstance(getattr(self, name), tuple | list):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a tuple of {kind}, which may be empty")
         for size in self.hidden_layer_sizes:
             _check_number("hidden_layer_sizes", size, np.integer, 1)
         for name in ("weight_prior", "init_std"):
             _check_number(name, getattr(self, name), np.floating, 0)
         if self.learning_rate != "auto":
-            _check_number("learning_rate", self.learning_rate, np.floating, 0)
+            _check_number("learning_rate", self.learning_rate, np.floating, np.finfo(float).tiny)
         if self.random_state is not None:
             _check_number("random_state", self.random_state, np.integer, 0)
 
@@ -182,7 +189,10 @@ class VAE:
         data = preprocessor.data(X)
         valid = None if X_valid is None else preprocessor.data(check_array(X_valid, "X_valid"), "X_valid")
 
-        self.likelihood_, self.n_features_in_, self._preprocessor = likelihood, X.shape[1], preprocessor
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)  # from here on, what an earlier fit has left would not belong together
+        self.n_features_in_, self.likelihood_, self.preprocessor_ = X.shape[1], likelihood, preprocessor
+        self.architecture_ = self._architecture(likelihood, X.shape[1])
         self.seed_ = _seed(self.random_state)
         self.report_ = []
         for message in messages:
@@ -198,39 +208,37 @@ class VAE:
         return likelihood, preprocessor, [f"likelihood: {likelihood} ({reason})", *notices]
 
     def _train(self, data, valid):
-        model = self._model()
+        model = Model(self.architecture_, backends.get(self.backend), self.dtype)
         initial = model.layout.initial(self._rng("weights"), self.init_std)
         self.learning_rate_ = self.learning_rate
         if self.learning_rate == "auto":
-            self.learning_rate_ = self._choose_step_size(data, initial)
-        trainer = self._trainer(data, initial, self.learning_rate_)
+            self.learning_rate_ = self._choose_step_size(model, data, initial)
+        trainer = self._trainer(model, data, initial, self.learning_rate_)
         self.parameters_, self.history_ = trainer.parameters, []  # live, so that a callback can use the model
         scorer = self._scorer(model)
         score_valid = None if valid is None else lambda parameters: scorer(parameters, valid).mean()
         with show_progress(self.max_epochs, self.verbose) as show:
-            training.train(trainer, score_valid, (self.history_.append, show, *self.callbacks))
+            ended = training.train(trainer, score_valid, (self.history_.append, show, *self.callbacks))
+        if ended:
+            self._say(ended)
 
-    def _choose_step_size(self, data, initial):
+    def _choose_step_size(self, model, data, initial):
         rows = self._rng("step size").permutation(len(data.X))[:STEP_SIZE_ROWS]
-        subset, scorer = data._replace(X=data.X[np.sort(rows)]), self._scorer(self._model())
+        subset, scorer = data._replace(X=data.X[np.sort(rows)]), self._scorer(model)
         step_size, bounds = training.choose_step_size(
-            lambda candidate: self._trainer(data, initial, candidate),
+            lambda candidate: self._trainer(model, data, initial, candidate),
             lambda parameters: scorer(parameters, subset).mean(),
         )
         bounds = ", ".join(f"{candidate:g}: {bound:.1f}" for candidate, bound in bounds.items())
         self._say(f"learning rate: {step_size:g} (training bound in nats after the first steps of {bounds})")
         return step_size
 
-    def _trainer(self, data, initial, step_size):
-        model = self._model()
+    def _trainer(self, model, data, initial, step_size):
         settings = training.Settings(
             self.optimizer, step_size, self.weight_prior, self.batch_size, self.max_epochs, self.patience
         )
         estimator = ESTIMATORS[self.estimator](model, self.n_samples)
         return training.Trainer(estimator, model.parameters(initial), data, self._rng("training"), settings)
-
-    def _model(self):
-        return Model(self._architecture(self.likelihood_, self.n_features_in_), backends.get(self.backend), self.dtype)
 
     def _architecture(self, likelihood, n_features):
         sizes = tuple(map(int, self.hidden_layer_sizes))
@@ -240,20 +248,20 @@ class VAE:
         return Scorer(model, self.seed_, self.n_samples)
 
     def _rng(self, purpose):
-        """Return the generator of a purpose: independent of the others, and the same whenever it is asked for."""
-        return np.random.default_rng([self.seed_, *purpose.encode()])
+        return _rng(self.seed_, purpose)
 
     def _say(self, message):
         self.report_.append(message)
-        logger.info(message)
         if self.verbose:
             print(message, file=sys.stderr)
+        else:
+            logger.info(message)
 
     # Using what was fitted --------------------------------------------------------------------------------------------
 
     def transform(self, X):
         """Return the posterior means: the mu of q(z|x), (N, J) for X (N, D)."""
-        model, data = self._fitted_model(), self._preprocessor.data(check_array(X))
+        model, data = self._fitted_model(), self.preprocessor_.data(check_array(X))
 
         def mu(rows, buffers):
             x = model.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), self.n_features_in_))
@@ -271,7 +279,7 @@ class VAE:
         def mean(rows, buffers):
             return model.mean(model.decode(self.parameters_, z[rows[0] : rows[-1] + 1], buffers).outputs)
 
-        return self._preprocessor.restore(_by_batches(model, mean, len(Z)))
+        return self.preprocessor_.restore(_by_batches(model, mean, len(Z)))
 
     def reconstruct(self, X):
         """Return E[x|z] at the posterior mean of each row, in the units of the data: (N, D) for X (N, D)."""
@@ -294,8 +302,8 @@ class VAE:
         The noise of a row is keyed by its content and the model's seed: a score does not change from call to call, nor
         with the other rows. With standardized columns it is in nats of the data as given.
         """
-        model, data = self._fitted_model(), self._preprocessor.data(check_array(X))
-        return self._scorer(model)(self.parameters_, data) + self._preprocessor.log_jacobian
+        model, data = self._fitted_model(), self.preprocessor_.data(check_array(X))
+        return self._scorer(model)(self.parameters_, data)
 
     def score(self, X, y=None):
         """Return the mean of `score_samples`: the lower bound a datapoint, in nats. ``y`` is ignored."""
@@ -304,7 +312,7 @@ class VAE:
     def _fitted_model(self):
         if not hasattr(self, "parameters_"):
             raise NotFittedError("this VAE is not fitted yet; call fit(X) first")
-        return self._model()
+        return Model(self.architecture_, backends.get(self.backend), self.parameters_.vector.dtype)
 
     # Files and checks -------------------------------------------------------------------------------------------------
 
@@ -313,17 +321,18 @@ class VAE:
 
         Callbacks are not saved.
         """
-        self._fitted_model()
-        settings = self.get_params() | {"callbacks": (), "dtype": np.dtype(self.dtype).name}
+        model = self._fitted_model()
+        settings = self.get_params() | {"callbacks": (), "dtype": model.dtype.name}
         header = {
             "settings": {name: _plain(value) for name, value in settings.items()},
             "fitted": {name: _plain(getattr(self, name)) for name in _FITTED},
-            "uint8_scale": self._preprocessor.uint8_scale,
+            "architecture": self.architecture_._asdict(),
+            "uint8_scale": self.preprocessor_.uint8_scale,
             "history": [tuple(map(_plain, epoch)) for epoch in self.history_],
         }
-        scaling = self._preprocessor.scaling
-        arrays = {"parameters": self.parameters_.vector, "shift": scaling.shift, "scale": scaling.scale}
-        checkpoint.save(path, header, arrays)
+        shift, scale = self.preprocessor_.scaling
+        vector = model.backend.to_numpy(self.parameters_.vector)
+        checkpoint.save(path, header, {"parameters": vector, "shift": shift, "scale": scale})
 
     @classmethod
     def load(cls, path):
@@ -341,61 +350,37 @@ class VAE:
             model = cls(**header["settings"])
             model._check_settings()
             vars(model).update({name: header["fitted"][name] for name in _FITTED})
-            scaling = Scaling(_expect(arrays, "shift", (model.n_features_in_,)),
-                              _expect(arrays, "scale", (model.n_features_in_,)))  # fmt: skip
-            model._preprocessor = Preprocessor(model.likelihood_, scaling, header["uint8_scale"])
+            model.architecture_ = Architecture(**header["architecture"])
+            model.architecture_ = model.architecture_._replace(
+                hidden_layer_sizes=tuple(model.architecture_.hidden_layer_sizes)
+            )
+            inner = Model(model.architecture_, backends.get(model.backend), model.dtype)
+            model.parameters_ = inner.parameters(_expect(arrays, "parameters", inner.layout.size))
+            scaling = Scaling(*(_expect(arrays, name, model.architecture_.n_features) for name in Scaling._fields))
+            model.preprocessor_ = Preprocessor(model.architecture_.likelihood, scaling, header["uint8_scale"])
             model.history_ = [training.Epoch(*epoch) for epoch in header["history"]]
-            inner = model._model()
-            model.parameters_ = inner.parameters(_expect(arrays, "parameters", (inner.layout.size,)))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
         return model
 
-    def gradient_problem(self, X, n_rows, random_state):
-        """Set up what `npvae.gradcheck` compares: the same gradient on rows of X, computed in three ways."""
+    def starting_point(self, X):
+        """Return what training on X would start from, or what a fitted model has: for `npvae.gradcheck`.
+
+        Returns
+        -------
+        architecture : Architecture; data : X as Data; vector (P,) : parameters, float64
+        """
         self._check_settings()
         X = check_array(X)
         if hasattr(self, "parameters_"):
-            likelihood, preprocessor = self.likelihood_, self._preprocessor
+            architecture, preprocessor = self.architecture_, self.preprocessor_
+            vector = self._fitted_model().backend.to_numpy(self.parameters_.vector).astype(float)
         else:
             likelihood, preprocessor, _ = self._choose_preprocessing(X)
-        data, rows = preprocessor.data(X), np.arange(min(n_rows, len(X)))
-        architecture = self._architecture(likelihood, X.shape[1])
-
-        def problem(backend, dtype):
-            model = Model(architecture, backend, dtype)
-            estimator = ESTIMATORS[self.estimator](model, self.n_samples)
-            x = backend.gather(data.X, rows, data.scaling, backend.empty((len(rows), X.shape[1]), model.dtype))
-            noise = estimator.draw(np.random.default_rng(random_state), len(rows))
-
-            def value_and_grad(parameters):
-                here = model.parameters(parameters.vector)
-                samples, _ = estimator.sample(here, x, rows, noise)
-                return estimator.value_and_grad(here, x, samples)
-
-            return model, value_and_grad
-
-        backend = backends.get(self.backend)
-        model, exact = problem(backend, "float64")
-        _, reference = problem(backends.get("reference"), "float64")
-        _, trained = problem(backend, self.dtype)
-        if hasattr(self, "parameters_"):
-            vector = model.backend.to_numpy(self.parameters_.vector).astype(float)
-        else:
-            rng = np.random.default_rng([_seed(self.random_state), *b"weights"])
-            vector = model.layout.initial(rng, self.init_std)
-        n_terms = max(*architecture.hidden_layer_sizes, X.shape[1], self.n_samples * len(rows))
-        return GradientProblem(model.layout.view(vector), exact, reference, trained, n_terms)
-
-
-class GradientProblem(NamedTuple):
-    """Parameters in float64 and three functions of them, each to (value, gradient); see `gradcheck`."""
-
-    parameters: object
-    exact: object  # the model's backend in float64
-    reference: object  # NumPy in float64
-    trained: object  # the model's backend in the precision it trains in
-    n_terms: int  # of the longest sum
+            architecture = self._architecture(likelihood, X.shape[1])
+            layout = Model(architecture, backends.get(self.backend)).layout
+            vector = layout.initial(_rng(_seed(self.random_state), "weights"), self.init_std)
+        return architecture, preprocessor.data(X), vector
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -424,15 +409,19 @@ def fit(X, *, X_valid=None, **settings):
     """
     X = check_array(X)
     n, d = X.shape
-    chosen = {
-        # A latent space larger than needed does no harm: what is superfluous stays at the prior.
-        "n_components": min(20, max(1, d // 2)),
-        "hidden_layer_sizes": (500,) if d >= 100 else (100,),
-        # About a million samples, the first third of the paper's curves, and not fewer than 10 epochs.
-        "max_epochs": int(np.clip(1_000_000 // n, 10, 1000)),
-        "verbose": True,
+    choices = {
+        "n_components": (min(20, max(1, d // 2)), "what is superfluous stays at the prior"),
+        "hidden_layer_sizes": ((500,) if d >= 100 else (100,), f"for {d} columns"),
+        "max_epochs": (int(np.clip(1_000_000 // n, 10, 1000)), f"about a million samples of {n} rows"),
     }
-    return VAE(**chosen | settings).fit(X, X_valid=X_valid)
+    chosen = {name: value for name, (value, _) in choices.items()}
+    model = VAE(**{"verbose": True} | chosen | settings)
+    report = [f"{name}: {value} ({reason})" for name, (value, reason) in choices.items() if name not in settings]
+    if model.verbose and report:
+        print(*report, sep="\n", file=sys.stderr)
+    model.fit(X, X_valid=X_valid)
+    model.report_ = report + model.report_
+    return model
 
 
 def load(path):
@@ -447,6 +436,11 @@ def _by_batches(model, function, n_rows):
     return np.concatenate([np.array(model.backend.to_numpy(function(rows, buffers))) for rows in batches])
 
 
+def _rng(seed, purpose):
+    """Return the generator of a purpose: independent of the others, and the same whenever it is asked for."""
+    return np.random.default_rng([seed, *purpose.encode()])
+
+
 def _seed(random_state):
     """Return random_state, or a fresh seed for None."""
     return int(np.random.default_rng().integers(2**63)) if random_state is None else int(random_state)
@@ -459,10 +453,10 @@ def _plain(value):
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
-def _expect(arrays, name, shape):
+def _expect(arrays, name, length):
     array = arrays[name]
-    if array.shape != shape or array.dtype.kind != "f":
-        raise ValueError(f"{name} is {array.dtype} {array.shape}; expected floats {shape}")
+    if array.shape != (length,) or array.dtype.kind != "f":
+        raise ValueError(f"{name} is {array.dtype} {array.shape}; expected floats {(length,)}")
     return array
 
 

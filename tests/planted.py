@@ -13,7 +13,10 @@ def backend(**replacements):
 
 
 def standard_deviation_for_variance():
-    """Noise is scaled by exp(log_var) instead of exp(log_var / 2): z has the wrong spread, differentiated correctly."""
+    """Noise is scaled by exp(log_var) instead of exp(log_var / 2): z has the wrong spread.
+
+    A backward pass to match would pass every gradient check; only values are asked for here, so it is left out.
+    """
 
     def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
         z, kl = reference.gaussian_latent(mu, 2 * log_var, eps, analytic_kl)
@@ -45,3 +48,12 @@ def gaussian_without_two_pi():
         return reference._into(out, log_prob + 0.5 * reference.LOG_2PI * x.shape[1], *gradients)
 
     return backend(gaussian_log_prob=gaussian_log_prob)
+
+
+def bernoulli_with_ones_and_zeros_swapped():
+    """log p(1 - x | z) instead of log p(x | z)."""
+
+    def bernoulli_log_prob(x, logits, scale, out=(None, None)):
+        return reference.bernoulli_log_prob(1 - x, logits, scale, out)
+
+    return backend(bernoulli_log_prob=bernoulli_log_prob)

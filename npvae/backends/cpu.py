@@ -2,7 +2,8 @@
 
 Matrix products stand in `matmul`, formulas for one number in `scalar`; here they are put together, each pass over the
 data fused into one loop. Loops are parallel over rows, or over blocks of fixed size, and each sum is made by one
-thread in a fixed order: the bits do not depend on the number of threads.
+thread in a fixed order: the bits do not depend on the number of threads. A loop over the elements of a row or a block
+has a function to itself where the compiler vectorizes it only then.
 """
 
 import math
@@ -13,10 +14,8 @@ from numba import njit, prange
 from . import reference
 from .matmul import dense as _dense
 from .matmul import matmul_left_transposed, matmul_right_transposed
-from .reference import ADAGRAD_EPSILON, LOG_2PI, asarray, empty, to_numpy
+from .reference import ADAGRAD_EPSILON, LOG_2PI
 from .scalar import CODES, IDENTITY, derivative, sigmoid, softplus
-
-__all__ = ["all_finite", "asarray", "empty", "to_numpy"]  # beside what is defined below
 
 #: ``contract`` allows fused multiply-add, ``reassoc`` and the others vectorized sums. ``nnan`` and ``ninf`` (and so
 #: ``fastmath=True``) would let the compiler assume that there is no NaN to be found.
@@ -24,6 +23,9 @@ OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "reas
 
 #: Elements that a thread takes at a time from a flat vector.
 BLOCK = 4096
+
+# Arrays lie in the same memory.
+empty, asarray, to_numpy = reference.empty, reference.asarray, reference.to_numpy
 
 
 def gather(X, rows, scaling, out):
@@ -212,12 +214,20 @@ def adagrad_step(parameters, gradient, state, rule):
 
 @njit(parallel=True, **OPTIONS)
 def _adagrad_step(parameters, gradient, squares, step_size, weight_decay, n_weights):
-    epsilon = parameters.dtype.type(ADAGRAD_EPSILON)
     for block in prange(-(-len(parameters) // BLOCK)):
-        for i in range(block * BLOCK, min((block + 1) * BLOCK, len(parameters))):
-            g = gradient[i] - (weight_decay * parameters[i] if i < n_weights else parameters.dtype.type(0))
-            squares[i] += g * g
-            parameters[i] += step_size * g / math.sqrt(squares[i] + epsilon)
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, len(parameters))
+        middle = min(max(n_weights, start), stop)  # weights before it, biases after
+        for part, decay in ((slice(start, middle), weight_decay), (slice(middle, stop), parameters.dtype.type(0))):
+            _update(parameters[part], gradient[part], squares[part], step_size, decay)
+
+
+@njit(**OPTIONS)
+def _update(parameters, gradient, squares, step_size, weight_decay):
+    epsilon = parameters.dtype.type(ADAGRAD_EPSILON)
+    for i in range(len(parameters)):
+        g = gradient[i] - weight_decay * parameters[i]
+        squares[i] += g * g
+        parameters[i] += step_size * g / math.sqrt(squares[i] + epsilon)
 
 
 def sgd_step(parameters, gradient, state, rule):

@@ -1,6 +1,7 @@
 """The formulas of `reference` for one number each, in the form that the compiled backends share.
 
-After a change here the kernels that use it must be compiled again: Numba's cache does not notice.
+After a change here, or to a constant of `reference`, the kernels that use it must be compiled again: Numba's cache does
+not notice.
 """
 
 import math

@@ -50,13 +50,13 @@ class Scorer:
         self.model, self.seed, self.n_samples = model, seed, n_samples
 
     def __call__(self, parameters, data):
-        """Return the bound in nats, float64 (N,), of every row of ``data`` (with X (N, D) and scaling)."""
+        """Return the bound of every row of ``data`` (preprocessing.Data), in nats of the data as given: float64 (N,)."""
         elbo = np.empty(len(data.X))
         buffers = Buffers(self.model.backend, self.model.dtype)
         for start in range(0, len(elbo), self.batch_size):
             rows = np.arange(start, min(start + self.batch_size, len(elbo)))
             elbo[rows] = self._batch(parameters, data, rows, buffers)
-        return elbo
+        return elbo + data.log_jacobian
 
     def _batch(self, parameters, data, rows, buffers):
         model = self.model
@@ -85,7 +85,7 @@ def keyed_noise(x, seed, shape):
     with np.errstate(over="ignore"):
         row_keys = _mix(bits @ keys)  # multilinear hashing, modulo 2^64
         counters = row_keys[None, :, None] + np.arange(L * J, dtype=np.uint64).reshape(L, 1, J)
-    uniform = ((_mix(counters) >> np.uint64(11)) + 0.5) * 2.0**-53
+    uniform = ((_mix(counters) >> np.uint64(12)) + 0.5) * 2.0**-52  # inside (0, 1), ends excluded
     return ndtri(uniform).reshape(-1, J)
 
 

@@ -14,9 +14,7 @@ from . import elbo
 class SGVB:
     """The minibatch estimator of the bound a datapoint (equation 8 over N), with L samples z for each datapoint.
 
-    The interface is that of all estimators: ``draw`` the noise, ``sample`` what the gradient holds constant (here the
-    noise itself), and compute ``value_and_grad``, which is deterministic. An instance keeps scratch arrays: it belongs
-    to one thread.
+    What the gradient holds constant is the noise itself. An instance keeps scratch arrays: it belongs to one thread.
 
     Parameters
     ----------
@@ -27,7 +25,7 @@ class SGVB:
 
     def __init__(self, model, n_samples=1, analytic_kl=True):
         self.model, self.n_samples, self.analytic_kl = model, n_samples, analytic_kl
-        self.buffers = Buffers(model.backend, model.dtype)
+        self._buffers = Buffers(model.backend, model.dtype)
         self._gradient = model.layout.view(model.backend.empty(model.layout.size, model.dtype))
 
     def draw(self, rng, n_rows):
@@ -55,14 +53,14 @@ class SGVB:
         gradient : Parameters; its memory is used again by the next call
         """
         model, M = self.model, len(x)
-        done = elbo.forward(model, parameters, x, samples, self.analytic_kl, self.buffers)
+        done = elbo.forward(model, parameters, x, samples, self.analytic_kl, self._buffers)
         value = np.mean(done.log_likelihood, dtype=float) - np.mean(done.kl, dtype=float)
 
-        dz = model.decode_backward(parameters, done.decoded, done.doutputs, self._gradient, self.buffers)
+        dz = model.decode_backward(parameters, done.decoded, done.doutputs, self._gradient, self._buffers)
         mu, log_var = done.encoded.outputs
-        dmu_dlog_var = self.buffers("dmu", *mu.shape), self.buffers("dlog_var", *mu.shape)
+        dmu_dlog_var = self._buffers("dmu", *mu.shape), self._buffers("dlog_var", *mu.shape)
         model.backend.gaussian_latent_backward(mu, log_var, samples, dz, self.analytic_kl, 1 / M, dmu_dlog_var)
-        model.encode_backward(parameters, done.encoded, dmu_dlog_var, self._gradient, self.buffers)
+        model.encode_backward(parameters, done.encoded, dmu_dlog_var, self._gradient, self._buffers)
         return value, self._gradient
 
     def first_nonfinite(self, parameters, x, samples):
@@ -74,7 +72,7 @@ class SGVB:
         """
         model = self.model
         _, gradient = self.value_and_grad(parameters, x, samples)
-        done = elbo.forward(model, parameters, x, samples, self.analytic_kl, self.buffers)
+        done = elbo.forward(model, parameters, x, samples, self.analytic_kl, self._buffers)
         places = [("input", x), *model.layers(done.encoded, done.decoded)]
         places += [("log-likelihood", done.log_likelihood), ("divergence of q(z|x) from the prior", done.kl)]
         places += [(f"gradient of {name}", array) for name, array in gradient.items()]

@@ -1,0 +1,153 @@
+"""The command line: each command on a small data set, its files, its numbers and its exit status."""
+
+import csv
+
+import numpy as np
+import pytest
+
+import npvae
+from npvae import cli
+
+SMALL = ["--components", "2", "--hidden", "8", "--epochs", "3", "--learning-rate", "0.05"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, rng):
+    """An empty working folder with a data file of 6 x 6 images."""
+    monkeypatch.chdir(tmp_path)
+    np.save("images.npy", rng.integers(0, 256, (60, 36), dtype=np.uint8))
+    for name in ("empty.npy", "damaged.npz"):
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+@pytest.fixture
+def trained(folder, capsys):
+    assert cli.main(["train", "images.npy", *SMALL, "--image-shape", "6x6"]) == 0
+    capsys.readouterr()
+    return folder
+
+
+def png_size(path):
+    """Return (width, height), after a look at the signature."""
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+def test_train_writes_model_picture_and_curve(folder, capsys):
+    assert cli.main(["train", "images.npy", *SMALL, "--image-shape", "6x6", "--out", "small.npz"]) == 0
+    said = capsys.readouterr()
+    for name in ("small.npz", "small.png", "small.curve.csv"):
+        assert name in said.out and (folder / name).exists()
+    assert "epoch" in said.err and "likelihood: bernoulli" in said.err
+    model = npvae.load("small.npz")
+    test = np.load("images.npy")[9::10]
+    assert f"test bound: {model.score(test):.2f} nats (6 rows)" in said.out
+    width, height = png_size(folder / "small.png")
+    assert width > 1000 and height > 1000
+    with open("small.curve.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["samples"] for row in rows] == ["48", "96", "144"]
+    assert float(rows[2]["elbo_test"]) == pytest.approx(model.score(test), abs=1) and rows[0]["elbo_valid"] != "nan"
+
+
+def test_train_on_the_digits_by_default(folder, capsys):
+    assert cli.main(["train", *SMALL[:4], "--epochs", "1", "--learning-rate", "0.02"]) == 0
+    assert "test bound: -" in capsys.readouterr().out
+    assert npvae.load("model.npz").n_features_in_ == 784
+
+
+def test_score(trained, capsys):
+    assert cli.main(["score", "model.npz", "images.npy", "--split", "train"]) == 0
+    X = np.load("images.npy")
+    expected = npvae.load("model.npz").score(X[np.arange(60) % 10 < 8])
+    assert capsys.readouterr().out.startswith(f"{expected:.3f} +- ")
+    assert cli.main(["score", "model.npz", "images.npy"]) == 0
+    assert ", 60 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["sample"], ["manifold", "images.npy"], ["reconstruct", "images.npy"]])
+def test_pictures(trained, capsys, command):
+    assert cli.main([command[0], "model.npz", *command[1:], "--out", "picture.png"]) == 0
+    assert capsys.readouterr().out == "picture: picture.png\n"
+    assert png_size(trained / "picture.png") == (800, 800)
+
+
+def test_gradcheck_passes_and_fails(trained, capsys, monkeypatch):
+    options = ["--dataset", "images.npy", "--likelihood", "gaussian", "--components", "2", "--hidden", "8"]
+    assert cli.main(["gradcheck", *options, "--backend", "reference"]) == 0
+    assert "4 of 4 models passed" in capsys.readouterr().out
+    assert cli.main(["gradcheck", "model.npz", "--dataset", "images.npy"]) == 0
+    assert "1 of 1 models passed" in capsys.readouterr().out
+
+    from npvae.backends import reference
+
+    right = reference.gaussian_log_prob
+
+    def wrong(*arguments):
+        log_prob, dmu, dlog_var = right(*arguments)
+        dmu *= 1.001
+        return log_prob, dmu, dlog_var
+
+    monkeypatch.setattr(reference, "gaussian_log_prob", wrong)
+    assert cli.main(["gradcheck", *options, "--backend", "reference"]) == 1
+    said = capsys.readouterr().out
+    assert "0 of 4 models passed" in said and "decoder.mu.W" in said and "FAILED" in said
+
+
+def test_datasets(capsys):
+    assert cli.main(["datasets"]) == 0
+    said = capsys.readouterr().out
+    for name in ("digits", "mnist", "frey", "binarized-mnist", "generated"):
+        assert name in said
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npz", "npy"])
+def test_files_that_are_not_images(folder, rng, suffix, capsys):
+    X = rng.standard_normal((50, 3)) * 4 + 2
+    if suffix == "csv":
+        np.savetxt("table.csv", X, delimiter=",", header="length,width,height", comments="")
+    else:
+        {"npz": np.savez, "npy": np.save}[suffix](f"table.{suffix}", X)
+    assert cli.main(["train", f"table.{suffix}", *SMALL]) == 0
+    model = npvae.load("model.npz")
+    assert model.likelihood_ == "gaussian" and model.n_features_in_ == 3
+    assert png_size(folder / "model.png")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["score", "missing.npz", "images.npy"], "missing.npz"),
+        (["score", "images.npy", "images.npy"], "images.npy is not an npvae model"),
+        (["train", "numbers"], "numbers"),
+        (["train", "missing.npy"], "missing.npy"),
+        (["train", "images.npy", "--components", "0"], "n_components is 0"),
+        (["train", "mnist", "--data-dir", "."], "train-images-idx3-ubyte"),
+        (["train", "images.npy", "--out", "images.npy"], "would overwrite"),
+        (["train", "images.npy", "--out", "model.png"], "would overwrite"),
+        (["train", "images.npy", "--out", "nowhere/model.npz"], "there is no folder nowhere"),
+        (["train", "images.npy", "--image-shape", "5x5"], "36 features are no 5x5 images"),
+        (["train", "empty.npy"], "empty.npy cannot be read"),
+        (["train", "damaged.npz"], "damaged.npz cannot be read"),
+    ],
+)
+def test_errors_are_one_line_and_a_status(folder, capsys, arguments, message):
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("npvae: error: ") and message in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--epochs", "many"], ["train", "--likelihood", "poisson"]])
+def test_wrong_usage_exits_with_two(arguments, capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main(arguments)
+    assert raised.value.code == 2 and "usage: npvae" in capsys.readouterr().err
+
+
+def test_version_and_help(capsys):
+    for arguments, expected in ((["--version"], f"npvae {npvae.__version__}"), (["train", "--help"], "--learning-rate")):
+        with pytest.raises(SystemExit) as raised:
+            cli.main(arguments)
+        assert raised.value.code == 0 and expected in capsys.readouterr().out

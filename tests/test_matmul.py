@@ -1,0 +1,241 @@
+"""The compiled matrix products: against NumPy in float64, bit for bit among themselves, at their borders."""
+
+import numba
+import numpy as np
+import pytest
+
+from npvae.backends import matmul as mm
+from npvae.backends.reference import ACTIVATIONS
+from npvae.backends.scalar import CODES, IDENTITY, TANH
+
+DTYPES = (np.float32, np.float64)
+
+#: Sizes at the borders of tiles, panels and blocks, for any processor.
+TILE_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 16, 17, 23, 31, 32, 33, 63, 64, 65)
+BLOCK_SIZES = (mm.BLOCK_ROWS - 1, mm.BLOCK_ROWS, mm.BLOCK_ROWS + 1, mm.BLOCK_INNER, mm.BLOCK_INNER + 1, 521)
+
+
+def random_shapes(rng, count):
+    """Draw shapes (rows, inner, columns): mostly small, some of several blocks, some empty inside."""
+    for _ in range(count):
+        rows, inner, columns = rng.choice(TILE_SIZES, 3)
+        if rng.random() < 0.3:
+            rows = rng.choice(BLOCK_SIZES)
+        if rng.random() < 0.4:
+            inner = rng.choice((0, *BLOCK_SIZES))
+        yield int(rows), int(inner), int(columns)
+
+
+def frame(array):
+    """Return the array as rows in the middle of a larger one, and the larger one, which is NaN elsewhere."""
+    larger = np.full((array.shape[0] + 4, array.shape[1]), np.nan, array.dtype)
+    larger[2:-2] = array
+    return larger[2:-2], larger
+
+
+def multiply(form, left, right, out):
+    """Compute ``out = left @ right`` by one of the products, handing it each factor as that form wants it."""
+    if form == "plain":
+        mm.dense(left, right, np.empty(0, out.dtype), IDENTITY, out)
+    elif form == "left transposed":
+        mm.matmul_left_transposed(frame(left.T)[0], right, out)
+    elif form == "right transposed":
+        mm.matmul_right_transposed(left, frame(right.T)[0], False, out)
+    elif form == "accumulate":
+        out[...] = 0
+        mm.matmul_right_transposed(left, frame(right.T)[0], True, out)
+    else:
+        mm.dense(left, right, np.zeros(right.shape[1], out.dtype), IDENTITY, out)
+    return out
+
+
+FORMS = ("plain", "left transposed", "right transposed", "accumulate", "dense")
+
+
+def factors(rng, shape, dtype):
+    rows, inner, columns = shape
+    left, right = rng.standard_normal((rows, inner)), rng.standard_normal((inner, columns))
+    return frame(left.astype(dtype))[0], frame(right.astype(dtype))[0]
+
+
+def assert_product(computed, left, right, begin=0):
+    """Check ``begin + left @ right`` within the rounding of the sums, ours and (in float64) NumPy's."""
+    left, right = left.astype(float), right.astype(float)
+    bound = 2 * (left.shape[1] + 1) * np.finfo(computed.dtype).eps * (abs(left) @ abs(right) + np.abs(begin))
+    error = abs(computed - (begin + left @ right))
+    assert np.all(error <= bound), f"{left.shape} @ {right.shape}: {np.nanmax(error / bound)} times the bound"
+
+
+@pytest.fixture
+def threads():
+    """Set the number of threads in a test, and put it back."""
+    before = numba.get_num_threads()
+    yield numba.set_num_threads
+    numba.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_products_equal_numpy(form, dtype):
+    rng = np.random.default_rng(1)
+    for shape in random_shapes(rng, 150):
+        left, right = factors(rng, shape, dtype)
+        out, larger = frame(np.full((shape[0], shape[2]), np.nan, dtype))
+        assert_product(multiply(form, left, right, out), left, right)
+        assert np.isnan(larger[:2]).all() and np.isnan(larger[-2:]).all(), f"{shape}: written beyond out"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_products_equal_numpy(dtype):
+    rng = np.random.default_rng(2)
+    for shape in ((100, 784, 500), (500, 100, 784), (1000, 300, 20), (3, 784, 500), (1009, 211, 101)):
+        left, right = factors(rng, shape, dtype)
+        for form in FORMS:
+            assert_product(multiply(form, left, right, np.empty((shape[0], shape[2]), dtype)), left, right)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(0, 3, 5), (3, 4, 0), (0, 0, 0), (5, 0, 7)])
+def test_empty_products(form, shape):
+    rows, inner, columns = shape
+    out = multiply(form, np.ones((rows, inner)), np.ones((inner, columns)), np.full((rows, columns), np.nan))
+    assert out.shape == (rows, columns) and np.all(out == 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_accumulating_adds_to_what_out_holds(dtype):
+    rng = np.random.default_rng(3)
+    for shape in random_shapes(rng, 100):
+        left, right = factors(rng, shape, dtype)
+        begin = rng.standard_normal((shape[0], shape[2])).astype(dtype)
+        out = begin.copy()
+        mm.matmul_right_transposed(left, frame(right.T)[0], True, out)
+        assert_product(out, left, right, begin)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", CODES)
+def test_dense_adds_the_bias_and_activates(activation, dtype):
+    rng = np.random.default_rng(4)
+    function, _ = ACTIVATIONS[activation]
+    for shape in random_shapes(rng, 30):
+        left, right = factors(rng, shape, dtype)
+        b = 5 * rng.standard_normal(shape[2]).astype(dtype)
+        out = np.full((shape[0], shape[2]), np.nan, dtype)
+        mm.dense(left, right, b, CODES[activation], out)
+        expected = function(left.astype(float) @ right + b)
+        sums = abs(left) @ abs(right) + abs(b) + abs(expected) + 1
+        assert np.all(abs(out - expected) <= 2 * (shape[1] + 3) * np.finfo(dtype).eps * sums)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_activations_at_the_extremes(dtype):
+    a = np.array([[-np.inf, -1e30, -100, -0.0, 0, 100, 1e30, np.inf, np.nan]], dtype)
+    for activation, code in CODES.items():
+        out = np.empty_like(a)
+        mm.dense(np.empty((1, 0), dtype), np.empty((0, a.shape[1]), dtype), a[0], code, out)
+        expected = ACTIVATIONS[activation][0](a.astype(float))
+        eps = np.finfo(dtype).eps
+        np.testing.assert_allclose(out, expected, rtol=4 * eps, atol=16 * eps)  # 16: "floored" subtracts 13.6
+
+
+# The same bits ----------------------------------------------------------------------------------------------
+
+SHAPES = ((100, 784, 100), (100, 100, 333), (13, 300, 500), (1000, 130, 20), (257, 513, 7), (5, 600, 900))
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_bits_do_not_depend_on_the_number_of_threads(form, dtype, threads):
+    rng = np.random.default_rng(5)
+    for shape in SHAPES:
+        left, right = factors(rng, shape, dtype)
+        results = []
+        for count in (1, 2, numba.config.NUMBA_NUM_THREADS):
+            threads(count)
+            results.append(multiply(form, left, right, np.empty((shape[0], shape[2]), dtype)).tobytes())
+        assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_bits_of_a_row_do_not_depend_on_the_batch(form, dtype):
+    rng = np.random.default_rng(6)
+    for shape in SHAPES:
+        left, right = factors(rng, shape, dtype)
+        whole = multiply(form, left, right, np.empty((shape[0], shape[2]), dtype))
+        for first, last in ((0, 1), (1, 4), (shape[0] - 1, shape[0]), (shape[0] // 2, shape[0]), (2, 13)):
+            rows = frame(left[first:last])[0]
+            part = multiply(form, rows, right, np.empty((len(rows), shape[2]), dtype))
+            assert part.tobytes() == whole[first:last].tobytes()
+
+
+def test_bits_of_activations_depend_on_neither(threads):
+    rng = np.random.default_rng(7)
+    left, right = factors(rng, (100, 100, 300), np.float32)
+    b = rng.standard_normal(300).astype(np.float32)
+    for code in CODES.values():
+        whole, again, part = (np.empty((rows, 300), np.float32) for rows in (100, 100, 7))
+        threads(1)
+        mm.dense(left, right, b, code, whole)
+        threads(numba.config.NUMBA_NUM_THREADS)
+        mm.dense(left, right, b, code, again)
+        mm.dense(frame(left[31:38])[0], right, b, code, part)
+        assert whole.tobytes() == again.tobytes() and whole[31:38].tobytes() == part.tobytes()
+
+
+# NaN and infinity -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_go_where_they_must_and_nowhere_else(form, dtype, value):
+    rng = np.random.default_rng(8)
+    for shape in ((1, 1, 1), (3, 5, 7), (7, 9, 17), (13, 300, 33), (40, 270, 65)):
+        left, right = (abs(factor) + 1 for factor in factors(rng, shape, dtype))
+        clean = multiply(form, left, right, np.empty((shape[0], shape[2]), dtype))
+        for side, place in ((0, (0, 0)), (0, (-1, -1)), (1, (0, 0)), (1, (-1, -1))):
+            spoilt = [left.copy(), right.copy()]
+            spoilt[side][place] = value
+            expected = clean.copy()
+            expected[(place[0], slice(None)) if side == 0 else (slice(None), place[1])] = value
+            out = multiply(form, *spoilt, np.empty_like(clean))
+            np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_zero_times_infinity_is_nan_only_where_it_occurs(form):
+    left, right = np.zeros((7, 9), np.float32), np.ones((9, 19), np.float32)
+    right[4, 18] = np.inf
+    out = multiply(form, left, right, np.empty((7, 19), np.float32))
+    assert np.isnan(out[:, 18]).all() and np.all(out[:, :18] == 0)
+
+
+# Use --------------------------------------------------------------------------------------------------------
+
+
+@numba.njit(parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp", "afn"})
+def _calls_products(x, W, b, y, dW):
+    mm.dense(x, W, b, TANH, y)
+    for i in numba.prange(y.shape[0]):
+        y[i] *= 2
+    mm.matmul_left_transposed(x, y, dW)
+
+
+def test_products_can_be_called_from_other_kernels():
+    rng = np.random.default_rng(9)
+    x, W = factors(rng, (50, 70, 90), np.float32)
+    y, dW = np.empty((50, 90), np.float32), np.empty((70, 90), np.float32)
+    _calls_products(x, W, np.ones(90, np.float32), y, dW)
+    expected = 2 * np.tanh(x.astype(float) @ W + 1)
+    np.testing.assert_allclose(y, expected, atol=1e-4)
+    np.testing.assert_allclose(dW, x.T @ expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("spoil", [np.asfortranarray, lambda A: A[:, ::2], lambda A: A.astype(np.float64)])
+def test_other_layouts_and_mixed_dtypes_are_refused(spoil):
+    A = np.ones((4, 4), np.float32)
+    with pytest.raises(numba.core.errors.TypingError):
+        mm.matmul_left_transposed(spoil(A), A, A.copy())

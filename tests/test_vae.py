@@ -1,0 +1,343 @@
+"""The estimator that users hold: shapes and units, scores, settings, and what is said about bad input."""
+
+import copy
+import logging
+import pickle
+
+import numpy as np
+import pytest
+
+import npvae
+from npvae import datasets
+from npvae.preprocessing import choose_likelihood
+from npvae.vae import NotFittedError
+
+SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "learning_rate": 0.05, "batch_size": 20, "max_epochs": 5}
+
+
+@pytest.fixture
+def X(rng):
+    return rng.random((60, 6))
+
+
+@pytest.fixture
+def model(X):
+    return npvae.VAE(**SMALL).fit(X)
+
+
+def test_shapes_and_types(model, X):
+    assert model.transform(X).shape == (60, 2)
+    assert model.inverse_transform(np.zeros((7, 2))).shape == (7, 6)
+    assert model.reconstruct(X).shape == (60, 6)
+    assert model.sample(5).shape == (5, 6)
+    assert model.score_samples(X).shape == (60,) and model.score_samples(X).dtype == float
+    assert model.score(X) == pytest.approx(model.score_samples(X).mean(), rel=1e-12)
+    assert model.n_features_in_ == 6 and model.likelihood_ == "bernoulli"
+
+
+def test_reconstruction_is_the_decoder_at_the_posterior_mean(model, X):
+    np.testing.assert_array_equal(model.reconstruct(X), model.inverse_transform(model.transform(X)))
+    assert (model.reconstruct(X) > 0).all() and (model.reconstruct(X) < 1).all()
+
+
+def test_samples_follow_their_seed(model):
+    np.testing.assert_array_equal(model.sample(4), model.sample(4))
+    np.testing.assert_array_equal(model.sample(4, random_state=1), model.sample(4, random_state=1))
+    assert not np.array_equal(model.sample(4, random_state=1), model.sample(4, random_state=2))
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_scores_depend_on_the_row_alone(rng, backend):
+    """Not on the call, the other rows, their order or the batch; the same content gives the same score."""
+    X = rng.random((1100, 6))
+    model = npvae.VAE(**SMALL | {"max_epochs": 1}, backend=backend).fit(X)
+    scores, order = model.score_samples(X), rng.permutation(1100)
+    rounding = {"rtol": 0, "atol": 0 if backend == "cpu" else 1e-5}  # NumPy's products differ with the batch
+    np.testing.assert_array_equal(scores, model.score_samples(X))
+    np.testing.assert_allclose(scores[order], model.score_samples(X[order]), **rounding)
+    np.testing.assert_allclose(scores[:3], model.score_samples(X[:3]), **rounding)
+    np.testing.assert_allclose(model.score_samples(np.repeat(X[:1], 9, axis=0)), scores[0], **rounding)
+
+
+def test_noise_of_scores_is_standard_normal_and_independent(rng):
+    """A row's noise, and that of rows which differ in one pixel, look like independent standard normals."""
+    from npvae.estimators.elbo import keyed_noise
+
+    x = np.zeros((2000, 784), np.float32)
+    x[np.arange(2000), rng.integers(0, 784, 2000)] = rng.random(2000)
+    eps = keyed_noise(x, 0, (2, 5))
+    assert eps.shape == (4000, 5)
+    n = eps.size
+    assert abs(eps.mean()) < 4 / np.sqrt(n) and abs(eps.var() - 1) < 4 * np.sqrt(2 / n)
+    assert abs((eps**4).mean() - 3) < 4 * np.sqrt(96 / n)
+    correlations = np.corrcoef(eps.T)[np.triu_indices(5, 1)], np.corrcoef(eps[:2000].T, eps[2000:].T)[:5, 5:]
+    assert max(np.abs(c).max() for c in correlations) < 5 / np.sqrt(2000)
+    assert not np.array_equal(keyed_noise(x, 1, (2, 5)), eps)
+    np.testing.assert_array_equal(keyed_noise(-x * 0, 0, (1, 3)), keyed_noise(x * 0, 0, (1, 3)))  # -0.0 and 0.0
+
+
+def test_mean_score_is_the_bound(rng, X):
+    """The deterministic scores average to what fresh noise gives."""
+    from npvae.estimators import SGVB
+
+    model = npvae.VAE(**SMALL, dtype="float64", n_samples=50).fit(X)
+    inner = model._fitted_model()
+    estimator = SGVB(inner, 2000)
+    value, _ = estimator.value_and_grad(model.parameters_, X, estimator.draw(rng, 60))
+    assert model.score(X) == pytest.approx(value, abs=0.05)
+
+
+def test_gaussian_scores_are_in_nats_of_the_data_as_given(X):
+    """Stretching the data by 10 lowers the density by 10 in each of the six dimensions."""
+    X = X + np.linspace(0, 1, 6) * X[:, :1] * 5
+    near, far = (npvae.VAE(**SMALL, likelihood="gaussian", dtype="float64").fit(data) for data in (X, 10 * X + 3))
+    assert near.score(X) - far.score(10 * X + 3) == pytest.approx(6 * np.log(10), rel=1e-6)
+    assert near.history_[-1].elbo - far.history_[-1].elbo == pytest.approx(6 * np.log(10), rel=1e-6)
+    np.testing.assert_allclose(far.reconstruct(10 * X + 3), 10 * near.reconstruct(X) + 3, rtol=1e-6)
+
+
+def test_pixels_stay_uint8():
+    """No float copy of the data is made: the peak of a fit stays below the size of one."""
+    import tracemalloc
+
+    X = np.random.default_rng(0).integers(0, 256, (20_000, 784), dtype=np.uint8)
+    model = npvae.VAE(2, hidden_layer_sizes=(8,), learning_rate=0.02, max_epochs=1)
+    model.set_params(callbacks=(lambda epoch: True,)).fit(X[:200])  # compiles
+    tracemalloc.start()
+    model.fit(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < X.size  # a float32 copy would take four times that
+
+
+def test_uint8_pixels_and_floats_are_the_same_data(rng):
+    pixels = rng.integers(0, 256, (60, 6), dtype=np.uint8)
+    model = npvae.VAE(**SMALL).fit(pixels)
+    np.testing.assert_allclose(model.transform(pixels), model.transform(pixels / 255), atol=1e-6)
+    assert model.reconstruct(pixels).max() <= 1
+
+
+def test_gaussian_pixels_are_in_the_unit_interval_too(rng):
+    """uint8 stands for pixels over 255 under every likelihood: in scores, in reconstructions and in later calls."""
+    pixels = rng.integers(0, 256, (60, 6), dtype=np.uint8)
+    models = [npvae.VAE(**SMALL, likelihood="gaussian", dtype="float64").fit(data) for data in (pixels, pixels / 255)]
+    for model in models:
+        np.testing.assert_allclose(model.score_samples(pixels), models[0].score_samples(pixels / 255), rtol=1e-9)
+        assert 0.3 < model.reconstruct(pixels).mean() < 0.7
+
+
+def test_binary_uint8_is_not_divided(rng):
+    binary = (rng.random((60, 6)) < 0.5).astype(np.uint8)
+    model = npvae.VAE(**SMALL).fit(binary)
+    np.testing.assert_array_equal(model.score_samples(binary), model.score_samples(binary.astype(float)))
+    assert model.score(binary) < model.score(binary / 255.0)  # all black is another thing
+
+
+@pytest.mark.parametrize(
+    "X, expected, reason",
+    [
+        (np.array([[True, False]]), "bernoulli", "nothing but 0 and 1"),
+        (np.array([[0.0, 1.0]]), "bernoulli", "nothing but 0 and 1"),
+        (np.array([[0, 1]]), "bernoulli", "nothing but 0 and 1"),
+        (np.array([[0, 1]], np.uint8), "bernoulli", "nothing but 0 and 1"),
+        (np.array([[0, 200]], np.uint8), "bernoulli", "not a probability of the data"),
+        (np.array([[0.2, 1.0]]), "bernoulli", "not a probability of the data"),
+        (np.array([[0, 200]]), "gaussian", "from 0 to 200"),
+        (np.array([[-0.1, 0.5]]), "gaussian", "from -0.1 to 0.5"),
+        (np.array([[0.5, 1.5]]), "gaussian", "from 0.5 to 1.5"),
+    ],
+)
+def test_choice_of_likelihood(X, expected, reason):
+    likelihood, why = choose_likelihood(X)
+    assert likelihood == expected and reason in why
+
+
+@pytest.mark.parametrize("value", [0.1, -3.3, 7.25, 1e9, 0.0])
+def test_constant_columns_are_named(rng, value):
+    """Also where the value is not exact in binary, and its mean over rows is rounded."""
+    X = rng.standard_normal((1000, 5))
+    X[:, [1, 3]] = value
+    model = npvae.VAE(**SMALL | {"max_epochs": 1}).fit(X)
+    assert any("2 of 5 columns are constant (1, 3)" in line for line in model.report_)
+    assert model.preprocessor_.scaling.scale[1] == 1
+    np.testing.assert_allclose(model.reconstruct(X)[:, 1], value, atol=1)
+
+
+def test_fit_says_what_it_chose(rng, capsys):
+    X = rng.random((100, 8))
+    model = npvae.fit(X, max_epochs=3)
+    assert (model.n_components, model.hidden_layer_sizes, model.max_epochs) == (4, (100,), 3)
+    said = capsys.readouterr().err
+    for message in ("n_components: 4 (", "hidden_layer_sizes: (100,) (", "likelihood: bernoulli (X lies", "learning rate: "):
+        assert message in said and any(line.startswith(message) for line in model.report_)
+    assert "max_epochs" not in said and "epoch    3 of 3" in said  # what was given is not chosen
+
+
+def test_a_fit_is_quiet_unless_asked(X, capsys):
+    npvae.VAE(**SMALL).fit(X)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_fit_leaves_the_callers_things_alone(X):
+    before = X.copy(), np.random.get_state()[1].copy(), logging.getLogger().handlers[:]
+    npvae.VAE(**SMALL).fit(X)
+    np.testing.assert_array_equal(X, before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])
+    assert logging.getLogger().handlers == before[2]
+
+
+def test_read_only_and_odd_arrays(X):
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    expected = npvae.VAE(**SMALL).fit(X).score(X)
+    for same in (frozen, np.asfortranarray(X), X.tolist(), X.astype(object), X.astype(">f8"), X.astype("f2"), np.repeat(X, 2, 0)[::2]):
+        assert npvae.VAE(**SMALL).fit(same).score(same) == pytest.approx(expected, rel=1e-3)
+
+
+def test_settings_are_scikit_learns(X):
+    model = npvae.VAE(7, activation="sigmoid")
+    assert model.get_params()["n_components"] == 7
+    assert repr(model) == "VAE(n_components=7, activation='sigmoid')"
+    assert model.set_params(n_components=3) is model and model.n_components == 3
+    assert npvae.VAE(**SMALL).fit(X, None).n_features_in_ == 6  # y in second place
+    with pytest.raises(ValueError, match="no parameter 'components'"):
+        model.set_params(components=3)
+
+
+def test_pickle_and_deepcopy(model, X):
+    for copied in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        np.testing.assert_array_equal(copied.score_samples(X), model.score_samples(X))
+        copied.parameters_.vector[:] = 7  # the views of a copy are views of its own vector
+        assert copied.parameters_["encoder.mu.W"][0, 0] == 7 != model.parameters_["encoder.mu.W"][0, 0]
+
+
+@pytest.mark.parametrize("changes", [{"n_components": 3}, {"hidden_layer_sizes": (9, 9)}, {"activation": "sigmoid"},
+                                     {"dtype": "float64"}, {"likelihood": "gaussian"}])  # fmt: skip
+def test_settings_changed_after_a_fit_wait_for_the_next(model, X, changes, tmp_path):
+    before = model.score_samples(X)
+    model.set_params(**changes)
+    np.testing.assert_array_equal(model.score_samples(X), before)
+    model.save(tmp_path / "model.npz")
+    np.testing.assert_array_equal(npvae.load(tmp_path / "model.npz").score_samples(X), before)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (7, 1), (30, 50)])
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 1}, {"hidden_layer_sizes": ()}, {"learning_rate": "auto"}])
+def test_small_data(rng, shape, settings):
+    """One row, one column, batches of one, no hidden layer, more columns than rows."""
+    X = rng.standard_normal(shape)
+    model = npvae.VAE(**SMALL | settings).fit(X)
+    assert np.isfinite(model.score(X)) and model.transform(X).shape == (len(X), 2)
+
+
+def test_memory_maps_are_read_in_place(tmp_path, X):
+    mapped = np.memmap(tmp_path / "X", float, "w+", shape=X.shape)
+    mapped[:] = X
+    np.testing.assert_array_equal(npvae.VAE(**SMALL).fit(mapped).score_samples(mapped),
+                                  npvae.VAE(**SMALL).fit(X).score_samples(X))  # fmt: skip
+
+
+def test_random_state_none_is_a_new_seed_each_time(X):
+    first, second = (npvae.VAE(**SMALL, random_state=None).fit(X) for _ in range(2))
+    assert first.seed_ != second.seed_
+    assert first.score(X) == first.score(X)
+
+
+BAD_SETTINGS = [
+    ({"n_components": 0}, "n_components is 0; expected an integer of at least 1"),
+    ({"n_components": 2.5}, "n_components is 2.5"),
+    ({"n_components": True}, "n_components is True"),
+    ({"hidden_layer_sizes": (8, -1)}, "hidden_layer_sizes is -1; expected an integer of at least 1"),
+    ({"hidden_layer_sizes": 8}, "hidden_layer_sizes is 8; expected a tuple of integers, which may be empty"),
+    ({"callbacks": None}, "callbacks is None; expected a tuple of functions"),
+    ({"dtype": None}, "dtype is None"),
+    ({"learning_rate": 0}, "learning_rate is 0"),
+    ({"activation": "relu"}, "activation is 'relu'; expected one of 'tanh', 'sigmoid'"),
+    ({"likelihood": "poisson"}, "likelihood is 'poisson'"),
+    ({"estimator": "b"}, "estimator is 'b'; expected one of 'sgvb-a', 'sgvb-b'"),
+    ({"optimizer": "adam"}, "optimizer is 'adam'"),
+    ({"backend": "gpu"}, "backend is 'gpu'"),
+    ({"dtype": "float16"}, "dtype is 'float16'"),
+    ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+    ({"learning_rate": np.nan}, "learning_rate is nan"),
+    ({"weight_prior": -1}, "weight_prior is -1"),
+    ({"max_epochs": 0}, "max_epochs is 0"),
+    ({"random_state": "seed"}, "random_state is 'seed'"),
+]
+
+
+@pytest.mark.parametrize("settings, message", BAD_SETTINGS)
+def test_bad_settings(X, settings, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        npvae.VAE(**SMALL | settings).fit(X)
+
+
+BAD_DATA = [
+    (np.zeros(5), ValueError, r"X has shape \(5,\); expected a 2-D array"),
+    (np.zeros((2, 2, 2)), ValueError, "expected a 2-D array"),
+    (np.zeros((0, 5)), ValueError, "at least one row"),
+    (np.zeros((5, 0)), ValueError, "at least one row and one feature"),
+    ([["a", "b"]], TypeError, "expected real numbers"),
+    (np.array([["a", 1.0]], object), TypeError, "objects that are not numbers"),
+    (np.zeros((2, 2), complex), TypeError, "complex128; expected real numbers"),
+    (np.array([[0.0, np.nan], [np.inf, 1.0]]), ValueError, r"2 NaN or infinite values, the first one \(nan\) in row 0, c"),
+]
+
+
+@pytest.mark.parametrize("X, error, message", BAD_DATA)
+def test_bad_data(X, error, message):
+    with pytest.raises(error, match=message):
+        npvae.VAE(**SMALL).fit(X)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "sigmoid-gaussian"])
+def test_data_outside_the_unit_interval(X, likelihood):
+    with pytest.raises(ValueError, match=rf"X has values from .* to 3; the {likelihood} likelihood expects .* \[0, 1\]"):
+        npvae.VAE(**SMALL, likelihood=likelihood).fit(np.where(X > 0.9, 3.0, X))
+
+
+def test_data_unlike_that_of_the_fit(model, X):
+    for method in (model.transform, model.score, model.reconstruct):
+        with pytest.raises(ValueError, match="X has 5 features, but the model was fitted to 6"):
+            method(X[:, :5])
+    with pytest.raises(ValueError, match="expected n_components = 2"):
+        model.inverse_transform(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="X_valid has 5 features"):
+        npvae.VAE(**SMALL).fit(X, X_valid=X[:, :5])
+    with pytest.raises(ValueError, match=r"values from .* to 2; the bernoulli"):
+        model.score(X.round() * 2)
+
+
+def test_a_refused_fit_loses_nothing(model, X):
+    before = model.score(X)
+    with pytest.raises(ValueError, match="X holds 1 NaN"):
+        model.fit(np.where(X == X.max(), np.nan, X))
+    with pytest.raises(ValueError, match="X_valid has 5"):
+        model.fit(X, X_valid=X[:, :5])
+    with pytest.raises(ValueError, match="backend is 'gpu'"):
+        model.set_params(backend="gpu").fit(X)
+    assert model.set_params(backend="auto").score(X) == before
+
+
+def test_unfitted(X):
+    for method, argument in (("transform", X), ("score", X), ("sample", 3), ("inverse_transform", X), ("save", "x")):
+        with pytest.raises(NotFittedError, match=r"not fitted yet; call fit\(X\) first"):
+            getattr(npvae.VAE(), method)(argument)
+
+
+def test_frey_like_data_with_sigmoid_gaussian(rng):
+    frames = rng.integers(0, 256, (80, 30), dtype=np.uint8)
+    model = npvae.VAE(**SMALL, likelihood="sigmoid-gaussian").fit(frames)
+    assert model.reconstruct(frames).min() > 0 and model.reconstruct(frames).max() < 1
+    assert np.isfinite(model.score(frames))
+
+
+def test_real_mnist_learns(mnist):
+    """A thousand steps on the real thing, beyond what knowing the mean of each pixel gives (-206 nats)."""
+    model = npvae.VAE(10, hidden_layer_sizes=(200,), learning_rate=0.02, max_epochs=2).fit(mnist.X_train[:20_000])
+    assert model.score(mnist.X_test[:2000]) > -160
+
+
+def test_datasets_can_be_trained_on():
+    X, _ = datasets.make_digits(100, random_state=0)
+    assert npvae.VAE(**SMALL | {"max_epochs": 1}).fit(X).likelihood_ == "bernoulli"
