@@ -60,10 +60,9 @@ class Report(NamedTuple):
         titles = "gradient against central differences", "gradient as trained against the float64 reference"
         for title, checks in zip(titles, (self.differences, self.precision)):
             lines += [f"{title}: |g - n| / (|g| + |n|)"] if checks else []
-            lines += [
-                f"  {check.name:24} {check.error:9.2e}  {'ok' if check.passed else 'FAILED'} (at most {check.tolerance:.0e})"
-                for check in checks
-            ]
+            for check in checks:
+                verdict = "ok" if check.passed else "FAILED"
+                lines.append(f"  {check.name:24} {check.error:9.2e}  {verdict} (at most {check.tolerance:.0e})")
         verdict = "passed" if self.passed else f"FAILED in {', '.join(self.failed)}"
         return "\n".join([*lines, f"{verdict}; worst: {self.worst.name} {self.worst.error:.2e}"])
 

@@ -11,6 +11,7 @@ from . import nn
 from .backends import reference
 from .parameters import Layout
 
+
 class Likelihood(NamedTuple):
     """p(x|z): the decoder's heads (name, activation) in the order that the density takes them, and E[x|z]."""
 

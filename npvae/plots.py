@@ -125,7 +125,7 @@ def summary(model, X, image_shape=None, *, y=None, test_curve=()):
         ]
     if two_dimensional:
         panels.append(lambda ax: latent_space(ax, model, X, y))
-    columns = 2 if len(panels) > 1 else 1
+    columns = min(len(panels), 3 if len(panels) > 4 else 2)
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(7 * columns, 6 * rows), layout="constrained")
     for i, draw in enumerate(panels):

@@ -167,6 +167,10 @@ def test_backends_have_the_same_functions():
     import inspect
 
     for name, function in vars(reference).items():
-        if inspect.isfunction(function) and not name.startswith("_") and name not in ("sigmoid", "softplus", "count_step"):
+        if (
+            inspect.isfunction(function)
+            and not name.startswith("_")
+            and name not in ("sigmoid", "softplus", "count_step")
+        ):
             signature = inspect.signature(getattr(cpu, name))
             assert list(signature.parameters) == list(inspect.signature(function).parameters), name

@@ -139,7 +139,9 @@ def test_errors_are_one_line_and_a_status(folder, capsys, arguments, message):
     assert said.startswith("npvae: error: ") and message in said and "Traceback" not in said
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--epochs", "many"], ["train", "--likelihood", "poisson"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["train", "--epochs", "many"], ["train", "--likelihood", "poisson"]]
+)
 def test_wrong_usage_exits_with_two(arguments, capsys):
     with pytest.raises(SystemExit) as raised:
         cli.main(arguments)
@@ -147,7 +149,10 @@ def test_wrong_usage_exits_with_two(arguments, capsys):
 
 
 def test_version_and_help(capsys):
-    for arguments, expected in ((["--version"], f"npvae {npvae.__version__}"), (["train", "--help"], "--learning-rate")):
+    for arguments, expected in (
+        (["--version"], f"npvae {npvae.__version__}"),
+        (["train", "--help"], "--learning-rate"),
+    ):
         with pytest.raises(SystemExit) as raised:
             cli.main(arguments)
         assert raised.value.code == 0 and expected in capsys.readouterr().out

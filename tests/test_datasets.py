@@ -170,17 +170,21 @@ def test_idx_is_read():
     assert images.dtype == np.uint8 and images.flags.writeable
 
 
-@pytest.mark.parametrize("content, complaint", [
-    (b"", "starts with 0x, expected the IDX magic number 0x00000803"),
-    (b"\x00\x00\x08\x01" + idx(IMAGES)[4:], "starts with 0x00000801"),
-    (b"\x00\x00\x0d\x03" + idx(IMAGES)[4:], "starts with 0x00000d03"),
-    (b"<html>", "starts with 0x3c68746d"),
-    (idx(IMAGES)[:10], "cut short: 10 bytes, expected 76"),
-    (idx(IMAGES)[:-1], "cut short: 75 bytes, expected 76"),
-    (idx(IMAGES) + b"\x00", "goes on past the 76 bytes"),
-    (idx(IMAGES[:2]), r"dimensions \(2, 4, 5\), expected \(3, 4, 5\)"),
-    (idx(IMAGES.reshape(3, 5, 4)), r"dimensions \(3, 5, 4\), expected \(3, 4, 5\)"),
-], ids=text_only)
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (b"", "starts with 0x, expected the IDX magic number 0x00000803"),
+        (b"\x00\x00\x08\x01" + idx(IMAGES)[4:], "starts with 0x00000801"),
+        (b"\x00\x00\x0d\x03" + idx(IMAGES)[4:], "starts with 0x00000d03"),
+        (b"<html>", "starts with 0x3c68746d"),
+        (idx(IMAGES)[:10], "cut short: 10 bytes, expected 76"),
+        (idx(IMAGES)[:-1], "cut short: 75 bytes, expected 76"),
+        (idx(IMAGES) + b"\x00", "goes on past the 76 bytes"),
+        (idx(IMAGES[:2]), r"dimensions \(2, 4, 5\), expected \(3, 4, 5\)"),
+        (idx(IMAGES.reshape(3, 5, 4)), r"dimensions \(3, 5, 4\), expected \(3, 4, 5\)"),
+    ],
+    ids=text_only,
+)
 def test_damaged_idx_is_refused(content, complaint):
     with pytest.raises(ValueError, match=complaint):
         parse_idx(content, SHAPE)
@@ -190,16 +194,20 @@ def test_amat_is_read():
     np.testing.assert_array_equal(parse_amat(amat(BITS), BITS.shape), BITS)
 
 
-@pytest.mark.parametrize("content, complaint", [
-    (b"", "cut short: 0 bytes, expected 120"),
-    (amat(BITS)[:-1], "cut short: 119 bytes, expected 120"),
-    (amat(BITS) + b"\n", "goes on past the 120 bytes"),
-    (b"2" + amat(BITS)[1:], "other values than the digits 0 and 1"),
-    (b" " + amat(BITS)[1:], "other values than the digits 0 and 1"),
-    (amat(BITS).replace(b" ", b",", 1), "not 3 lines of 20 digits"),
-    (amat(BITS).replace(b"\n", b" ", 1), "not 3 lines of 20 digits"),
-    (amat(BITS.reshape(6, 10)), "not 3 lines of 20 digits"),
-], ids=text_only)
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (b"", "cut short: 0 bytes, expected 120"),
+        (amat(BITS)[:-1], "cut short: 119 bytes, expected 120"),
+        (amat(BITS) + b"\n", "goes on past the 120 bytes"),
+        (b"2" + amat(BITS)[1:], "other values than the digits 0 and 1"),
+        (b" " + amat(BITS)[1:], "other values than the digits 0 and 1"),
+        (amat(BITS).replace(b" ", b",", 1), "not 3 lines of 20 digits"),
+        (amat(BITS).replace(b"\n", b" ", 1), "not 3 lines of 20 digits"),
+        (amat(BITS.reshape(6, 10)), "not 3 lines of 20 digits"),
+    ],
+    ids=text_only,
+)
 def test_damaged_amat_is_refused(content, complaint):
     with pytest.raises(ValueError, match=complaint):
         parse_amat(content, BITS.shape)
@@ -211,17 +219,21 @@ def test_frey_is_read_from_columns(compress):
     np.testing.assert_array_equal(parse_frey(mat(compress, ff=frames.T), (3, 20)), frames)
 
 
-@pytest.mark.parametrize("content, complaint", [
-    (b"", "not a whole MATLAB file"),
-    (b"junk" * 100, "not a whole MATLAB file"),
-    (mat(ff=IMAGES.reshape(20, 3))[:-20], "not a whole MATLAB file"),
-    (mat(True, ff=IMAGES.reshape(20, 3))[:-20], "not a whole MATLAB file"),
-    (mat(gg=IMAGES.reshape(20, 3)), "no variable ff"),
-    (mat(ff=IMAGES.reshape(3, 20)), r"ff of uint8 \(3, 20\), expected uint8 \(20, 3\)"),
-    (mat(ff=IMAGES.reshape(20, 3) / 2), r"ff of float64 \(20, 3\), expected uint8"),
-    (mat(ff="text"), "expected uint8"),
-    (mat(True, ff=np.zeros((2000, 1000), np.uint8)), "variable of more than 120 bytes"),
-], ids=text_only)
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (b"", "not a whole MATLAB file"),
+        (b"junk" * 100, "not a whole MATLAB file"),
+        (mat(ff=IMAGES.reshape(20, 3))[:-20], "not a whole MATLAB file"),
+        (mat(True, ff=IMAGES.reshape(20, 3))[:-20], "not a whole MATLAB file"),
+        (mat(gg=IMAGES.reshape(20, 3)), "no variable ff"),
+        (mat(ff=IMAGES.reshape(3, 20)), r"ff of uint8 \(3, 20\), expected uint8 \(20, 3\)"),
+        (mat(ff=IMAGES.reshape(20, 3) / 2), r"ff of float64 \(20, 3\), expected uint8"),
+        (mat(ff="text"), "expected uint8"),
+        (mat(True, ff=np.zeros((2000, 1000), np.uint8)), "variable of more than 120 bytes"),
+    ],
+    ids=text_only,
+)
 def test_damaged_frey_is_refused(content, complaint):
     with pytest.raises(ValueError, match=complaint):
         parse_frey(content, (3, 20))
@@ -229,7 +241,7 @@ def test_damaged_frey_is_refused(content, complaint):
 
 def test_a_damaged_compressed_variable_is_refused():
     content = bytearray(mat(True, ff=IMAGES.reshape(20, 3)))
-    content[136] ^= 0xFF                                   # the first byte of the compressed stream
+    content[136] ^= 0xFF  # the first byte of the compressed stream
     with pytest.raises(ValueError, match="damaged"):
         parse_frey(bytes(content), (3, 20))
 
@@ -249,13 +261,17 @@ def write(path, content):
     return path
 
 
-@pytest.mark.parametrize("place, content", [
-    ("images", idx(IMAGES)),
-    ("images.gz", gzip.compress(idx(IMAGES))),
-    ("tiny/images", idx(IMAGES)),
-    ("tiny/images.gz", gzip.compress(idx(IMAGES))),
-    ("images.gz", idx(IMAGES)),                            # as browsers that unpack on the way leave it
-], ids=text_only)
+@pytest.mark.parametrize(
+    "place, content",
+    [
+        ("images", idx(IMAGES)),
+        ("images.gz", gzip.compress(idx(IMAGES))),
+        ("tiny/images", idx(IMAGES)),
+        ("tiny/images.gz", gzip.compress(idx(IMAGES))),
+        ("images.gz", idx(IMAGES)),  # as browsers that unpack on the way leave it
+    ],
+    ids=text_only,
+)
 def test_files_are_found_in_a_folder_or_its_subfolder(tmp_path, place, content):
     path = write(tmp_path / place, content)
     assert files.find(source(), tmp_path) == path
@@ -281,15 +297,19 @@ def test_a_data_dir_without_the_file_is_an_error_even_if_the_cache_has_it(tmp_pa
     assert server.requests == []
 
 
-@pytest.mark.parametrize("content, complaint", [
-    (idx(IMAGES)[:-1], "cut short"),
-    (gzip.compress(idx(IMAGES))[:-9], "cut short"),
-    (gzip.compress(idx(IMAGES))[:-8] + bytes(8), "damaged"),
-    (b"\x1f\x8bnonsense", "damaged"),
-    (gzip.compress(idx(IMAGES))[:10] + bytes([255] * 30), "damaged"),
-    (gzip.compress(idx(IMAGES)) + b"more", "damaged"),
-    (idx(255 - IMAGES), "other values than the public data: their SHA-256 is [0-9a-f]{64}, expected"),
-], ids=text_only)
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (idx(IMAGES)[:-1], "cut short"),
+        (gzip.compress(idx(IMAGES))[:-9], "cut short"),
+        (gzip.compress(idx(IMAGES))[:-8] + bytes(8), "damaged"),
+        (b"\x1f\x8bnonsense", "damaged"),
+        (gzip.compress(idx(IMAGES))[:10] + bytes([255] * 30), "damaged"),
+        (gzip.compress(idx(IMAGES)) + b"more", "damaged"),
+        (idx(255 - IMAGES), "other values than the public data: their SHA-256 is [0-9a-f]{64}, expected"),
+    ],
+    ids=text_only,
+)
 def test_a_damaged_file_is_refused_by_name(tmp_path, content, complaint):
     path = write(tmp_path / "images", content)
     with pytest.raises(ValueError, match=complaint) as caught:
@@ -339,7 +359,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", len(body))
         self.end_headers()
         # the rest of an interrupted answer never comes: the connection closes
-        self.wfile.write(body[:len(body) // 2] if self.path in self.server.interrupted else body)
+        self.wfile.write(body[: len(body) // 2] if self.path in self.server.interrupted else body)
 
     def log_message(self, *args):
         pass
@@ -376,12 +396,16 @@ def test_the_environment_folder_does_not_prevent_a_download(server, cache, tmp_p
     np.testing.assert_array_equal(files.read(source(server.url + "/images")), IMAGES)
 
 
-@pytest.mark.parametrize("body, complaint", [
-    (gzip.compress(idx(255 - IMAGES)), "other values than the public data"),
-    (b"<html>Please log in</html>", "IDX magic number"),
-    (bytes(1101), "more than the 76 bytes expected"),
-    (b"", "IDX magic number"),
-], ids=text_only)
+@pytest.mark.parametrize(
+    "body, complaint",
+    [
+        (gzip.compress(idx(255 - IMAGES)), "other values than the public data"),
+        (b"<html>Please log in</html>", "IDX magic number"),
+        (bytes(1101), "more than the 76 bytes expected"),
+        (b"", "IDX magic number"),
+    ],
+    ids=text_only,
+)
 def test_a_wrong_download_leaves_nothing_behind(server, cache, body, complaint):
     server.bodies["/images.gz"] = body
     with pytest.raises(datasets.DownloadError, match=complaint):
@@ -470,11 +494,14 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name):
         datasets.load(name)
 
 
-@pytest.mark.parametrize("name, filename", [
-    ("mnist", "train-images-idx3-ubyte"),
-    ("frey", "frey_rawface.mat"),
-    ("binarized-mnist", "binarized_mnist_train.amat"),
-])
+@pytest.mark.parametrize(
+    "name, filename",
+    [
+        ("mnist", "train-images-idx3-ubyte"),
+        ("frey", "frey_rawface.mat"),
+        ("binarized-mnist", "binarized_mnist_train.amat"),
+    ],
+)
 def test_loaders_look_in_the_folder_given(tmp_path, name, filename):
     with pytest.raises(FileNotFoundError, match=filename):
         datasets.load(name, tmp_path)
@@ -487,7 +514,7 @@ def test_describe_tells_where_data_would_come_from(tmp_path):
     assert here["mnist"] == here["frey"] == "not found: would be downloaded"
 
     write(tmp_path / "frey_face" / "frey_rawface.mat", b"")
-    write(tmp_path / "mnist" / "train-images-idx3-ubyte", b"")          # only one of the four
+    write(tmp_path / "mnist" / "train-images-idx3-ubyte", b"")  # only one of the four
     there = {row.name: row.location for row in datasets.describe(tmp_path)}
     assert there["frey"] == str(tmp_path / "frey_face")
     assert there["mnist"] == f"not found in {tmp_path}"
@@ -501,10 +528,12 @@ def test_addresses_end_in_the_name_that_is_looked_for():
 
 
 def test_importing_data_sets_loads_neither_scipy_nor_matplotlib_nor_the_rest():
-    code = ("import sys, types; package = types.ModuleType('npvae'); package.__path__ = sys.argv[1:]\n"
-            "sys.modules['npvae'] = package; import npvae.datasets\n"
-            "print([n for n in sys.modules if n.split('.')[0] in ('scipy', 'matplotlib')\n"
-            "       or n.startswith('npvae.') and not n.startswith('npvae.datasets')])")
+    code = (
+        "import sys, types; package = types.ModuleType('npvae'); package.__path__ = sys.argv[1:]\n"
+        "sys.modules['npvae'] = package; import npvae.datasets\n"
+        "print([n for n in sys.modules if n.split('.')[0] in ('scipy', 'matplotlib')\n"
+        "       or n.startswith('npvae.') and not n.startswith('npvae.datasets')])"
+    )
     package = Path(inspect.getfile(datasets)).parents[1]
     command = [sys.executable, "-c", code, str(package)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"

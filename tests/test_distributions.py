@@ -25,7 +25,9 @@ def test_bernoulli_against_scipy():
     bernoulli = Bernoulli(logits)
     np.testing.assert_allclose(bernoulli.probs, scipy.special.expit(logits), rtol=1e-15)
     for x in (0, 1):
-        np.testing.assert_allclose(bernoulli.log_prob(x), scipy.special.log_expit(logits * (2 * x - 1)), rtol=1e-15, atol=1e-14)
+        np.testing.assert_allclose(
+            bernoulli.log_prob(x), scipy.special.log_expit(logits * (2 * x - 1)), rtol=1e-15, atol=1e-14
+        )
     middle = Bernoulli(logits[1:4])
     np.testing.assert_allclose(middle.entropy(), scipy.stats.bernoulli(middle.probs).entropy(), rtol=1e-14)
 

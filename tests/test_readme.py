@@ -39,4 +39,4 @@ def test_links_lead_somewhere():
 
 def test_two_commands_set_things_up():
     setups = [block for block in blocks("bash") if "pip install" in block]
-    assert setups == ['pip install . && npvae train\n', 'pip install -e ".[test]" && python -m pytest\n']
+    assert setups == ["pip install . && npvae train\n", 'pip install -e ".[test]" && python -m pytest\n']

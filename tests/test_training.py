@@ -134,6 +134,7 @@ def test_ctrl_c_stops_after_the_running_minibatch(X):
 
 def test_ctrl_c_through_fit(X):
     """The first one, in the second epoch: `fit` returns a fitted model that says what happened."""
+
     def press(epoch):
         if epoch.epoch == 2:
             signal.raise_signal(signal.SIGINT)
@@ -238,7 +239,9 @@ def test_a_bound_that_is_not_finite_is_never_the_best(X):
     trainer, bounds = trainer_of(npvae.VAE(**SMALL), X), iter([np.nan, 1.0, 3.0, 2.0])
     trainer.settings = trainer.settings._replace(max_epochs=4)
     vectors = []
-    training.train(trainer, lambda parameters: next(bounds), (lambda _: vectors.append(trainer.parameters.vector.copy()),))
+    training.train(
+        trainer, lambda parameters: next(bounds), (lambda _: vectors.append(trainer.parameters.vector.copy()),)
+    )
     np.testing.assert_array_equal(trainer.parameters.vector, vectors[2])
 
 

@@ -168,7 +168,12 @@ def test_fit_says_what_it_chose(rng, capsys):
     model = npvae.fit(X, max_epochs=3)
     assert (model.n_components, model.hidden_layer_sizes, model.max_epochs) == (4, (100,), 3)
     said = capsys.readouterr().err
-    for message in ("n_components: 4 (", "hidden_layer_sizes: (100,) (", "likelihood: bernoulli (X lies", "learning rate: "):
+    for message in (
+        "n_components: 4 (",
+        "hidden_layer_sizes: (100,) (",
+        "likelihood: bernoulli (X lies",
+        "learning rate: ",
+    ):
         assert message in said and any(line.startswith(message) for line in model.report_)
     assert "max_epochs" not in said and "epoch    3 of 3" in said  # what was given is not chosen
 
@@ -190,7 +195,15 @@ def test_read_only_and_odd_arrays(X):
     frozen = X.copy()
     frozen.flags.writeable = False
     expected = npvae.VAE(**SMALL).fit(X).score(X)
-    for same in (frozen, np.asfortranarray(X), X.tolist(), X.astype(object), X.astype(">f8"), X.astype("f2"), np.repeat(X, 2, 0)[::2]):
+    for same in (
+        frozen,
+        np.asfortranarray(X),
+        X.tolist(),
+        X.astype(object),
+        X.astype(">f8"),
+        X.astype("f2"),
+        np.repeat(X, 2, 0)[::2],
+    ):
         assert npvae.VAE(**SMALL).fit(same).score(same) == pytest.approx(expected, rel=1e-3)
 
 
@@ -280,7 +293,11 @@ BAD_DATA = [
     ([["a", "b"]], TypeError, "expected real numbers"),
     (np.array([["a", 1.0]], object), TypeError, "objects that are not numbers"),
     (np.zeros((2, 2), complex), TypeError, "complex128; expected real numbers"),
-    (np.array([[0.0, np.nan], [np.inf, 1.0]]), ValueError, r"2 NaN or infinite values, the first one \(nan\) in row 0, c"),
+    (
+        np.array([[0.0, np.nan], [np.inf, 1.0]]),
+        ValueError,
+        r"2 NaN or infinite values, the first one \(nan\) in row 0, c",
+    ),
 ]
 
 
@@ -292,7 +309,9 @@ def test_bad_data(X, error, message):
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "sigmoid-gaussian"])
 def test_data_outside_the_unit_interval(X, likelihood):
-    with pytest.raises(ValueError, match=rf"X has values from .* to 3; the {likelihood} likelihood expects .* \[0, 1\]"):
+    with pytest.raises(
+        ValueError, match=rf"X has values from .* to 3; the {likelihood} likelihood expects .* \[0, 1\]"
+    ):
         npvae.VAE(**SMALL, likelihood=likelihood).fit(np.where(X > 0.9, 3.0, X))
 
 
@@ -341,3 +360,13 @@ def test_real_mnist_learns(mnist):
 def test_datasets_can_be_trained_on():
     X, _ = datasets.make_digits(100, random_state=0)
     assert npvae.VAE(**SMALL | {"max_epochs": 1}).fit(X).likelihood_ == "bernoulli"
+
+
+def test_two_latents_separate_most_digits():
+    """The label of a test image is mostly that of its fifteen neighbours in a plane of latents; by chance 0.1."""
+    (X, y), (X_test, y_test) = datasets.make_digits(4000, random_state=0), datasets.make_digits(500, random_state=1)
+    model = npvae.VAE(2, hidden_layer_sizes=(200,), batch_size=20, learning_rate=0.05, max_epochs=25).fit(X)
+    Z, Z_test = model.transform(X), model.transform(X_test)
+    nearest = np.argsort(((Z_test[:, None] - Z) ** 2).sum(axis=2), axis=1)[:, :15]
+    predicted = [np.bincount(labels).argmax() for labels in y[nearest]]
+    assert np.mean(predicted == y_test) > 0.65

@@ -366,7 +366,7 @@ def _no_epilogue(out, accumulate):
 @njit(**OPTIONS)
 def dense(x, W, b, code, out):
     """Compute ``out = f(x W + b)``: x (M, I), W (I, O), b (O,) or empty for none, f by its code, out (M, O)."""
-    _multiply(np.int64(PLAIN), x, W, (b, np.int64(code), bool(False)), out)
+    _multiply(np.int64(PLAIN), x, W, (b, np.int64(code), False), out)
 
 
 @njit(**OPTIONS)

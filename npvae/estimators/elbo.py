@@ -50,7 +50,7 @@ class Scorer:
         self.model, self.seed, self.n_samples = model, seed, n_samples
 
     def __call__(self, parameters, data):
-        """Return the bound of every row of ``data`` (preprocessing.Data), in nats of the data as given: float64 (N,)."""
+        """Return the bound of each row of ``data`` (preprocessing.Data), in nats of the data as given: float64 (N,)."""
         elbo = np.empty(len(data.X))
         buffers = Buffers(self.model.backend, self.model.dtype)
         for start in range(0, len(elbo), self.batch_size):

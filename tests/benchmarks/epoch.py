@@ -1,6 +1,6 @@
 """Seconds an epoch of the main job on MNIST, for each backend, alternating within one run.
 
-    NPVAE_DATA=... python tests/benchmarks/epoch.py [epochs]
+NPVAE_DATA=... python tests/benchmarks/epoch.py [epochs]
 """
 
 import platform
