@@ -15,7 +15,7 @@ from . import reference
 from .matmul import dense as _dense
 from .matmul import matmul_left_transposed, matmul_right_transposed
 from .reference import ADAGRAD_EPSILON, LOG_2PI
-from .scalar import CODES, IDENTITY, derivative, sigmoid, softplus
+from .scalar import CODES, exp, expm1, multiply_by_derivative, sigmoid, softplus
 
 #: ``contract`` allows fused multiply-add, ``reassoc`` and the others vectorized sums. ``nnan`` and ``ninf`` (and so
 #: ``fastmath=True``) would let the compiler assume that there is no NaN to be found.
@@ -39,8 +39,13 @@ def gather(X, rows, scaling, out):
 @njit(parallel=True, **OPTIONS)
 def _gather(X, rows, shift, scale, out):
     for i in prange(len(rows)):
-        for d in range(X.shape[1]):
-            out[i, d] = (X[rows[i], d] - shift[d]) * scale[d]
+        _scale(X[rows[i]], shift, scale, out[i])
+
+
+@njit(**OPTIONS)
+def _scale(x, shift, scale, out):
+    for d in range(len(x)):
+        out[d] = (x[d] - shift[d]) * scale[d]
 
 
 def all_finite(array):
@@ -74,20 +79,11 @@ def dense(x, W, b, activation, out=None):
 def dense_backward(x, W, y, dy, activation, gradients):
     """See `reference.dense_backward`."""
     dW, db, dx, accumulate = gradients
-    code = CODES[activation]
-    if code != IDENTITY:
-        _activation_backward(y, dy, code)
+    multiply_by_derivative(dy.reshape(-1), y.reshape(-1), CODES[activation])
     _sum_columns(dy, db)
     matmul_left_transposed(x, dy, dW)
     if dx is not None:
         matmul_right_transposed(dy, W, accumulate, dx)
-
-
-@njit(parallel=True, **OPTIONS)
-def _activation_backward(y, dy, code):
-    for i in prange(y.shape[0]):
-        for j in range(y.shape[1]):
-            dy[i, j] *= derivative(y[i, j], code)
 
 
 @njit(**OPTIONS)
@@ -107,21 +103,33 @@ def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
 
 @njit(**OPTIONS)
 def _gaussian_latent(mu, log_var, eps, analytic_kl, z, kl):
-    M, J = mu.shape
-    L = len(eps) // M
-    half, samples = mu.dtype.type(0.5), mu.dtype.type(L)
-    kl[:] = 0
+    M = len(mu)
+    samples = mu.dtype.type(len(eps) // M)
     for i in range(M):
-        for j in range(J):
-            sigma = math.exp(half * log_var[i, j])
-            sampled = mu.dtype.type(0)
-            for row in range(i, len(eps), M):
-                z[row, j] = mu[i, j] + sigma * eps[row, j]
-                sampled += half * (z[row, j] * z[row, j] - eps[row, j] * eps[row, j] - log_var[i, j])
-            if analytic_kl:
-                kl[i] += half * (mu[i, j] * mu[i, j] + math.expm1(log_var[i, j]) - log_var[i, j])
-            else:
-                kl[i] += sampled / samples
+        kl[i] = _divergence(mu[i], log_var[i]) if analytic_kl else 0
+    for row in range(len(eps)):
+        i = row % M
+        sampled = _shift_and_scale(mu[i], log_var[i], eps[row], z[row])
+        if not analytic_kl:
+            kl[i] += sampled / samples
+
+
+@njit(**OPTIONS)
+def _divergence(mu, log_var):
+    total = mu.dtype.type(0)
+    for j in range(len(mu)):
+        total += mu[j] * mu[j] + (expm1(log_var[j]) - log_var[j])
+    return mu.dtype.type(0.5) * total
+
+
+@njit(**OPTIONS)
+def _shift_and_scale(mu, log_var, eps, z):
+    """Set z to mu + sigma * eps and return log q(z|x) - log p(z)."""
+    half, total = mu.dtype.type(0.5), mu.dtype.type(0)
+    for j in range(len(mu)):
+        z[j] = mu[j] + exp(half * log_var[j]) * eps[j]
+        total += z[j] * z[j] - eps[j] * eps[j] - log_var[j]
+    return half * total
 
 
 def gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, scale, out=(None, None)):
@@ -133,26 +141,33 @@ def gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, scale, out=(None
 
 @njit(**OPTIONS)
 def _gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, scale, dmu, dlog_var):
-    M, J = mu.shape
-    half = mu.dtype.type(0.5)
-    scale_of_sample = scale / mu.dtype.type(len(eps) // M)
+    M = len(mu)
+    scale_of_sample = mu.dtype.type(0) if analytic_kl else scale / mu.dtype.type(len(eps) // M)
     for i in range(M):
-        for j in range(J):
-            sigma = math.exp(half * log_var[i, j])
-            sum_dz = sum_dz_eps = mu.dtype.type(0)
-            for row in range(i, len(eps), M):
-                here = dz[row, j]
-                if not analytic_kl:
-                    here -= scale_of_sample * (mu[i, j] + sigma * eps[row, j])
-                sum_dz += here
-                sum_dz_eps += here * eps[row, j]
-            dmu[i, j] = sum_dz
-            dlog_var[i, j] = half * sigma * sum_dz_eps
-            if analytic_kl:
-                dmu[i, j] -= scale * mu[i, j]
-                dlog_var[i, j] -= scale * half * math.expm1(log_var[i, j])
-            else:
-                dlog_var[i, j] += scale * half
+        _start_of_gradients(mu[i], log_var[i], analytic_kl, scale, dmu[i], dlog_var[i])
+    for row in range(len(eps)):
+        i = row % M
+        _add_gradients(mu[i], log_var[i], eps[row], dz[row], scale_of_sample, dmu[i], dlog_var[i])
+
+
+@njit(**OPTIONS)
+def _start_of_gradients(mu, log_var, analytic_kl, scale, dmu, dlog_var):
+    """Set the gradients at mu and log_var to those of -scale * kl that do not come through z."""
+    half = mu.dtype.type(0.5)
+    for j in range(len(mu)):
+        dmu[j] = -scale * mu[j] if analytic_kl else mu.dtype.type(0)
+        dlog_var[j] = -scale * half * expm1(log_var[j]) if analytic_kl else scale * half
+
+
+@njit(**OPTIONS)
+def _add_gradients(mu, log_var, eps, dz, scale_of_sample, dmu, dlog_var):
+    """Add what comes through one sample z, including -scale_of_sample * z of the sampled divergence."""
+    half = mu.dtype.type(0.5)
+    for j in range(len(mu)):
+        sigma_eps = exp(half * log_var[j]) * eps[j]
+        here = dz[j] - scale_of_sample * (mu[j] + sigma_eps)
+        dmu[j] += here
+        dlog_var[j] += half * here * sigma_eps
 
 
 def bernoulli_log_prob(x, logits, scale, out=(None, None)):
@@ -164,13 +179,17 @@ def bernoulli_log_prob(x, logits, scale, out=(None, None)):
 
 @njit(parallel=True, **OPTIONS)
 def _bernoulli_log_prob(x, logits, scale, log_prob, dlogits):
-    for row in prange(logits.shape[0]):
-        i, total = row % x.shape[0], 0.0
-        for d in range(x.shape[1]):
-            logit = logits[row, d]
-            total += x[i, d] * logit - softplus(logit)
-            dlogits[row, d] = scale * (x[i, d] - sigmoid(logit))
-        log_prob[row] = total
+    for row in prange(len(logits)):
+        log_prob[row] = _bernoulli_row(x[row % len(x)], logits[row], scale, dlogits[row])
+
+
+@njit(**OPTIONS)
+def _bernoulli_row(x, logits, scale, dlogits):
+    total = logits.dtype.type(0)
+    for d in range(len(x)):
+        total += x[d] * logits[d] - softplus(logits[d])
+        dlogits[d] = scale * (x[d] - sigmoid(logits[d]))
+    return total
 
 
 def gaussian_log_prob(x, mu, log_var, scale, out=(None, None, None)):
@@ -182,17 +201,21 @@ def gaussian_log_prob(x, mu, log_var, scale, out=(None, None, None)):
 
 @njit(parallel=True, **OPTIONS)
 def _gaussian_log_prob(x, mu, log_var, scale, log_prob, dmu, dlog_var):
-    half, one = mu.dtype.type(0.5), mu.dtype.type(1)
-    for row in prange(mu.shape[0]):
-        i, total = row % x.shape[0], 0.0
-        for d in range(x.shape[1]):
-            precision = math.exp(-log_var[row, d])
-            error = x[i, d] - mu[row, d]
-            squared = error * error * precision
-            total -= 0.5 * (LOG_2PI + log_var[row, d] + squared)
-            dmu[row, d] = scale * error * precision
-            dlog_var[row, d] = scale * half * (squared - one)
-        log_prob[row] = total
+    for row in prange(len(mu)):
+        log_prob[row] = _gaussian_row(x[row % len(x)], mu[row], log_var[row], scale, dmu[row], dlog_var[row])
+
+
+@njit(**OPTIONS)
+def _gaussian_row(x, mu, log_var, scale, dmu, dlog_var):
+    half, one, log_2pi = mu.dtype.type(0.5), mu.dtype.type(1), mu.dtype.type(LOG_2PI)
+    total = mu.dtype.type(0)
+    for d in range(len(x)):
+        precision, error = exp(-log_var[d]), x[d] - mu[d]
+        squared = error * error * precision
+        total += log_2pi + log_var[d] + squared
+        dmu[d] = scale * error * precision
+        dlog_var[d] = scale * half * (squared - one)
+    return -half * total
 
 
 def _outputs(parameter, out):

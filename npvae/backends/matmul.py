@@ -300,15 +300,6 @@ def _begin(sums, rows, columns, out, place, bias, accumulate):
 
 
 @njit(**OPTIONS)
-def _activate(sums, rows, code):
-    """Apply the activation to ``sums[:rows]``, over the whole width, which vectorizes well."""
-    if code != IDENTITY:
-        for i in range(rows):
-            for j in range(VECTORS * _vector_length(sums)):
-                sums[i, j] = activate(sums[i, j], code)
-
-
-@njit(**OPTIONS)
 def _multiply_share(form, left, right, epilogue, out, share):
     """Compute the tiles ``share[0]`` to ``share[1]`` of out, counted down one panel after the other."""
     bias, code, accumulate = epilogue
@@ -331,7 +322,7 @@ def _multiply_share(form, left, right, epilogue, out, share):
             rows, place = min(BLOCK_ROWS, stop - first), (first, column)
             _begin(sums, rows, columns, out, place, bias, accumulate)
             _add_block(left, strides, first, rows, packed, sums)
-            _activate(sums, rows, code)
+            activate(sums[:rows].reshape(-1), code)  # over the whole width, for the sake of vectors
             _copy(sums, (0, 0), out, place, rows, columns)
 
 
