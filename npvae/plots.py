@@ -86,7 +86,8 @@ def manifold(ax, model, X, image_shape, side=16):
     Z = np.zeros((side, side, len(spread)))
     Z[:, :, across] = quantiles
     Z[:, :, down] = quantiles[::-1, None] if down != across else quantiles
-    title = f"Means on a grid of latents z{across + 1} (across), z{down + 1} (up)"
+    up = f", z{down + 1} (up)" if down != across else ""
+    title = f"Means on a grid of latents z{across + 1} (across){up}"
     show_images(ax, model.inverse_transform(Z.reshape(side * side, -1)), image_shape, side, title)
 
 

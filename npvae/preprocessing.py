@@ -32,9 +32,9 @@ class Data(NamedTuple):
 class Preprocessor(NamedTuple):
     """How data becomes the x of the model: decided from the training data, applied to all.
 
-    uint8 data is read as pixels: it stands for itself times ``uint8_scale``, which is 1/255, or 1 when the training
-    data held nothing but 0 and 1. That said, Bernoulli and sigmoid-Gaussian likelihoods want data in [0, 1] and take it
-    as it is; for the Gaussian likelihood the columns are standardized.
+    uint8 data is read as pixels: it stands for itself times ``uint8_scale``. That is 1/255, or 1 when the training data
+    held nothing but 0 and 1, or numbers beyond 1 of another type than uint8. That said, Bernoulli and sigmoid-Gaussian
+    likelihoods want data in [0, 1] and take it as it is; for the Gaussian likelihood the columns are standardized.
     """
 
     likelihood: str
@@ -157,7 +157,7 @@ def fit_preprocessor(X, likelihood):
     ValueError
         If values lie outside [0, 1] where the likelihood wants them inside.
     """
-    uint8_scale = 1.0 if _is_binary(X) else 1 / 255
+    uint8_scale = 1.0 if _is_binary(X) or (X.dtype != np.uint8 and X.max() > 1) else 1 / 255
     if likelihood == "gaussian":
         scaling, notices = _standardizing(X, uint8_scale if X.dtype == np.uint8 else 1.0)
         return Preprocessor(likelihood, scaling, uint8_scale), notices

@@ -44,7 +44,9 @@ class Settings(NamedTuple):
 
 
 class NonFiniteError(FloatingPointError):
-    """Training met a NaN or an infinite value; the parameters are those before the step that made it.
+    """Training met a NaN or an infinite value; that step was not taken.
+
+    The parameters are those before it, which may well be on their way to infinity, or with validation data the best.
 
     Attributes
     ----------
@@ -55,8 +57,8 @@ class NonFiniteError(FloatingPointError):
     def __init__(self, step, place, learning_rate):
         self.step, self.place = step, place
         super().__init__(
-            f"training stopped at step {step}: {place} is not finite; the parameters before that step are kept. "
-            f"A smaller learning_rate than {learning_rate:g} is the usual remedy"
+            f"training stopped at step {step}: {place} is not finite. The parameters before that step are kept, or the "
+            f"best ones on validation data. A smaller learning_rate than {learning_rate:g} is the usual remedy"
         )
 
 
@@ -152,7 +154,7 @@ def train(trainer, score_valid=None, callbacks=()):
     Raises
     ------
     NonFiniteError
-        If training diverges; the last good parameters are kept, or the best ones.
+        If training diverges.
     """
     parameters, best, best_bound, since_best, samples_seen = trainer.parameters, None, -np.inf, 0, 0
     started = time.perf_counter()

@@ -155,7 +155,9 @@ class VAE:
         for name in ("weight_prior", "init_std"):
             _check_number(name, getattr(self, name), np.floating, 0)
         if self.learning_rate != "auto":
-            _check_number("learning_rate", self.learning_rate, np.floating, np.finfo(float).tiny)
+            _check_number("learning_rate", self.learning_rate, np.floating, 0)
+            if self.learning_rate == 0:
+                raise ValueError("learning_rate is 0; expected 'auto' or a number above 0")
         if self.random_state is not None:
             _check_number("random_state", self.random_state, np.integer, 0)
 
@@ -181,7 +183,8 @@ class VAE:
         ValueError, TypeError
             If a setting or the data is not valid; the message names it.
         NonFiniteError
-            If training diverges; the model holds the last good parameters.
+            If training diverges; the model holds the parameters before the step that failed, or the best ones on
+            validation data.
         """
         self._check_settings()
         X = check_array(X)
@@ -347,7 +350,8 @@ class VAE:
         """
         header, arrays = checkpoint.load(path)
         try:
-            model = cls(**header["settings"])
+            settings = {name: tuple(v) if isinstance(v, list) else v for name, v in header["settings"].items()}
+            model = cls(**settings)
             model._check_settings()
             vars(model).update({name: header["fitted"][name] for name in _FITTED})
             model.architecture_ = Architecture(**header["architecture"])
@@ -399,7 +403,7 @@ def fit(X, *, X_valid=None, **settings):
     X : array (N, D)
         See `VAE.fit`.
     X_valid : array (N', D), optional
-        Validation data for early stopping.
+        Validation data: training then stops after ``patience`` epochs without a better bound on it.
     **settings
         Any parameter of `VAE`: what is given is not chosen.
 
@@ -410,9 +414,9 @@ def fit(X, *, X_valid=None, **settings):
     X = check_array(X)
     n, d = X.shape
     choices = {
-        "n_components": (min(20, max(1, d // 2)), "what is superfluous stays at the prior"),
+        "n_components": (min(20, max(1, d // 2)), "at most half the columns; what is superfluous stays at the prior"),
         "hidden_layer_sizes": ((500,) if d >= 100 else (100,), f"for {d} columns"),
-        "max_epochs": (int(np.clip(1_000_000 // n, 10, 1000)), f"about a million samples of {n} rows"),
+        "max_epochs": (int(np.clip(1_000_000 // n, 10, 1000)), f"a million samples of {n} rows, in 10 to 1000 epochs"),
     }
     chosen = {name: value for name, (value, _) in choices.items()}
     model = VAE(**{"verbose": True} | chosen | settings)

@@ -16,8 +16,10 @@ def folder(tmp_path, monkeypatch, rng):
     """An empty working folder with a data file of 6 x 6 images."""
     monkeypatch.chdir(tmp_path)
     np.save("images.npy", rng.integers(0, 256, (60, 36), dtype=np.uint8))
-    for name in ("empty.npy", "damaged.npz"):
+    for name in ("empty.npy", "damaged.npz", "empty.csv"):
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "holes.csv").write_text("1,2,3\n4,,6\n")
+    np.save("flat.npy", np.zeros(5))
     return tmp_path
 
 
@@ -126,21 +128,34 @@ def test_files_that_are_not_images(folder, rng, suffix, capsys):
         (["train", "images.npy", "--components", "0"], "n_components is 0"),
         (["train", "mnist", "--data-dir", "."], "train-images-idx3-ubyte"),
         (["train", "images.npy", "--out", "images.npy"], "would overwrite"),
-        (["train", "images.npy", "--out", "model.png"], "would overwrite"),
+        (["train", "images.npy", "--out", "../{folder}/images.npy"], "would overwrite"),
+        (["train", "images.npy", "--out", "."], "is a folder"),
         (["train", "images.npy", "--out", "nowhere/model.npz"], "there is no folder nowhere"),
-        (["train", "images.npy", "--image-shape", "5x5"], "36 features are no 5x5 images"),
+        (["train", "images.npy", "--image-shape", "5x5"], "--image-shape 5x5 does not fit rows of 36 features"),
         (["train", "empty.npy"], "empty.npy cannot be read"),
         (["train", "damaged.npz"], "damaged.npz cannot be read"),
+        (["train", "flat.npy"], "expected a 2-D array"),
+        (["train", "empty.csv"], "empty.csv cannot be read as a table of numbers: it is empty"),
+        (["train", "holes.csv"], "holes.csv cannot be read as a table of numbers"),
+        (["train", "images.txt"], "images.txt is no data set; expected digits, mnist"),
+        (["gradcheck", "model.npz", "--components", "7"], "model.npz brings its own settings"),
     ],
 )
 def test_errors_are_one_line_and_a_status(folder, capsys, arguments, message):
-    assert cli.main(arguments) == 1
+    assert cli.main([argument.format(folder=folder.name) for argument in arguments]) == 1
     said = capsys.readouterr().err
     assert said.startswith("npvae: error: ") and message in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["train", "--epochs", "many"], ["train", "--likelihood", "poisson"]]
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train", "--epochs", "many"],
+        ["train", "--likelihood", "poisson"],
+        ["train", "--image-shape", "28"],
+    ],
 )
 def test_wrong_usage_exits_with_two(arguments, capsys):
     with pytest.raises(SystemExit) as raised:
@@ -156,3 +171,17 @@ def test_version_and_help(capsys):
         with pytest.raises(SystemExit) as raised:
             cli.main(arguments)
         assert raised.value.code == 0 and expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", ["run-0.02", "run-0.02.npz"])
+def test_names_of_outputs(folder, out):
+    assert cli.main(["train", "images.npy", *SMALL, "--out", out]) == 0
+    assert {path.name for path in folder.glob("run*")} == {"run-0.02.npz", "run-0.02.png", "run-0.02.curve.csv"}
+
+
+def test_a_diverging_run_leaves_its_model(folder, capsys):
+    options = ["--optimizer", "sgd", "--learning-rate", "1e30", "--likelihood", "gaussian"]
+    assert cli.main(["train", "images.npy", *SMALL[:4], *options]) == 1
+    said = capsys.readouterr()
+    assert "training stopped at step" in said.err and "model: model.npz" in said.out
+    assert np.isfinite(npvae.load("model.npz").parameters_.vector).all()

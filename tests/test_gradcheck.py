@@ -42,7 +42,7 @@ def test_other_architectures(X, backend, settings):
 
 
 def test_large_net_along_directions(rng, backend):
-    """The sizes of the main job; each array moves along one random direction."""
+    """The sizes of the paper's MNIST model; each array moves along one random direction."""
     model = npvae.VAE(20, hidden_layer_sizes=(500,), backend=backend.__name__.rpartition(".")[2])
     report = npvae.gradcheck(model, rng.random((20, 784)))
     assert report.passed, str(report)

@@ -1,4 +1,4 @@
-"""The elementary functions of the compiled backends in float32: errors against float64, and the ends of their ranges."""
+"""The elementary functions of the compiled backends in float32: errors against float64, ends of their ranges."""
 
 import numpy as np
 import pytest

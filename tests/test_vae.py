@@ -126,6 +126,13 @@ def test_gaussian_pixels_are_in_the_unit_interval_too(rng):
         assert 0.3 < model.reconstruct(pixels).mean() < 0.7
 
 
+def test_uint8_of_a_model_fitted_to_larger_numbers(rng):
+    """A model of floats or integers in 0 to 255 takes the same values as uint8 for what they are."""
+    pixels = rng.integers(0, 256, (60, 6), dtype=np.uint8)
+    model = npvae.VAE(**SMALL).fit(pixels.astype(float))
+    np.testing.assert_array_equal(model.score_samples(pixels), model.score_samples(pixels.astype(float)))
+
+
 def test_binary_uint8_is_not_divided(rng):
     binary = (rng.random((60, 6)) < 0.5).astype(np.uint8)
     model = npvae.VAE(**SMALL).fit(binary)
@@ -264,7 +271,7 @@ BAD_SETTINGS = [
     ({"hidden_layer_sizes": 8}, "hidden_layer_sizes is 8; expected a tuple of integers, which may be empty"),
     ({"callbacks": None}, "callbacks is None; expected a tuple of functions"),
     ({"dtype": None}, "dtype is None"),
-    ({"learning_rate": 0}, "learning_rate is 0"),
+    ({"learning_rate": 0}, "learning_rate is 0; expected 'auto' or a number above 0"),
     ({"activation": "relu"}, "activation is 'relu'; expected one of 'tanh', 'sigmoid'"),
     ({"likelihood": "poisson"}, "likelihood is 'poisson'"),
     ({"estimator": "b"}, "estimator is 'b'; expected one of 'sgvb-a', 'sgvb-b'"),

@@ -350,23 +350,23 @@ def _multiply(form, left, right, epilogue, out):
 
 
 @njit(**OPTIONS)
-def _no_epilogue(out, accumulate):
-    return np.empty(0, out.dtype), np.int64(IDENTITY), bool(accumulate)
+def _epilogue(bias, code, accumulate):
+    return bias, np.int64(code), bool(accumulate)
 
 
 @njit(**OPTIONS)
 def dense(x, W, b, code, out):
     """Compute ``out = f(x W + b)``: x (M, I), W (I, O), b (O,) or empty for none, f by its code, out (M, O)."""
-    _multiply(np.int64(PLAIN), x, W, (b, np.int64(code), False), out)
+    _multiply(np.int64(PLAIN), x, W, _epilogue(b, code, False), out)
 
 
 @njit(**OPTIONS)
 def matmul_left_transposed(x, dy, out):
     """Compute ``out = x^T dy``, the gradient at the weights: x (M, I), dy (M, O), out (I, O)."""
-    _multiply(np.int64(LEFT_TRANSPOSED), x, dy, _no_epilogue(out, False), out)
+    _multiply(np.int64(LEFT_TRANSPOSED), x, dy, _epilogue(np.empty(0, out.dtype), IDENTITY, False), out)
 
 
 @njit(**OPTIONS)
 def matmul_right_transposed(dy, W, accumulate, out):
     """Compute ``out = dy W^T``, or add it, the gradient at the input: dy (M, O), W (I, O), out (M, I)."""
-    _multiply(np.int64(RIGHT_TRANSPOSED), dy, W, _no_epilogue(out, accumulate), out)
+    _multiply(np.int64(RIGHT_TRANSPOSED), dy, W, _epilogue(np.empty(0, out.dtype), IDENTITY, accumulate), out)

@@ -104,7 +104,7 @@ def dense_backward(x, W, y, dy, activation, gradients):
     Parameters
     ----------
     x (M, I), W (I, O), y (M, O): as in, and out of, `dense`.
-    dy (M, O): gradient at y; overwritten with the gradient at the layer's input to f.
+    dy (M, O): gradient at y, C-contiguous; overwritten with the gradient at the layer's input to f.
     gradients : (dW (I, O), db (O,), dx (M, I) or None, accumulate)
         Where the results go. dx is None where nobody asks for it (the first layer); with ``accumulate`` it is added
         to what dx holds (several heads on one hidden layer).

@@ -1,4 +1,4 @@
-"""Seconds an epoch of the main job on MNIST, for each backend, alternating within one run.
+"""Seconds an epoch of the paper's MNIST model, for each backend, alternating within one run.
 
 NPVAE_DATA=... python tests/benchmarks/epoch.py [epochs]
 """
