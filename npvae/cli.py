@@ -242,6 +242,8 @@ def run_train(arguments):
 
 def _with_suffix(path, suffix):
     """Append a suffix unless it is there; what looks like another one is part of the name, as in run-0.02."""
+    if path.is_dir():
+        raise IsADirectoryError(f"--out {path} is a folder; expected the name of a file")
     return path if path.suffix == suffix else path.with_name(path.name + suffix)
 
 

@@ -20,6 +20,8 @@ def folder(tmp_path, monkeypatch, rng):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "holes.csv").write_text("1,2,3\n4,,6\n")
     np.save("flat.npy", np.zeros(5))
+    np.savez("images.npz", np.load("images.npy"))
+    (tmp_path / "folder.npz").mkdir()
     return tmp_path
 
 
@@ -127,9 +129,10 @@ def test_files_that_are_not_images(folder, rng, suffix, capsys):
         (["train", "missing.npy"], "missing.npy"),
         (["train", "images.npy", "--components", "0"], "n_components is 0"),
         (["train", "mnist", "--data-dir", "."], "train-images-idx3-ubyte"),
-        (["train", "images.npy", "--out", "images.npy"], "would overwrite"),
-        (["train", "images.npy", "--out", "../{folder}/images.npy"], "would overwrite"),
+        (["train", "images.npz", "--out", "images"], "would overwrite"),
+        (["train", "images.npz", "--out", "../{folder}/images.npz"], "would overwrite"),
         (["train", "images.npy", "--out", "."], "is a folder"),
+        (["train", "images.npy", "--out", "folder"], "is a folder"),
         (["train", "images.npy", "--out", "nowhere/model.npz"], "there is no folder nowhere"),
         (["train", "images.npy", "--image-shape", "5x5"], "--image-shape 5x5 does not fit rows of 36 features"),
         (["train", "empty.npy"], "empty.npy cannot be read"),
