@@ -257,6 +257,10 @@ def test_memory_maps_are_read_in_place(tmp_path, X):
                                   npvae.VAE(**SMALL).fit(X).score_samples(X))  # fmt: skip
 
 
+def test_any_integer_is_a_seed(X):
+    assert np.isfinite(npvae.VAE(**SMALL, random_state=2**70 + 1).fit(X).score(X))
+
+
 def test_random_state_none_is_a_new_seed_each_time(X):
     first, second = (npvae.VAE(**SMALL, random_state=None).fit(X) for _ in range(2))
     assert first.seed_ != second.seed_

@@ -81,7 +81,7 @@ def keyed_noise(x, seed, shape):
     """
     L, J = shape
     bits = (x + 0.0).astype(np.float32).view(np.uint32).astype(np.uint64)  # + 0.0 makes one zero of two
-    keys = _mix(np.arange(x.shape[1], dtype=np.uint64) + _mix(np.uint64(seed))) | np.uint64(1)
+    keys = _mix(np.arange(x.shape[1], dtype=np.uint64) + _mix(np.uint64(seed % 2**64))) | np.uint64(1)
     with np.errstate(over="ignore"):
         row_keys = _mix(bits @ keys)  # multilinear hashing, modulo 2^64
         counters = row_keys[None, :, None] + np.arange(L * J, dtype=np.uint64).reshape(L, 1, J)
