@@ -54,60 +54,56 @@ class Model:
         self.architecture, self.backend, self.dtype = architecture, backend, np.dtype(dtype)
         n_features, n_components, hidden, activation, likelihood, constant = architecture
         self.likelihood = LIKELIHOODS[likelihood]
-        self.encoder = nn.mlp(
+        encoder = nn.mlp(
             "encoder", n_features, hidden, activation,
             [("mu", n_components, "identity", True), ("log_var", n_components, "identity", not constant)],
         )  # fmt: skip
-        self.decoder = nn.mlp(
+        decoder = nn.mlp(
             "decoder", n_components, hidden[::-1], activation,
             [(head, n_features, f, head != "log_var" or not constant) for head, f in self.likelihood.heads],
         )  # fmt: skip
-        self.layout = Layout(self.encoder.shapes() | self.decoder.shapes())
+        self.layout = Layout(encoder.shapes() | decoder.shapes())
+        network = getattr(backend, "Network", nn.Network)
+        self.encoder, self.decoder = (network(mlp, self.layout, backend) for mlp in (encoder, decoder))
 
     def parameters(self, vector):
         """Copy a flat vector (P,) to the backend, as `Parameters`."""
         return self.layout.view(self.backend.asarray(np.array(vector), self.dtype))
 
+    def gradient(self):
+        """Return an uninitialised gradient: `Parameters`, or what the backend has in their place."""
+        return self.backend.gradient(self.layout, self.dtype)
+
     def encode(self, parameters, x, buffers):
         """q(z|x): x (M, D) to a `nn.Pass` whose outputs are mu and log_var (M, J)."""
-        return nn.forward(self.backend, self.encoder, parameters, x, buffers)
+        return self.encoder.forward(parameters, x, buffers)
 
     def decode(self, parameters, z, buffers):
         """p(x|z): z (R, J) to a `nn.Pass` whose outputs are the parameters of the likelihood, (R, D) each."""
-        return nn.forward(self.backend, self.decoder, parameters, z, buffers)
-
-    def encode_backward(self, parameters, encoded, doutputs, gradient, buffers):
-        """From the gradients at mu and log_var (M, J) to those of the encoder's arrays."""
-        nn.backward(self.backend, self.encoder, parameters, encoded, doutputs, gradient, buffers, need_dx=False)
-
-    def decode_backward(self, parameters, decoded, doutputs, gradient, buffers):
-        """From the gradients at the decoder's outputs to those of its arrays; returns the one at z (R, J)."""
-        return nn.backward(self.backend, self.decoder, parameters, decoded, doutputs, gradient, buffers, need_dx=True)
+        return self.decoder.forward(parameters, z, buffers)
 
     def layers(self, encoded, decoded):
         """List (name, values) of all layers, in the order of the computation."""
         return [
             (layer.name, values)
-            for net, done in ((self.encoder, encoded), (self.decoder, decoded))
-            for layer, values in zip(net.hidden + net.heads, done.hidden + done.outputs)
+            for mlp, done in ((self.encoder.mlp, encoded), (self.decoder.mlp, decoded))
+            for layer, values in zip(mlp.hidden + mlp.heads, done.hidden + done.outputs)
         ]
 
-    def log_likelihood(self, x, outputs, scale, buffers):
-        """Compute log p(x|z) and its gradient.
+    def log_likelihood(self, x, decoded, scale, buffers):
+        """Compute log p(x|z), and fill ``decoded.doutputs`` with the gradients of ``scale * sum(log p(x|z))``.
 
         Parameters
         ----------
-        x (M, D); outputs: of `decode`, (L * M, D) each; scale: factor of the gradients
+        x (M, D); decoded : nn.Pass, of `decode`, with L * M rows; scale: factor of the gradients
 
         Returns
         -------
-        log_prob (L * M,) in nats; tuple of the gradients at the outputs
+        log_prob (L * M,) in nats
         """
-        log_prob = buffers("log_likelihood", len(outputs[0]))
-        doutputs = tuple(buffers(f"doutput{i}", *output.shape) for i, output in enumerate(outputs))
+        log_prob = buffers("log_likelihood", len(decoded.outputs[0]))
         density = getattr(self.backend, self.likelihood.log_prob)
-        log_prob, *doutputs = density(x, *outputs, scale, (log_prob, *doutputs))
-        return log_prob, doutputs
+        return density(x, *decoded.outputs, scale, (log_prob, *decoded.doutputs))[0]
 
     def mean(self, outputs):
         """E[x|z] (R, D), from the outputs of `decode`, as a new NumPy array."""

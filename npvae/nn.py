@@ -1,7 +1,8 @@
 """Multilayer perceptrons: forward and backward passes over the layers of a backend.
 
-A network is a description, without state: a chain of hidden layers, and heads which all read the last of them. Its
-arrays are looked up by name in the `Parameters` of a model; what the heads mean is up to ``model``.
+A network is a chain of hidden layers, and heads which all read the last of them. Its arrays are looked up by name in
+the `Parameters` of a model; what the heads mean is up to ``model``. A backend may have a ``Network`` of its own, which
+computes the same in fewer calls.
 """
 
 from typing import NamedTuple
@@ -31,14 +32,6 @@ class MLP(NamedTuple):
         return shapes
 
 
-class Pass(NamedTuple):
-    """What a forward pass leaves for the backward pass."""
-
-    inputs: object  # (M, I)
-    hidden: tuple  # of (M, H)
-    outputs: tuple  # of (M, O), a head each
-
-
 def mlp(name, n_inputs, hidden_layer_sizes, activation, heads):
     """Describe a network.
 
@@ -60,55 +53,65 @@ def mlp(name, n_inputs, hidden_layer_sizes, activation, heads):
     )
 
 
-def forward(backend, net, parameters, x, buffers):
-    """Compute all layers: x (M, I) to a `Pass`."""
-    M, h, hidden = len(x), x, []
-    for layer in net.hidden:
-        h = _dense(backend, layer, parameters, h, buffers(layer.name, M, layer.n_outputs))
-        hidden.append(h)
-    outputs = tuple(
-        _dense(backend, head, parameters, h[:, : head.n_inputs], buffers(head.name, M, head.n_outputs))
-        for head in net.heads
-    )
-    return Pass(x, tuple(hidden), outputs)
+class Pass(NamedTuple):
+    """A forward pass, and where the backward pass finds the gradients at its outputs."""
+
+    hidden: tuple  # of (M, H)
+    outputs: tuple  # of (M, O), a head each
+    doutputs: tuple  # like outputs; whoever differentiates what they mean fills them
 
 
-def _dense(backend, layer, parameters, x, out):
-    W, b = parameters[layer.name + ".W"], parameters[layer.name + ".b"]
-    return backend.dense(x, W, b, layer.activation, out)
-
-
-def backward(backend, net, parameters, done, doutputs, gradient, buffers, need_dx):
-    """From the gradients at the outputs to those of all parameters and, if asked for, of the inputs.
+class Network:
+    """An `MLP` computed layer by layer.
 
     Parameters
     ----------
-    done : Pass, of `forward`
-    doutputs : sequence of (M, O), a head each; overwritten
-    gradient : Parameters, overwritten where this network's arrays stand
-    need_dx : bool
-
-    Returns
-    -------
-    dx (M, I), or None
+    mlp : MLP
+    layout : Layout of the parameter vector that holds its arrays
+    backend : module with ``dense`` and ``dense_backward``
     """
 
-    def layer_backward(layer, x, y, dy, dx, accumulate=False):
-        W, dW, db = parameters[layer.name + ".W"], gradient[layer.name + ".W"], gradient[layer.name + ".b"]
-        backend.dense_backward(x[:, : layer.n_inputs], W, y, dy, layer.activation, (dW, db, dx, accumulate))
+    def __init__(self, mlp, layout, backend):
+        self.mlp, self.backend = mlp, backend
 
-    # Place of the gradient at what each hidden layer, and finally the heads, read.
-    reads = (done.inputs, *done.hidden)
-    dreads = [
-        buffers(f"d {layer.name}", *x.shape) if need_dx or x is not done.inputs else None
-        for layer, x in zip((*net.hidden, net.heads[0]), reads)
-    ]
+    def forward(self, parameters, x, buffers):
+        """Compute all layers: x (M, I) to a `Pass`."""
+        M, h, hidden = len(x), x, []
+        for layer in self.mlp.hidden:
+            h = self._dense(layer, parameters, h, buffers(layer.name, M, layer.n_outputs))
+            hidden.append(h)
+        outputs = tuple(
+            self._dense(head, parameters, h, buffers(head.name, M, head.n_outputs)) for head in self.mlp.heads
+        )
+        doutputs = tuple(buffers(f"d {head.name}", M, head.n_outputs) for head in self.mlp.heads)
+        return Pass(tuple(hidden), outputs, doutputs)
 
-    accumulate = False
-    for head, y, dy in zip(net.heads, done.outputs, doutputs):
-        has_inputs = head.n_inputs > 0
-        layer_backward(head, reads[-1], y, dy, dreads[-1] if has_inputs else None, accumulate)
-        accumulate = accumulate or has_inputs
-    for i in reversed(range(len(net.hidden))):
-        layer_backward(net.hidden[i], reads[i], reads[i + 1], dreads[i + 1], dreads[i])
-    return dreads[0]
+    def _dense(self, layer, parameters, x, out):
+        W, b = parameters[layer.name + ".W"], parameters[layer.name + ".b"]
+        return self.backend.dense(x[:, : layer.n_inputs], W, b, layer.activation, out)
+
+    def backward(self, parameters, x, done, gradient, buffers, dx=None):
+        """From the gradients at the outputs to those of all parameters and, if asked for, of the inputs.
+
+        Parameters
+        ----------
+        x (M, I): the input of the forward pass
+        done : Pass, of `forward`, with doutputs filled; they are overwritten
+        gradient : Parameters, overwritten where this network's arrays stand
+        dx (M, I): where the gradient at the inputs goes; None if nobody asks for it
+        """
+        # Place of the gradient at what each hidden layer, and finally the heads, read.
+        reads = (x, *done.hidden)
+        dreads = [dx, *(buffers(f"d {layer.name}", *h.shape) for layer, h in zip(self.mlp.hidden, done.hidden))]
+
+        def layer_backward(layer, i, y, dy, accumulate=False):
+            W, dW, db = parameters[layer.name + ".W"], gradient[layer.name + ".W"], gradient[layer.name + ".b"]
+            gradients = dW, db, dreads[i] if layer.n_inputs else None, accumulate
+            self.backend.dense_backward(reads[i][:, : layer.n_inputs], W, y, dy, layer.activation, gradients)
+
+        accumulate = False
+        for head, y, dy in zip(self.mlp.heads, done.outputs, done.doutputs):
+            layer_backward(head, -1, y, dy, accumulate)
+            accumulate = accumulate or head.n_inputs > 0
+        for i in reversed(range(len(self.mlp.hidden))):
+            layer_backward(self.mlp.hidden[i], i, reads[i + 1], dreads[i + 1])

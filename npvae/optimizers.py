@@ -40,11 +40,11 @@ class Optimizer:
         self._step = getattr(backend, STEPS[name])
 
     def step(self, parameters, gradient):
-        """Move the flat ``parameters`` (P,) along ``gradient`` (P,), in place; the gradient is overwritten.
+        """Move the `Parameters` along their gradient, in place; the gradient is used up.
 
         Returns
         -------
         bool : False if the gradient was not finite; the parameters are then as they were
         """
         self._step(parameters, gradient, self.state, self.rule)
-        return self.state.counter[1] < 0
+        return bool(self.state.counter[1] < 0)

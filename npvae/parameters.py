@@ -64,11 +64,15 @@ class Buffers:
     """
 
     def __init__(self, backend, dtype):
-        self._backend, self._dtype, self._arrays = backend, dtype, {}
+        self._backend, self._dtype, self._made = backend, dtype, {}
 
     def __call__(self, name, *shape):
         """Return an uninitialised array of this shape; the last call of the same name and shape gave the same."""
-        array = self._arrays.get((name, shape))
-        if array is None:
-            array = self._arrays[name, shape] = self._backend.empty(shape, self._dtype)
-        return array
+        return self.made((name, shape), lambda: self._backend.empty(shape, self._dtype))
+
+    def made(self, key, make):
+        """Return what ``make()`` returned when this key was first asked for."""
+        thing = self._made.get(key)
+        if thing is None:
+            thing = self._made[key] = make()
+        return thing

@@ -5,6 +5,7 @@ It knows an estimator and an optimizer by their interfaces, and nothing of netwo
 
 import contextlib
 import itertools
+import math
 import signal
 import threading
 import time
@@ -113,8 +114,8 @@ class Trainer:
         noise = estimator.draw(self.rng, len(rows))
         samples, self.state = estimator.sample(self.parameters, x, rows, noise, self.state)
         value, gradient = estimator.value_and_grad(self.parameters, x, samples)
-        if not np.isfinite(value) or not self.optimizer.step(self.parameters.vector, gradient.vector):
-            step = int(self.optimizer.state.counter[0]) + bool(not np.isfinite(value))
+        if not math.isfinite(value) or not self.optimizer.step(self.parameters, gradient):
+            step = int(self.optimizer.state.counter[0]) + (not math.isfinite(value))
             place = estimator.first_nonfinite(self.parameters, x, samples) or "the bound"
             raise NonFiniteError(step, place, self.settings.learning_rate)
         return value + self.data.log_jacobian

@@ -2,11 +2,22 @@
 
 import os
 
+import llvmlite.binding
 import numpy as np
 import pytest
+from numba.core.registry import cpu_target
 
 from npvae import backends, datasets
 from npvae.model import Architecture, Model
+
+if "NPVAE_TEST_TILE" in os.environ:
+    # Have the kernels choose the tile of another processor, but Numba compile for this one: it looks first.
+    assert cpu_target.target_context
+    features = {"avx512": ("avx512f",), "avx2": ("avx2", "fma"), "neon": ("neon",), "plain": ()}
+    chosen = features[os.environ["NPVAE_TEST_TILE"]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llvmlite.binding, "get_host_cpu_features", lambda: dict.fromkeys(chosen, True))
+        import npvae.backends.vectors  # noqa: F401
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from npvae import backends
+from npvae import backends, nn
 from npvae.backends import reference
+from npvae.parameters import Buffers, Layout
 from npvae.preprocessing import Scaling
 
 cpu = backends.get("cpu")
@@ -30,22 +31,39 @@ def normal(rng, dtype, *shape):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", reference.ACTIVATIONS)
-@pytest.mark.parametrize("M, I, O", [(1, 1, 1), (3, 0, 5), (7, 13, 17), (33, 40, 9)])
-def test_dense(rng, dtype, activation, M, I, O):
-    x, W, b, dy = (normal(rng, dtype, *shape) for shape in ((M, I), (I, O), (O,), (M, O)))
-    y = cpu.dense(x, W, b, activation)
-    exact = reference.dense(*(a.astype(float) for a in (x, W, b)), activation)
-    assert_close(y, exact, dtype, I + 2)
-
-    results = {}
-    for name, backend, kind in (("cpu", cpu, dtype), ("reference", reference, "float64")):
-        gradients = [np.empty((I, O), kind), np.empty(O, kind), np.ones((M, I), kind), True]
-        arrays = [a.astype(kind) for a in (x, W, y, dy)]
-        backend.dense_backward(*arrays, activation, gradients)
-        results[name] = gradients[:3]
-    for actual, expected, terms in zip(results["cpu"], results["reference"], (M, M, O)):
-        if expected.size:
-            assert_close(actual, expected, dtype, terms + 2)
+@pytest.mark.parametrize(
+    "M, I, hidden, heads",
+    [
+        (1, 1, (), [(1, True)]),
+        (3, 4, (), [(5, True), (2, False), (3, True)]),
+        (7, 13, (17,), [(5, False), (3, True)]),
+        (33, 40, (9, 21), [(6, True), (7, True), (1, True)]),
+        (300, 5, (90,), [(31, True), (8, False)]),
+    ],
+)
+def test_networks(rng, dtype, activation, M, I, hidden, heads):
+    heads = [(f"head{i}", O, activation, reads) for i, (O, reads) in enumerate(heads)]
+    mlp = nn.mlp("net", I, hidden, activation, heads)
+    layout = Layout(mlp.shapes())
+    vector, x = normal(rng, "float64", layout.size) / 4, normal(rng, "float64", M, I)
+    doutputs = [normal(rng, "float64", M, O) for _, O, _, _ in heads]
+    results = []  # layers, outputs, gradient of the parameters and of the inputs
+    for backend, network, kind in ((reference, nn.Network, "float64"), (cpu, cpu.Network, dtype)):
+        net, buffers, parameters = (
+            network(mlp, layout, backend),
+            Buffers(backend, kind),
+            layout.view(vector.astype(kind)),
+        )
+        gradient, dx = backend.gradient(layout, kind), np.full((M, I), np.nan, kind)
+        gradient.vector[...] = 0  # where no data flow, there is none
+        for with_dx in (None, dx):  # twice: what the first pass leaves behind must not matter
+            done = net.forward(parameters, x.astype(kind), buffers)
+            for place, values in zip(done.doutputs, doutputs):
+                place[...] = values
+            net.backward(parameters, x.astype(kind), done, gradient, buffers, with_dx)
+        results.append((*done.hidden, *done.outputs, gradient.vector, dx))
+    for expected, actual in zip(*results):
+        assert_close(actual, expected, dtype, 4 * M)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -103,58 +121,83 @@ def test_gather(rng, kind):
             assert_close(backend.gather(X, rows, scaling, np.empty((4, 6), dtype)), expected, dtype)
 
 
+def optimizer(backend, dtype, n_weights, n_biases, **rule):
+    """Return (parameters, gradient, state, rule), ready for a step of a backend; all arrays zero."""
+    layout = Layout({"layer.W": (n_weights,), "layer.b": (n_biases,)})
+    parameters, gradient = layout.view(np.zeros(layout.size, dtype)), backend.gradient(layout, dtype)
+    state = SimpleNamespace(squares=np.zeros(layout.size, dtype), counter=np.array([0, -1]))
+    rule = {"weight_decay": 0.5, "accumulate_only": 1, "n_weights": n_weights, "step_size": 0.1} | rule
+    return parameters, gradient, state, SimpleNamespace(**rule)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("step", ["adagrad_step", "sgd_step"])
 def test_steps(rng, dtype, step):
-    size = 10_000  # more than two blocks
-    start, gradient = normal(rng, dtype, size), normal(rng, dtype, size)
-    rule = SimpleNamespace(step_size=0.1, weight_decay=0.5, accumulate_only=1, n_weights=6_000)
+    start, ascent = normal(rng, dtype, 10_000), normal(rng, dtype, 10_000)
     results = []
     for backend, kind in ((cpu, dtype), (reference, "float64")):
-        state = SimpleNamespace(squares=np.zeros(size, kind), counter=np.array([0, -1]))
-        parameters = start.astype(kind)
+        parameters, gradient, state, rule = optimizer(backend, kind, 6_001, 3_999)
+        parameters.vector[...] = start
         for factor in (1, -2, 3):
-            getattr(backend, step)(parameters, factor * gradient.astype(kind), state, rule)
-        results.append(parameters)
+            gradient.vector[...] = factor * ascent
+            getattr(backend, step)(parameters, gradient, state, rule)
+        results.append(parameters.vector)
         assert state.counter.tolist() == [3, -1]
     assert_close(results[0], results[1], dtype, 4)
 
 
 def test_adagrad_by_hand(backend):
     """Two parameters, three steps, one that only accumulates; the second parameter is a bias, without a prior."""
-    state = SimpleNamespace(squares=np.zeros(2), counter=np.array([0, -1]))
-    rule = SimpleNamespace(step_size=0.1, weight_decay=0.5, accumulate_only=1, n_weights=1)
-    parameters = np.array([2.0, 2.0])
-    backend.adagrad_step(parameters, np.array([4.0, 3.0]), state, rule)
-    assert parameters.tolist() == [2, 2] and state.squares.tolist() == [9, 9]  # 4 - 0.5 * 2 = 3
-    backend.adagrad_step(parameters, np.array([5.0, 4.0]), state, rule)
-    np.testing.assert_allclose(parameters, 2 + 0.1 * 4 / 5, rtol=1e-9)  # sqrt(3^2 + 4^2) = 5
+    parameters, gradient, state, rule = optimizer(backend, "float64", 1, 1)
+    parameters.vector[...] = 2
+    gradient.vector[...] = 4, 3
+    backend.adagrad_step(parameters, gradient, state, rule)
+    assert parameters.vector.tolist() == [2, 2] and state.squares.tolist() == [9, 9]  # 4 - 0.5 * 2 = 3
+    gradient.vector[...] = 5, 4
+    backend.adagrad_step(parameters, gradient, state, rule)
+    np.testing.assert_allclose(parameters.vector, 2 + 0.1 * 4 / 5, rtol=1e-9)  # sqrt(3^2 + 4^2) = 5
 
 
 @pytest.mark.parametrize("step", ["adagrad_step", "sgd_step"])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])  # the square of the last is not finite
 def test_steps_keep_the_last_good_parameters(backend, step, bad):
     """After a gradient that is not finite nothing changes any more, and the step is recorded."""
-    state = SimpleNamespace(squares=np.zeros(5000), counter=np.array([0, -1]))
-    rule = SimpleNamespace(step_size=0.1, weight_decay=0.0, accumulate_only=0, n_weights=5000)
-    parameters, gradient = np.ones(5000), np.ones(5000)
-    getattr(backend, step)(parameters, gradient.copy(), state, rule)
-    good = parameters.copy()
-    gradient[4500] = bad
-    for _ in range(2):
-        getattr(backend, step)(parameters, gradient.copy(), state, rule)
-    getattr(backend, step)(parameters, np.ones(5000), state, rule)
-    np.testing.assert_array_equal(parameters, good)
-    assert state.counter.tolist() == [2, 2]
+    parameters, gradient, state, rule = optimizer(backend, "float64", 4000, 1000, accumulate_only=0)
+    step = getattr(backend, step)
+    gradient.vector[...] = 1
+    step(parameters, gradient, state, rule)
+    good = parameters.vector.copy()
+    for value in (bad, bad, 1):
+        gradient.vector[...] = 1
+        gradient.vector[3500] = value
+        step(parameters, gradient, state, rule)
+    np.testing.assert_array_equal(parameters.vector, good)
+    assert good.all() and state.counter.tolist() == [2, 2]
 
 
-@pytest.mark.parametrize("place", [0, 4095, 4096, 9999])
-def test_all_finite(backend, place):
-    array = np.full(10_000, 1e38, np.float32)
-    assert backend.all_finite(array)
-    for bad in (np.nan, np.inf, -np.inf):
-        array[place] = bad
-        assert not backend.all_finite(array)
+@pytest.mark.parametrize("place", ["x", "head0.W", "head0.b", "d head0", "d head1"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+def test_a_network_tells_that_its_gradient_is_not_finite(rng, place, bad):
+    mlp = nn.mlp("net", 3, (4,), "tanh", [("head0", 5, "identity", True), ("head1", 2, "identity", True)])
+    layout = Layout(mlp.shapes())
+    parameters, gradient = layout.view(normal(rng, "float32", layout.size)), cpu.gradient(layout, "float32")
+    net, x, buffers = cpu.Network(mlp, layout), normal(rng, "float32", 6, 3), Buffers(cpu, "float32")
+    for spoil in (False, True, False):
+        arrays = {"x": x, "head0.W": parameters["net.head0.W"], "head0.b": parameters["net.head0.b"]}
+        saved = {name: array.copy() for name, array in arrays.items()}
+        if spoil and place in arrays:
+            arrays[place].flat[1] = bad
+        done = net.forward(parameters, x, buffers)
+        for i, output in enumerate(done.doutputs):
+            output[...] = done.outputs[i]
+            if spoil and place == f"d head{i}":
+                output[2, 1] = bad
+        with np.errstate(all="ignore"):
+            net.backward(parameters, x, done, gradient, buffers)
+            finite = bool(np.all(np.isfinite(gradient.vector**2)))
+        assert gradient.finite[net][0] == (not spoil) and finite >= (not spoil)
+        for name, array in saved.items():
+            arrays[name][...] = array
 
 
 def test_unknown_backend():
@@ -166,11 +209,8 @@ def test_backends_have_the_same_functions():
     """Whatever the layers above may call exists in each backend, with the same arguments."""
     import inspect
 
+    own = "sigmoid", "softplus", "count_step", "squares_are_finite", "dense", "dense_backward"  # for cpu in its Network
     for name, function in vars(reference).items():
-        if (
-            inspect.isfunction(function)
-            and not name.startswith("_")
-            and name not in ("sigmoid", "softplus", "count_step")
-        ):
+        if inspect.isfunction(function) and not name.startswith("_") and name not in own:
             signature = inspect.signature(getattr(cpu, name))
             assert list(signature.parameters) == list(inspect.signature(function).parameters), name

@@ -8,6 +8,8 @@ import scipy.stats
 
 from npvae.backends import reference
 from npvae.distributions import Bernoulli, Normal, kl_divergence
+from npvae.model import Architecture, Model
+from npvae.parameters import Buffers
 
 LOC, SCALE = np.array([0.0, -1.5, 3.0, 1e3]), np.array([1.0, 0.2, 5.0, 1e-2])
 
@@ -85,6 +87,8 @@ def test_kl_between_normals(rng):
 
 def test_log_variance_never_falls_below_its_floor(backend):
     """And far above it the floor does nothing."""
-    b = np.array([-1e4, reference.MIN_LOG_VAR, 0.0, 5.0])
-    y = backend.dense(np.empty((1, 0)), np.empty((0, 4)), b, "floored")[0]
+    model = Model(Architecture(4, 1, (), likelihood="gaussian", constant_log_var=True), backend, "float64")
+    parameters = model.parameters(np.zeros(model.layout.size))
+    parameters["decoder.log_var.b"][...] = [-1e4, reference.MIN_LOG_VAR, 0.0, 5.0]
+    y = model.decode(parameters, np.ones((1, 1)), Buffers(backend, "float64")).outputs[1][0]
     np.testing.assert_allclose(y, [reference.MIN_LOG_VAR, reference.MIN_LOG_VAR + np.log(2), 0, 5], atol=2e-6)

@@ -11,7 +11,8 @@ ROOT = Path(npvae.__file__).parent
 
 #: Bottom to top.
 LAYERS = (
-    ("backends", "parameters", "preprocessing", "progress", "version"),
+    ("parameters", "preprocessing", "progress", "version"),
+    ("backends",),
     ("distributions", "nn", "optimizers"),
     ("model",),
     ("estimators",),

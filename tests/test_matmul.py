@@ -1,18 +1,25 @@
 """The compiled matrix products: against NumPy in float64, bit for bit among themselves, at their borders."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numba
 import numpy as np
 import pytest
 
 from npvae.backends import matmul as mm
+from npvae.backends import vectors
 from npvae.backends.reference import ACTIVATIONS
-from npvae.backends.scalar import CODES, IDENTITY, TANH
+from npvae.backends.scalar import CODES, IDENTITY
 
 DTYPES = (np.float32, np.float64)
+ROOT = Path(__file__).parents[1]
 
 #: Sizes at the borders of tiles, panels and blocks, for any processor.
 TILE_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 16, 17, 23, 31, 32, 33, 63, 64, 65)
-BLOCK_SIZES = (mm.BLOCK_ROWS - 1, mm.BLOCK_ROWS, mm.BLOCK_ROWS + 1, mm.BLOCK_INNER, mm.BLOCK_INNER + 1, 521)
+BLOCK_SIZES = (mm.BLOCK - 1, mm.BLOCK, mm.BLOCK + 1, mm.SLICE, mm.SLICE + 1, 521)
 
 
 def random_shapes(rng, count):
@@ -33,19 +40,35 @@ def frame(array):
     return larger[2:-2], larger
 
 
+def dense(x, W, b, code, out):
+    """Call the product on matrices."""
+    shape = *x.shape, W.shape[1]
+    mm.dense(x.reshape(-1), W.reshape(-1), b, shape, code, out.reshape(-1), mm.workspace(out.dtype))
+
+
+def weight_gradient(x, dy, dW):
+    shape = *x.shape, dy.shape[1]
+    mm.weight_gradient(x.reshape(-1), dy.reshape(-1), shape, dW.reshape(-1), mm.workspace(dW.dtype))
+
+
+def input_gradient(dy, W, accumulate, dx):
+    shape, work = (*dx.shape, dy.shape[1]), mm.workspace(dx.dtype)
+    mm.input_gradient(dy.reshape(-1), W.reshape(-1), shape, accumulate, dx.reshape(-1), work)
+
+
 def multiply(form, left, right, out):
     """Compute ``out = left @ right`` by one of the products, handing it each factor as that form wants it."""
     if form == "plain":
-        mm.dense(left, right, np.empty(0, out.dtype), IDENTITY, out)
+        dense(left, right, np.empty(0, out.dtype), IDENTITY, out)
     elif form == "left transposed":
-        mm.matmul_left_transposed(frame(left.T)[0], right, out)
+        weight_gradient(frame(left.T)[0], right, out)
     elif form == "right transposed":
-        mm.matmul_right_transposed(left, frame(right.T)[0], False, out)
+        input_gradient(left, frame(right.T)[0], False, out)
     elif form == "accumulate":
         out[...] = 0
-        mm.matmul_right_transposed(left, frame(right.T)[0], True, out)
+        input_gradient(left, frame(right.T)[0], True, out)
     else:
-        mm.dense(left, right, np.zeros(right.shape[1], out.dtype), IDENTITY, out)
+        dense(left, right, np.zeros(right.shape[1], out.dtype), IDENTITY, out)
     return out
 
 
@@ -76,7 +99,7 @@ def threads():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", FORMS)
-def test_products_equal_numpy(form, dtype):
+def test_products_of_random_shapes(form, dtype):
     rng = np.random.default_rng(1)
     for shape in random_shapes(rng, 150):
         left, right = factors(rng, shape, dtype)
@@ -109,7 +132,7 @@ def test_accumulating_adds_to_what_out_holds(dtype):
         left, right = factors(rng, shape, dtype)
         begin = rng.standard_normal((shape[0], shape[2])).astype(dtype)
         out = begin.copy()
-        mm.matmul_right_transposed(left, frame(right.T)[0], True, out)
+        input_gradient(left, frame(right.T)[0], True, out)
         assert_product(out, left, right, begin)
 
 
@@ -122,7 +145,7 @@ def test_dense_adds_the_bias_and_activates(activation, dtype):
         left, right = factors(rng, shape, dtype)
         b = 5 * rng.standard_normal(shape[2]).astype(dtype)
         out = np.full((shape[0], shape[2]), np.nan, dtype)
-        mm.dense(left, right, b, CODES[activation], out)
+        dense(left, right, b, CODES[activation], out)
         expected = function(left.astype(float) @ right + b)
         sums = abs(left) @ abs(right) + abs(b) + abs(expected) + 1
         assert np.all(abs(out - expected) <= 2 * (shape[1] + 3) * np.finfo(dtype).eps * sums)
@@ -133,7 +156,7 @@ def test_activations_at_the_extremes(dtype):
     a = np.array([[-np.inf, -1e30, -100, -0.0, 0, 100, 1e30, np.inf, np.nan]], dtype)
     for activation, code in CODES.items():
         out = np.empty_like(a)
-        mm.dense(np.empty((1, 0), dtype), np.empty((0, a.shape[1]), dtype), a[0], code, out)
+        dense(np.empty((1, 0), dtype), np.empty((0, a.shape[1]), dtype), a[0], code, out)
         expected = ACTIVATIONS[activation][0](a.astype(float))
         eps = np.finfo(dtype).eps
         np.testing.assert_allclose(out, expected, rtol=4 * eps, atol=16 * eps)  # 16: "floored" subtracts 13.6
@@ -178,10 +201,10 @@ def test_bits_of_activations_depend_on_neither(threads):
     for code in CODES.values():
         whole, again, part = (np.empty((rows, 300), np.float32) for rows in (100, 100, 7))
         threads(1)
-        mm.dense(left, right, b, code, whole)
+        dense(left, right, b, code, whole)
         threads(numba.config.NUMBA_NUM_THREADS)
-        mm.dense(left, right, b, code, again)
-        mm.dense(frame(left[31:38])[0], right, b, code, part)
+        dense(left, right, b, code, again)
+        dense(frame(left[31:38])[0], right, b, code, part)
         assert whole.tobytes() == again.tobytes() and whole[31:38].tobytes() == part.tobytes()
 
 
@@ -213,29 +236,40 @@ def test_zero_times_infinity_is_nan_only_where_it_occurs(form):
     assert np.isnan(out[:, 18]).all() and np.all(out[:, :18] == 0)
 
 
-# Use --------------------------------------------------------------------------------------------------------
+# Refused ----------------------------------------------------------------------------------------------------
 
 
-@numba.njit(parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp", "afn"})
-def _calls_products(x, W, b, y, dW):
-    mm.dense(x, W, b, TANH, y)
-    for i in numba.prange(y.shape[0]):
-        y[i] *= 2
-    mm.matmul_left_transposed(x, y, dW)
-
-
-def test_products_can_be_called_from_other_kernels():
-    rng = np.random.default_rng(9)
-    x, W = factors(rng, (50, 70, 90), np.float32)
-    y, dW = np.empty((50, 90), np.float32), np.empty((70, 90), np.float32)
-    _calls_products(x, W, np.ones(90, np.float32), y, dW)
-    expected = 2 * np.tanh(x.astype(float) @ W + 1)
-    np.testing.assert_allclose(y, expected, atol=1e-4)
-    np.testing.assert_allclose(dW, x.T @ expected, atol=1e-3)
-
-
-@pytest.mark.parametrize("spoil", [np.asfortranarray, lambda A: A[:, ::2], lambda A: A.astype(np.float64)])
+@pytest.mark.parametrize("spoil", [lambda a: a[::2], lambda a: a.astype(np.float64), lambda a: a.reshape(4, 4)])
 def test_other_layouts_and_mixed_dtypes_are_refused(spoil):
-    A = np.ones((4, 4), np.float32)
+    a = np.ones(16, np.float32)
     with pytest.raises(numba.core.errors.TypingError):
-        mm.matmul_left_transposed(spoil(A), A, A.copy())
+        mm.weight_gradient(spoil(a), a, (4, 4, 4), a.copy(), mm.workspace(np.float32))
+
+
+# Other processors -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "features, name", [("+avx512f,+avx2,+fma", "avx512"), ("+avx2,+fma,+avx", "avx2"), ("+neon", "neon"), ("", "plain")]
+)
+def test_the_tile_is_that_of_the_features_compiled_for(features, name):
+    code = "from npvae.backends import vectors; print(vectors.TILE_NAME)"
+    env = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
+    env.pop("NPVAE_TEST_TILE", None)
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == name
+
+
+@pytest.mark.skipif("NPVAE_TEST_TILE" in os.environ, reason="this is such a run")
+@pytest.mark.parametrize("name", sorted(vectors.TILES.keys() - {vectors.TILE_NAME}))
+def test_every_other_tile(name, tmp_path):
+    """The tests of this file that a tile can fail, with each tile there is: LLVM translates it for this processor."""
+    env = os.environ | {"NPVAE_TEST_TILE": name, "NUMBA_CACHE_DIR": str(tmp_path)}
+    chosen = "random_shapes or depend or nan or asked_for"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert run.returncode == 0, run.stdout[-3000:]
+
+
+def test_the_tile_asked_for_is_in_use():
+    assert vectors.TILE_NAME == os.environ.get("NPVAE_TEST_TILE", vectors.choose_tile(vectors.compiled_for()))

@@ -1,6 +1,7 @@
 """The training loop: what is seen, when it stops, what it keeps, and that it repeats to the bit."""
 
 import signal
+import tracemalloc
 
 import numba
 import numpy as np
@@ -256,3 +257,18 @@ def test_weight_prior_shrinks_weights_but_not_biases(X):
     n = free.layout.n_weights
     assert np.linalg.norm(tied.vector[:n]) < 0.5 * np.linalg.norm(free.vector[:n])
     assert np.linalg.norm(tied["decoder.logits.b"]) > 0.5 * np.linalg.norm(free["decoder.logits.b"])
+
+
+def test_a_step_allocates_nothing(rng):
+    """No array of the size of a layer: each holds 100 KB or more here."""
+    X = rng.integers(0, 256, (200, 300), dtype=np.uint8)
+    model = npvae.VAE(8, hidden_layer_sizes=(256,), learning_rate=0.02, batch_size=100, backend="cpu")
+    trainer, rows = trainer_of(model, X), np.arange(100)
+    trainer.step(rows)
+    tracemalloc.start()
+    try:
+        trainer.step(rows)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000

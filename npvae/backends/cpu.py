@@ -7,22 +7,22 @@ has a function to itself where the compiler vectorizes it only then.
 """
 
 import math
+import threading
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
+from numba.np.ufunc.parallel import _iget_num_threads  # numba.get_num_threads would prevent caching
 
+from ..parameters import Parameters
 from . import reference
-from .matmul import dense as _dense
-from .matmul import matmul_left_transposed, matmul_right_transposed
-from .reference import ADAGRAD_EPSILON, LOG_2PI
-from .scalar import CODES, exp, expm1, multiply_by_derivative, sigmoid, softplus
+from .matmul import dense, input_gradient, weight_gradient, workspace
+from .reference import LOG_2PI
+from .scalar import CODES, adagrad, exp, expm1, multiply_by_derivative, sigmoid, softplus, squared_norm
 
 #: ``contract`` allows fused multiply-add, ``reassoc`` and the others vectorized sums. ``nnan`` and ``ninf`` (and so
 #: ``fastmath=True``) would let the compiler assume that there is no NaN to be found.
 OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}}
-
-#: Elements that a thread takes at a time from a flat vector.
-BLOCK = 4096
 
 # Arrays lie in the same memory.
 empty, asarray, to_numpy = reference.empty, reference.asarray, reference.to_numpy
@@ -48,50 +48,147 @@ def _scale(x, shift, scale, out):
         out[d] = (x[d] - shift[d]) * scale[d]
 
 
-def all_finite(array):
-    """See `reference.all_finite`."""
-    return _all_finite(array.reshape(-1))
+# Networks -------------------------------------------------------------------------------------------------------------
 
 
-@njit(parallel=True, **OPTIONS)
-def _all_finite(vector):
-    blocks = -(-len(vector) // BLOCK)
-    # NaN and infinity times zero are NaN, so a block's sum tells: it vectorizes, unlike a test of each element.
-    sums = np.empty(blocks, vector.dtype)
-    for block in prange(blocks):
-        total = type(vector[0])(0)
-        for i in range(block * BLOCK, min((block + 1) * BLOCK, len(vector))):
-            total += vector[i] * type(vector[0])(0)
-        sums[block] = total
-    for block in range(blocks):
-        if math.isnan(sums[block]):
-            return False
-    return True
+class _Scratch(threading.local):
+    """Scratch of the products, made once for each Python thread."""
+
+    def __init__(self):
+        self.by_dtype = {np.dtype(dtype): workspace(dtype) for dtype in (np.float32, np.float64)}
 
 
-def dense(x, W, b, activation, out=None):
-    """See `reference.dense`."""
-    out = np.empty((len(x), W.shape[1]), W.dtype) if out is None else out
-    _dense(x, W, b, CODES[activation], out)
-    return out
+_scratch = _Scratch()
+
+#: Columns of a table of layers: inputs; outputs; code of the activation; where W and b start in the parameter vector;
+#: where the outputs start, and those of the layer whose outputs it reads (-1: it reads the inputs of the network), in
+#: units of rows; whether its gradient is added to what the same layer got from another head before.
+N_INPUTS, N_OUTPUTS, CODE, W_AT, B_AT, AT, READS, ADDS = range(8)
 
 
-def dense_backward(x, W, y, dy, activation, gradients):
-    """See `reference.dense_backward`."""
-    dW, db, dx, accumulate = gradients
-    multiply_by_derivative(dy.reshape(-1), y.reshape(-1), CODES[activation])
-    _sum_columns(dy, db)
-    matmul_left_transposed(x, dy, dW)
-    if dx is not None:
-        matmul_right_transposed(dy, W, accumulate, dx)
+class Pass(NamedTuple):
+    """What `nn.Pass` has, as parts of flat arrays that hold the outputs of all layers, one layer after the other."""
+
+    hidden: tuple
+    outputs: tuple
+    doutputs: tuple
+    layers: np.ndarray  # outputs of all layers
+    deltas: np.ndarray  # gradients at their outputs, and after the backward pass at what the activation is applied to
+
+
+class Network:
+    """What `nn.Network` computes, all layers in one call of compiled code."""
+
+    def __init__(self, mlp, layout, backend=None):
+        self.mlp = mlp
+        self._widths = [layer.n_outputs for layer in mlp.hidden + mlp.heads]
+        starts = [sum(self._widths[:i]) for i in range(len(self._widths))]
+        table, n_hidden, heads_that_read = [], len(mlp.hidden), 0
+        for i, layer in enumerate(mlp.hidden + mlp.heads):
+            last = min(i, n_hidden) - 1  # the hidden layer that this one reads
+            adds = i >= n_hidden and heads_that_read > 0
+            heads_that_read += i >= n_hidden and layer.n_inputs > 0
+            W, b = (layout.slices[layer.name + end].start for end in (".W", ".b"))
+            reads = starts[last] if last >= 0 else -1
+            table.append((layer.n_inputs, layer.n_outputs, CODES[layer.activation], W, b, starts[i], reads, adds))
+        # The backward pass goes from the first head to the last, and then from the last hidden layer to the first.
+        self._table = np.array(table, np.int64)
+        self._backward_order = np.array([*range(n_hidden, len(table)), *reversed(range(n_hidden))], np.int64)
+
+    def forward(self, parameters, x, buffers):
+        """See `nn.Network.forward`."""
+        done = buffers.made((self, len(x)), lambda: self._new_pass(len(x), x.dtype))
+        _forward(self._table, parameters.vector, x, done.layers, _scratch.by_dtype[x.dtype])
+        return done
+
+    def _new_pass(self, M, dtype):
+        layers, deltas = (np.empty(M * sum(self._widths), dtype) for _ in range(2))
+        ends = np.cumsum(self._widths)
+        outputs, doutputs = (
+            [flat[M * (end - width) : M * end].reshape(M, width) for end, width in zip(ends, self._widths)]
+            for flat in (layers, deltas)
+        )
+        n = len(self.mlp.hidden)
+        return Pass(tuple(outputs[:n]), tuple(outputs[n:]), tuple(doutputs[n:]), layers, deltas)
+
+    def backward(self, parameters, x, done, gradient, buffers, dx=None):
+        """See `nn.Network.backward`."""
+        finite = gradient.finite.get(self)
+        if finite is None:
+            finite = gradient.finite[self] = np.ones(1, np.int64)
+        order, dx, scratch = self._backward_order, x[:0] if dx is None else dx, _scratch.by_dtype[x.dtype]
+        vectors = parameters.vector, gradient.vector
+        _backward(self._table, order, *vectors, x, done.layers, done.deltas, dx, finite, scratch)
+
+
+class Gradient(Parameters):
+    """The gradient of all parameters.
+
+    ``finite`` tells for each network that filled it, as an array (1,), whether its part and the square of its part are
+    finite for certain: a look at the layers tells, which are smaller than the vector.
+    """
+
+    def __init__(self, layout, vector):
+        super().__init__(layout, vector)
+        self.finite = {}
+        self.starts = np.array([part.start for part in layout.slices.values()] + [layout.size])
+
+
+def gradient(layout, dtype):
+    """See `reference.gradient`."""
+    return Gradient(layout, np.zeros(layout.size, dtype))
 
 
 @njit(**OPTIONS)
-def _sum_columns(dy, db):
+def _forward(table, parameters, x, layers, work):
+    M, inputs = len(x), x.reshape(-1)
+    for n in range(len(table)):
+        layer = table[n]
+        I, O = layer[N_INPUTS], layer[N_OUTPUTS]
+        read = inputs if layer[READS] < 0 else layers[M * layer[READS] :]
+        W, b = parameters[layer[W_AT] : layer[W_AT] + I * O], parameters[layer[B_AT] : layer[B_AT] + O]
+        dense(read, W, b, (M, I, O), layer[CODE], layers[M * layer[AT] : M * (layer[AT] + O)], work)
+
+
+@njit(**OPTIONS)
+def _backward(table, order, parameters, gradient, x, layers, deltas, dx, finite, work):
+    """From the gradients at the outputs to those of all arrays, from the heads down."""
+    M, inputs = len(x), x.reshape(-1)
+    finite[0] = 1
+    for n in order:
+        layer = table[n]
+        I, O = layer[N_INPUTS], layer[N_OUTPUTS]
+        here, its_W = slice(M * layer[AT], M * (layer[AT] + O)), slice(layer[W_AT], layer[W_AT] + I * O)
+        read = inputs if layer[READS] < 0 else layers[M * layer[READS] :]
+        delta, db = deltas[here], gradient[layer[B_AT] : layer[B_AT] + O]
+        _delta(read[: M * I], layers[here], delta, layer[CODE], db, finite)
+        weight_gradient(read, delta, (M, I, O), gradient[its_W], work)
+        target = dx.reshape(-1) if layer[READS] < 0 else deltas[M * layer[READS] : M * (layer[READS] + I)]
+        if target.size and I > 0:
+            input_gradient(delta, parameters[its_W], (M, I, O), layer[ADDS], target, work)
+
+
+@njit(**OPTIONS)
+def _delta(read, y, delta, code, db, finite):
+    """Multiply by the derivative of the activation, sum over the rows, and see whether x^T delta can be formed.
+
+    By the Cauchy-Schwarz inequality the square of none of its elements is larger than the product of the squared norms.
+    """
+    multiply_by_derivative(delta, y, code)
     db[:] = 0
-    for i in range(dy.shape[0]):
-        for j in range(dy.shape[1]):
-            db[j] += dy[i, j]
+    for row in range(0, len(delta), len(db)):
+        _add(delta[row : row + len(db)], db)
+    if not math.isfinite(squared_norm(read) * squared_norm(delta)):
+        finite[0] = 0
+
+
+@njit(**OPTIONS)
+def _add(row, total):
+    for j in range(len(row)):
+        total[j] += row[j]
+
+
+# The latent layer and the likelihoods ---------------------------------------------------------------------------------
 
 
 def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
@@ -227,30 +324,31 @@ def _outputs(parameter, out):
     )
 
 
+# Updates --------------------------------------------------------------------------------------------------------------
+
+
 def adagrad_step(parameters, gradient, state, rule):
     """See `reference.adagrad_step`."""
-    if reference.count_step(gradient, state.counter, all_finite):
-        step_size = rule.step_size if state.counter[0] > rule.accumulate_only else 0
-        numbers = map(parameters.dtype.type, (step_size, rule.weight_decay))
-        _adagrad_step(parameters, gradient, state.squares, *numbers, rule.n_weights)
+    flags = gradient.finite.values()
+    finite = min([flag[0] for flag in flags]) if flags else math.isfinite(squared_norm(gradient.vector))
+    if reference.count_step(state.counter, finite):
+        step_size = rule.step_size if state.counter[0] > rule.accumulate_only else 0.0
+        number = gradient.vector.dtype.type
+        arrays = parameters.vector, gradient.vector, state.squares, gradient.starts
+        _adagrad_step(*arrays, number(step_size), number(rule.weight_decay), rule.n_weights)
 
 
 @njit(parallel=True, **OPTIONS)
-def _adagrad_step(parameters, gradient, squares, step_size, weight_decay, n_weights):
-    for block in prange(-(-len(parameters) // BLOCK)):
-        start, stop = block * BLOCK, min((block + 1) * BLOCK, len(parameters))
-        middle = min(max(n_weights, start), stop)  # weights before it, biases after
-        for part, decay in ((slice(start, middle), weight_decay), (slice(middle, stop), parameters.dtype.type(0))):
-            _update(parameters[part], gradient[part], squares[part], step_size, decay)
-
-
-@njit(**OPTIONS)
-def _update(parameters, gradient, squares, step_size, weight_decay):
-    epsilon = parameters.dtype.type(ADAGRAD_EPSILON)
-    for i in range(len(parameters)):
-        g = gradient[i] - weight_decay * parameters[i]
-        squares[i] += g * g
-        parameters[i] += step_size * g / math.sqrt(squares[i] + epsilon)
+def _adagrad_step(parameters, gradient, squares, starts, step_size, weight_decay, n_weights):
+    """Let each thread update its share of every array: much of that it has in its cache, as `matmul` cuts by rows."""
+    threads = _iget_num_threads()
+    for n in prange(threads):
+        thread = np.int64(n)
+        for i in range(len(starts) - 1):
+            start, size = starts[i], starts[i + 1] - starts[i]
+            share = slice(start + size * thread // threads, start + size * (thread + 1) // threads)
+            decay = weight_decay if start < n_weights else parameters.dtype.type(0)
+            adagrad(parameters[share], gradient[share], squares[share], step_size, decay)
 
 
 def sgd_step(parameters, gradient, state, rule):

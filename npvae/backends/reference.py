@@ -38,6 +38,14 @@ def to_numpy(array):
     return array
 
 
+def gradient(layout, dtype):
+    """Return a place for the gradient of all parameters: uninitialised, with the names of the layout.
+
+    A backend may return an object of its own that has the ``vector``, names and ``items`` of `Parameters`.
+    """
+    return layout.view(np.empty(layout.size, dtype))
+
+
 def gather(X, rows, scaling, out):
     """Copy a minibatch as floats: ``out = (X[rows] - scaling.shift) * scaling.scale``.
 
@@ -49,11 +57,6 @@ def gather(X, rows, scaling, out):
     """
     np.multiply(X[rows] - scaling.shift, scaling.scale, out=out, casting="same_kind")
     return out
-
-
-def all_finite(array):
-    """Tell whether no element is NaN or infinite."""
-    return bool(np.all(np.isfinite(array)))
 
 
 # One layer of a network ---------------------------------------------------------------------------------------------
@@ -223,36 +226,42 @@ def adagrad_step(parameters, gradient, state, rule):
 
     Parameters
     ----------
-    parameters, gradient (P,); gradient is overwritten.
+    parameters, gradient : objects whose ``vector`` is (P,); the gradient is overwritten.
     state : ``squares`` (P,), the G above, and ``counter`` (2,) int64
-        counter[0] counts the steps. counter[1] is -1, or the first step whose gradient was not finite: from then on
-        nothing changes any more, so the last good parameters stay.
+        counter[0] counts the steps. counter[1] is -1, or the first step whose gradient (or its square, in this
+        precision) was not finite: from then on nothing changes any more, so the last good parameters stay.
     rule : ``step_size, weight_decay, accumulate_only, n_weights``
     """
-    if not count_step(gradient, state.counter, all_finite):
+    w, g, squares, weights = parameters.vector, gradient.vector, state.squares, slice(rule.n_weights)
+    if not count_step(state.counter, squares_are_finite(g)):
         return
-    weights, squares = slice(rule.n_weights), state.squares
-    gradient[weights] -= rule.weight_decay * parameters[weights]
-    squares += gradient**2
+    g[weights] -= rule.weight_decay * w[weights]
+    squares += g**2
     if state.counter[0] > rule.accumulate_only:
-        parameters += rule.step_size * gradient / np.sqrt(squares + ADAGRAD_EPSILON)
+        w += rule.step_size * g / np.sqrt(squares + ADAGRAD_EPSILON)
 
 
 def sgd_step(parameters, gradient, state, rule):
     """One step of plain gradient ascent, in place: ``w += step_size * g``. Arguments as in `adagrad_step`."""
-    if not count_step(gradient, state.counter, all_finite):
+    w, g, weights = parameters.vector, gradient.vector, slice(rule.n_weights)
+    if not count_step(state.counter, squares_are_finite(g)):
         return
-    weights = slice(rule.n_weights)
-    gradient[weights] -= rule.weight_decay * parameters[weights]
-    parameters += rule.step_size * gradient
+    g[weights] -= rule.weight_decay * w[weights]
+    w += rule.step_size * g
 
 
-def count_step(gradient, counter, all_finite):
-    """Count a step and tell whether it may be taken: whether this gradient and all before it were finite."""
+def squares_are_finite(array):
+    """Tell whether no element is NaN or infinite, nor its square."""
+    with np.errstate(over="ignore"):
+        return bool(np.all(np.isfinite(array * array)))
+
+
+def count_step(counter, finite):
+    """Count a step and tell whether it may be taken: whether its gradient and all before it were finite."""
     if counter[1] >= 0:
         return False
     counter[0] += 1
-    if not all_finite(gradient):
+    if not finite:
         counter[1] = counter[0]
         return False
     return True

@@ -16,7 +16,7 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 from numpy.polynomial import Chebyshev, Polynomial
 
-from .reference import ACTIVATIONS, MIN_LOG_VAR
+from .reference import ACTIVATIONS, ADAGRAD_EPSILON, MIN_LOG_VAR
 
 #: Activations as integers: their place in `reference.ACTIVATIONS`.
 CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
@@ -64,6 +64,33 @@ def _power_of_two(typingctx, shifted):
     return types.float32(types.float32), codegen
 
 
+def _guess(x, bits):
+    """Return about 1 / sqrt(x). The bits of a float, read as an integer, are nearly linear in its logarithm."""
+    return (bits - (x.view(np.int32) >> 1)).view(np.float32)
+
+
+def _bits_of_guess():
+    """Return the constant of `_guess` for which its largest error is smallest; between 1 and 4 all cases occur."""
+    x = np.linspace(1, 4, 3001, dtype=np.float32)
+    candidates = np.int32(0x5F000000) + np.arange(0x350000, 0x3A0000, 0x1000, dtype=np.int32)
+    return min(candidates, key=lambda bits: np.max(np.abs(_guess(x, bits) * np.sqrt(x) - 1)))
+
+
+BITS_OF_GUESS = int(_bits_of_guess())
+
+
+@intrinsic
+def _inverse_sqrt_guess(typingctx, x):
+    """`_guess` for one number."""
+
+    def codegen(context, builder, signature, args):
+        integer = ir.IntType(32)
+        half = builder.lshr(builder.bitcast(args[0], integer), integer(1))
+        return builder.bitcast(builder.sub(integer(BITS_OF_GUESS), half), ir.FloatType())
+
+    return types.float32(types.float32), codegen
+
+
 @njit(**OPTIONS)
 def _evaluate(coefficients, x):
     """Evaluate a polynomial by Horner's rule."""
@@ -107,6 +134,16 @@ def _log1p_float32(e):
     return e * _evaluate(LOG1P_OVER_E, e)
 
 
+@njit(**OPTIONS)
+def _inverse_sqrt_float32(x):
+    one, half, three_eighths = np.float32(1), np.float32(0.5), np.float32(0.375)
+    y = _inverse_sqrt_guess(x)
+    h = one - x * y * y  # the series of (1 - h)^(-1/2): two terms, and then, h being small, one
+    y += y * h * (half + three_eighths * h)
+    h = one - x * y * y
+    return y + y * (half * h)
+
+
 def exp(x):
     """e^x; in float32 within 1.5 units in the last place from -87 to 88, and 1.2e-38 or infinite beyond."""
 
@@ -123,9 +160,12 @@ def log1p(e):
     """log(1 + e) for e in [0, 1], all that a softplus needs; in float32 within 2 units in the last place."""
 
 
-def _by_type(name, float32):
-    """Compile a function of one number: as given for float32, from the C library for float64."""
-    float64 = getattr(math, name)
+def inverse_sqrt(x):
+    """1 / sqrt(x) for normal x > 0; in float32 within 2 units in the last place."""
+
+
+def _by_type(float64, float32):
+    """Compile a function of one number: as given for float32, as in the C library for float64."""
 
     def choose(x):
         return (lambda x: float32(x)) if x is types.float32 else (lambda x: float64(x))
@@ -133,8 +173,11 @@ def _by_type(name, float32):
     return choose
 
 
-for _stub, _float32 in ((exp, _exp_float32), (expm1, _expm1_float32), (tanh, _tanh_float32), (log1p, _log1p_float32)):
-    overload(_stub)(_by_type(_stub.__name__, _float32))
+overload(exp)(_by_type(math.exp, _exp_float32))
+overload(expm1)(_by_type(math.expm1, _expm1_float32))
+overload(tanh)(_by_type(math.tanh, _tanh_float32))
+overload(log1p)(_by_type(math.log1p, _log1p_float32))
+overload(inverse_sqrt)(_by_type(njit(**OPTIONS)(lambda x: 1 / math.sqrt(x)), _inverse_sqrt_float32))
 
 
 # Formulas -------------------------------------------------------------------------------------------------------------
@@ -192,3 +235,23 @@ def multiply_by_derivative(dy, y, code):
     elif code == FLOORED:
         for i in range(len(y)):
             dy[i] *= -expm1(y.dtype.type(MIN_LOG_VAR) - y[i])
+
+
+@njit(**OPTIONS)
+def adagrad(parameters, gradient, squares, step_size, weight_decay):
+    """A step of `reference.adagrad_step` for flat arrays, in place."""
+    epsilon = parameters.dtype.type(ADAGRAD_EPSILON)
+    for i in range(len(parameters)):
+        g = gradient[i] - weight_decay * parameters[i]
+        total = squares[i] + g * g
+        squares[i] = total
+        parameters[i] += step_size * g * inverse_sqrt(total + epsilon)
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+def squared_norm(numbers):
+    """Return the sum of squares of a flat array: NaN or infinite if a number is, or if its square overflows."""
+    total = numbers.dtype.type(0)
+    for i in range(len(numbers)):
+        total += numbers[i] * numbers[i]
+    return total

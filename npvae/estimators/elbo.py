@@ -12,13 +12,13 @@ from ..parameters import Buffers
 
 
 class Forward(NamedTuple):
-    """A forward pass from x to the bound."""
+    """A forward pass from x to the bound; ``decoded.doutputs`` are the gradients of 1/(L M) sum(log_likelihood)."""
 
     encoded: object  # nn.Pass
     kl: object  # (M,) divergence of q(z|x) from p(z), in nats
+    z: object  # (L * M, J)
     decoded: object  # nn.Pass
     log_likelihood: object  # (L * M,) log p(x|z), in nats
-    doutputs: tuple  # the gradients of scale * sum(log_likelihood) at the decoder's outputs
 
 
 def forward(model, parameters, x, eps, analytic_kl, buffers):
@@ -27,8 +27,8 @@ def forward(model, parameters, x, eps, analytic_kl, buffers):
     z_kl = buffers("z", *eps.shape), buffers("kl", len(x))
     z, kl = model.backend.gaussian_latent(*encoded.outputs, eps, analytic_kl, z_kl)
     decoded = model.decode(parameters, z, buffers)
-    log_likelihood, doutputs = model.log_likelihood(x, decoded.outputs, 1 / len(eps), buffers)
-    return Forward(encoded, kl, decoded, log_likelihood, doutputs)
+    log_likelihood = model.log_likelihood(x, decoded, 1 / len(eps), buffers)
+    return Forward(encoded, kl, z, decoded, log_likelihood)
 
 
 class Scorer:

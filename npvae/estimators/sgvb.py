@@ -26,15 +26,16 @@ class SGVB:
     def __init__(self, model, n_samples=1, analytic_kl=True):
         self.model, self.n_samples, self.analytic_kl = model, n_samples, analytic_kl
         self._buffers = Buffers(model.backend, model.dtype)
-        self._gradient = model.layout.view(model.backend.empty(model.layout.size, model.dtype))
+        self._gradient = model.gradient()
 
     def draw(self, rng, n_rows):
         """Draw the noise of a minibatch: eps (L * n_rows, J), standard normal; float32 whatever the model's type.
 
-        So a seed gives the same noise in every precision and on every backend.
+        So a seed gives the same noise in every precision and on every backend. The next call overwrites it.
         """
         shape = self.n_samples * n_rows, self.model.architecture.n_components
-        return self.model.backend.asarray(rng.standard_normal(shape, dtype=np.float32), self.model.dtype)
+        noise = self._buffers.made(("noise", shape), lambda: np.empty(shape, np.float32))
+        return self.model.backend.asarray(rng.standard_normal(out=noise, dtype=np.float32), self.model.dtype)
 
     def sample(self, parameters, x, rows, noise, state=None):
         """Fix what the gradient holds constant: here the noise itself. Returns (samples, state)."""
@@ -54,13 +55,13 @@ class SGVB:
         """
         model, M = self.model, len(x)
         done = elbo.forward(model, parameters, x, samples, self.analytic_kl, self._buffers)
-        value = np.mean(done.log_likelihood, dtype=float) - np.mean(done.kl, dtype=float)
+        value = _mean(model, done.log_likelihood) - _mean(model, done.kl)
 
-        dz = model.decode_backward(parameters, done.decoded, done.doutputs, self._gradient, self._buffers)
-        mu, log_var = done.encoded.outputs
-        dmu_dlog_var = self._buffers("dmu", *mu.shape), self._buffers("dlog_var", *mu.shape)
-        model.backend.gaussian_latent_backward(mu, log_var, samples, dz, self.analytic_kl, 1 / M, dmu_dlog_var)
-        model.encode_backward(parameters, done.encoded, dmu_dlog_var, self._gradient, self._buffers)
+        dz = self._buffers("dz", *samples.shape)
+        model.decoder.backward(parameters, done.z, done.decoded, self._gradient, self._buffers, dz)
+        encoded = done.encoded
+        model.backend.gaussian_latent_backward(*encoded.outputs, samples, dz, self.analytic_kl, 1 / M, encoded.doutputs)
+        model.encoder.backward(parameters, x, encoded, self._gradient, self._buffers)
         return value, self._gradient
 
     def first_nonfinite(self, parameters, x, samples):
@@ -75,5 +76,11 @@ class SGVB:
         done = elbo.forward(model, parameters, x, samples, self.analytic_kl, self._buffers)
         places = [("input", x), *model.layers(done.encoded, done.decoded)]
         places += [("log-likelihood", done.log_likelihood), ("divergence of q(z|x) from the prior", done.kl)]
-        places += [(f"gradient of {name}", array) for name, array in gradient.items()]
-        return next((name for name, array in places if not model.backend.all_finite(array)), None)
+        with np.errstate(over="ignore"):  # optimizers need its square
+            places += [(f"gradient of {name}", model.backend.to_numpy(g) ** 2) for name, g in gradient.items()]
+        return next((name for name, array in places if not np.all(np.isfinite(model.backend.to_numpy(array)))), None)
+
+
+def _mean(model, array):
+    """Return the mean of a vector, in float64 whatever its type."""
+    return sum(model.backend.to_numpy(array).tolist()) / len(array)
