@@ -38,6 +38,10 @@ DEFAULTS = {
 }  # fmt: skip
 
 
+#: What `npvae bench` measures.
+PARTS = ("kernels", "epochs", "growth")
+
+
 def step_size(text):
     """Read a step size: "auto" or a number."""
     return text if text == "auto" else float(text)
@@ -116,6 +120,12 @@ def build_parser():
                        "all parameters of a small net and each array of the settings given")  # fmt: skip
     _add_dataset(check, default="digits", option=True)
     _add_settings(check)
+
+    bench = command("bench", run_bench, "measure the kernels, and training epochs beside other libraries, if installed")
+    bench.add_argument("parts", nargs="*", metavar="PART", default=PARTS, help=f"{', '.join(PARTS)}; default: all")
+    bench.add_argument("--epochs", type=int, default=7, help="epochs of each contestant (7)")
+    bench.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for tables and the picture")
+    bench.add_argument("--data-dir", type=Path, help="folder of MNIST and Frey Face; default: random pixels")
 
     listing = command("datasets", run_datasets, "list the data sets and where they would be read from")
     listing.add_argument("--data-dir", type=Path)
@@ -381,6 +391,28 @@ def _models_to_check(arguments, X):
             for size, net, columns in nets:
                 chosen = settings | net | {"likelihood": likelihood, "estimator": estimator}
                 yield f"{likelihood}, {estimator}, {size}", VAE(**chosen), columns
+
+
+def run_bench(arguments):
+    """Measure, print, write tables and draw."""
+    from matplotlib.figure import Figure
+
+    from . import plots
+    from .bench import report
+
+    unknown = set(arguments.parts) - set(PARTS)
+    if unknown or arguments.epochs < 1:
+        raise ValueError(f"bench measures {', '.join(PARTS)}, in 1 or more epochs; got {unknown or arguments.epochs}")
+    tables = report.run(
+        arguments.parts, arguments.out, arguments.data_dir and str(arguments.data_dir), arguments.epochs
+    )
+    figure = Figure(figsize=(10, 4 * len(tables)), layout="constrained")
+    draw = {"kernels": plots.kernels, "epochs": plots.epochs, "growth": plots.growth}
+    for figure_part, (part, rows) in zip(np.atleast_1d(figure.subfigures(len(tables))), tables.items()):
+        draw[part](figure_part, rows)
+    figure.savefig(arguments.out / "benchmark.png", dpi=100)
+    print(f"tables and picture: {arguments.out}")
+    return 0
 
 
 def run_datasets(arguments):

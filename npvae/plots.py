@@ -132,3 +132,42 @@ def summary(model, X, image_shape=None, *, y=None, test_curve=()):
     for i, draw in enumerate(panels):
         draw(figure.add_subplot(rows, columns, i + 1))
     return figure
+
+
+def kernels(figure, rows):
+    """Draw a table of kernels: the rate of each beside that of NumPy, one panel for each unit with its ceiling."""
+    header, *rows = rows
+    units = list(dict.fromkeys(row[1] for row in rows))
+    for ax, unit in zip(figure.subplots(1, len(units)), units):
+        chosen = [row for row in rows if row[1] == unit][::-1]
+        for shift, column in ((0.2, header.index("npvae")), (-0.2, header.index("NumPy"))):
+            places = [place + shift for place in range(len(chosen))]
+            ax.barh(places, [float(row[column]) for row in chosen], 0.4, label=header[column])
+        ax.axvline(float(chosen[0][header.index("ceiling")]), color="black", linestyle=":", label="ceiling")
+        ax.set_yticks(range(len(chosen)), [row[0] for row in chosen])
+        ax.set_xlabel(unit)
+        ax.legend()
+
+
+def epochs(figure, rows):
+    """Draw the median seconds an epoch of each contestant, a panel for each setup."""
+    header, *rows = rows
+    setups = list(dict.fromkeys(row[0] for row in rows))
+    for ax, setup in zip(figure.subplots(1, len(setups)), setups):
+        chosen = [row for row in rows if row[0] == setup][::-1]
+        colors = ["C0" if row[1] == "npvae" else "0.7" for row in chosen]
+        ax.barh([row[1] for row in chosen], [float(row[header.index("median s")]) for row in chosen], color=colors)
+        ax.set_title(setup, fontsize="medium")
+        ax.set_xlabel("seconds an epoch")
+        if setup != setups[0]:
+            ax.set_yticks([])
+
+
+def growth(figure, rows):
+    """Draw how an epoch grows with rows and with hidden units, and one thread beside several."""
+    _, *rows = rows
+    titles = list(dict.fromkeys(row[0] for row in rows))
+    for ax, title in zip(figure.subplots(1, len(titles)), titles):
+        sizes, seconds = zip(*((float(size), float(second)) for name, size, second in rows if name == title))
+        ax.plot(sizes, seconds, "o-")
+        ax.set(xlabel=title, ylabel="seconds an epoch", xscale="log", yscale="log")

@@ -18,6 +18,7 @@ LAYERS = (
     ("estimators",),
     ("training", "gradcheck", "checkpoint"),
     ("vae",),
+    ("bench",),
     ("cli",),
 )
 

@@ -1,0 +1,231 @@
+"""The same training in each library, as its best user would write it.
+
+All of them: float32, the data in memory, minibatches of shuffled rows, the bound with the closed-form divergence and
+one sample, Adagrad, a Gaussian prior on the weights, decoders computed from logits. What is timed is an epoch.
+"""
+
+import itertools
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+LEARNING_RATE = 0.01
+FLOOR = -13.57  # of the Gaussian decoder's log-variance
+
+
+class Setup(NamedTuple):
+    """What is trained."""
+
+    n_features: int = 784
+    hidden_layer_sizes: tuple = (500,)
+    n_components: int = 20
+    likelihood: str = "bernoulli"  # or "sigmoid-gaussian"
+    batch_size: int = 100
+    rows: int = 50_000
+    data_dir: str | None = None  # with MNIST or Frey Face; else random pixels, which take as long
+
+    def pixels(self):
+        """Return the data: uint8 (rows, n_features)."""
+        X = None
+        if self.data_dir is not None:
+            from .. import datasets
+
+            load = {784: datasets.load_mnist, 560: datasets.load_frey_face}[self.n_features]
+            X = load(self.data_dir).X_train
+        if X is None:
+            X = np.random.default_rng(0).integers(0, 256, (min(self.rows, 20_000), self.n_features), dtype=np.uint8)
+        return np.resize(X, (self.rows, self.n_features))
+
+    def layers(self):
+        """List (name, inputs, outputs) of all layers."""
+        encoder, decoder = (
+            (self.n_features, *self.hidden_layer_sizes),
+            (self.n_components, *self.hidden_layer_sizes[::-1]),
+        )
+        layers = [(f"encoder{i}", *sizes) for i, sizes in enumerate(itertools.pairwise(encoder))]
+        layers += [("mu", encoder[-1], self.n_components), ("log_var", encoder[-1], self.n_components)]
+        layers += [(f"decoder{i}", *sizes) for i, sizes in enumerate(itertools.pairwise(decoder))]
+        heads = ("logits",) if self.likelihood == "bernoulli" else ("mean", "spread")
+        return layers + [(head, decoder[-1], self.n_features) for head in heads]
+
+    def flop(self):
+        """Return the floating-point operations of the matrix products of an epoch."""
+        sizes = [I * O for _, I, O in self.layers()]
+        return 2 * self.rows * (3 * sum(sizes) - self.n_features * self.hidden_layer_sizes[0])
+
+    def initial(self):
+        """Return the initial weights by name: those called ``*.W`` from N(0, 0.01^2), the others zero."""
+        rng, arrays = np.random.default_rng(1), {}
+        for name, I, O in self.layers():
+            arrays[name + ".W"] = rng.normal(0, 0.01, (I, O)).astype(np.float32)
+            arrays[name + ".b"] = np.zeros(O, np.float32)
+        return arrays
+
+
+class Npvae:
+    """This library, through the objects of which `VAE.fit` is made."""
+
+    backend = "cpu"
+
+    def __init__(self, setup):
+        from ..vae import VAE
+
+        X = setup.pixels()
+        model = VAE(
+            setup.n_components, hidden_layer_sizes=setup.hidden_layer_sizes, likelihood=setup.likelihood,
+            batch_size=setup.batch_size, learning_rate=LEARNING_RATE, max_epochs=1, backend=self.backend,
+        ).set_params(callbacks=(lambda epoch: True,)).fit(X[: setup.batch_size])  # fmt: skip
+        inner = model._fitted_model()
+        initial = inner.layout.initial(np.random.default_rng(1), 0.01)
+        self.trainer = model._trainer(inner, model.preprocessor_.data(X), initial, LEARNING_RATE)
+
+    def epoch(self):
+        """Run through the data once; return the mean bound in nats."""
+        return self.trainer.epoch(lambda: False)[0]
+
+
+class NumPy(Npvae):
+    """The same with the reference backend."""
+
+    backend = "reference"
+
+
+class Torch:
+    """PyTorch: autograd, one fused Adagrad with a parameter group for the weights."""
+
+    compiled, fused = False, True
+
+    def __init__(self, setup):
+        import torch
+        from torch.nn import functional
+
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        torch.set_float32_matmul_precision("highest")
+        self.setup, self.torch = setup, torch
+        self.X = torch.from_numpy(setup.pixels().astype(np.float32) / 255)
+        arrays = {name: torch.nn.Parameter(torch.from_numpy(array)) for name, array in setup.initial().items()}
+        names, self.parameters = list(arrays), list(arrays.values())
+        weights = [p for name, p in arrays.items() if name.endswith(".W")]
+        biases = [p for name, p in arrays.items() if name.endswith(".b")]
+        groups = [{"params": weights, "weight_decay": 1 / setup.rows}, {"params": biases}]
+        self.optimizer = torch.optim.Adagrad(groups, LEARNING_RATE, eps=1e-8, fused=self.fused or None)
+        depth = len(setup.hidden_layer_sizes)
+
+        def loss(x, eps, *parameters):
+            p = dict(zip(names, parameters))
+
+            def dense(h, name):
+                return torch.addmm(p[name + ".b"], h, p[name + ".W"])
+
+            h = x
+            for i in range(depth):
+                h = torch.tanh(dense(h, f"encoder{i}"))
+            mu, log_var = dense(h, "mu"), dense(h, "log_var")
+            h = mu + torch.exp(0.5 * log_var) * eps
+            for i in range(depth):
+                h = torch.tanh(dense(h, f"decoder{i}"))
+            if setup.likelihood == "bernoulli":
+                error = functional.binary_cross_entropy_with_logits(dense(h, "logits"), x, reduction="sum")
+            else:
+                mean, spread = torch.sigmoid(dense(h, "mean")), FLOOR + functional.softplus(dense(h, "spread") - FLOOR)
+                error = 0.5 * torch.sum(np.log(2 * np.pi) + spread + (x - mean) ** 2 * torch.exp(-spread))
+            kl = -0.5 * torch.sum(1 + log_var - mu * mu - torch.exp(log_var))
+            return (error + kl) / len(x)
+
+        self.loss = torch.compile(loss) if self.compiled else loss
+
+    def epoch(self):
+        """Run through the data once; return the mean bound in nats."""
+        torch, setup = self.torch, self.setup
+        order, total = torch.randperm(setup.rows), torch.zeros(())
+        for start in range(0, setup.rows, setup.batch_size):
+            x = self.X[order[start : start + setup.batch_size]]
+            loss = self.loss(x, torch.randn(len(x), setup.n_components), *self.parameters)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach() * len(x)
+        return -float(total) / setup.rows
+
+
+class TorchPlain(Torch):
+    """PyTorch with Adagrad as it comes, not fused."""
+
+    fused = False
+
+
+class TorchCompiled(Torch):
+    """PyTorch with forward and backward pass compiled."""
+
+    compiled = True
+
+
+class Jax:
+    """JAX: an epoch is one compiled scan over the minibatches, its state donated."""
+
+    def __init__(self, setup):
+        import jax
+        import jax.numpy as jnp
+
+        self.jax, depth = jax, len(setup.hidden_layer_sizes)
+        self.X = jnp.asarray(setup.pixels().astype(np.float32) / 255)
+        self.parameters = {name: jnp.asarray(array) for name, array in setup.initial().items()}
+        self.squares = {name: jnp.zeros_like(array) for name, array in self.parameters.items()}
+        self.key = jax.random.key(0)
+
+        def loss(p, x, eps):
+            def dense(h, name):
+                return h @ p[name + ".W"] + p[name + ".b"]
+
+            h = x
+            for i in range(depth):
+                h = jnp.tanh(dense(h, f"encoder{i}"))
+            mu, log_var = dense(h, "mu"), dense(h, "log_var")
+            h = mu + jnp.exp(0.5 * log_var) * eps
+            for i in range(depth):
+                h = jnp.tanh(dense(h, f"decoder{i}"))
+            if setup.likelihood == "bernoulli":
+                logits = dense(h, "logits")
+                error = jnp.sum(jax.nn.softplus(logits) - x * logits)
+            else:
+                mean, spread = jax.nn.sigmoid(dense(h, "mean")), FLOOR + jax.nn.softplus(dense(h, "spread") - FLOOR)
+                error = 0.5 * jnp.sum(jnp.log(2 * jnp.pi) + spread + (x - mean) ** 2 * jnp.exp(-spread))
+            kl = -0.5 * jnp.sum(1 + log_var - mu * mu - jnp.exp(log_var))
+            return (error + kl) / len(x)
+
+        batches = setup.rows // setup.batch_size  # a last, smaller one is left out: shapes are fixed
+
+        def epoch(p, squares, key, X):
+            def step(carry, batch):
+                (p, squares), (rows, key) = carry, batch
+                eps = jax.random.normal(key, (setup.batch_size, setup.n_components))
+                value, g = jax.value_and_grad(loss)(p, X[rows], eps)
+                g = {name: g[name] + p[name] / setup.rows if name.endswith(".W") else g[name] for name in g}
+                squares = {name: squares[name] + g[name] ** 2 for name in g}
+                p = {name: p[name] - LEARNING_RATE * g[name] * jax.lax.rsqrt(squares[name] + 1e-8) for name in g}
+                return (p, squares), value
+
+            for_order, for_noise = jax.random.split(key)
+            order = jax.random.permutation(for_order, setup.rows)[: batches * setup.batch_size].reshape(batches, -1)
+            (p, squares), values = jax.lax.scan(step, (p, squares), (order, jax.random.split(for_noise, batches)))
+            return p, squares, jnp.mean(values)
+
+        self.compiled = jax.jit(epoch, donate_argnums=(0, 1))
+
+    def epoch(self):
+        """Run through the data once; return the mean bound in nats."""
+        self.key, key = self.jax.random.split(self.key)
+        self.parameters, self.squares, value = self.compiled(self.parameters, self.squares, key, self.X)
+        return -float(value)
+
+
+#: By the name in tables; with the module that must be there.
+CONTESTANTS = {
+    "npvae": (Npvae, "numba"),
+    "JAX jit + scan": (Jax, "jax"),
+    "torch.compile": (TorchCompiled, "torch"),
+    "PyTorch, fused Adagrad": (Torch, "torch"),
+    "PyTorch": (TorchPlain, "torch"),
+    "NumPy": (NumPy, "numpy"),
+}

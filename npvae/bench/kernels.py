@@ -1,0 +1,138 @@
+"""Each kernel of the compiled backend in GFLOP/s or GB/s, beside the ceiling of the machine and beside NumPy."""
+
+import statistics
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import backends
+from ..backends import matmul, reference
+from ..parameters import Layout
+from ..preprocessing import Scaling
+from . import machine
+
+
+class Row(NamedTuple):
+    """A kernel's rate, and those of the ceiling and of NumPy, measured in turn."""
+
+    kernel: str
+    unit: str  # GFLOP/s or GB/s
+    rate: float
+    ceiling: float
+    numpy: float
+
+
+def kernels(M=100, D=784, H=500, J=20):
+    """Yield (name, amount of work, unit, our function, NumPy's), for one step of the paper's MNIST model.
+
+    The amount is floating-point operations, or bytes that must be read and written once.
+    """
+    cpu, rng = backends.get("cpu"), np.random.default_rng(0)
+    work = matmul.workspace(np.float32)
+
+    def normal(*shape):
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    for name, (I, O) in {"D x H": (D, H), "H x D": (H, D), "H x J": (H, J), "J x H": (J, H)}.items():
+        x, W, dy, b = normal(M, I), normal(I, O), normal(M, O), normal(O)
+        dx, dW, y = np.empty_like(x), np.empty_like(W), np.empty_like(dy)
+        flop, shape, ours = 2 * M * I * O, (M, I, O), [a.reshape(-1) for a in (x, W, dy, dx, dW, y)]
+        yield (
+            f"x W + b, {name}", flop, "GFLOP/s",
+            lambda a=ours, s=shape, b=b: matmul.dense(a[0], a[1], b, s, 0, a[5], work),
+            lambda x=x, W=W, b=b, y=y: reference.dense(x, W, b, "identity", y),
+        )  # fmt: skip
+        yield (
+            f"x^T dy, {name}", flop, "GFLOP/s",
+            lambda a=ours, s=shape: matmul.weight_gradient(a[0], a[2], s, a[4], work),
+            lambda x=x, dy=dy, dW=dW: np.matmul(x.T, dy, out=dW),
+        )  # fmt: skip
+        yield (
+            f"dy W^T, {name}", flop, "GFLOP/s",
+            lambda a=ours, s=shape: matmul.input_gradient(a[2], a[1], s, False, a[3], work),
+            lambda W=W, dy=dy, dx=dx: np.matmul(dy, W.T, out=dx),
+        )  # fmt: skip
+
+    X, scaling, out = (
+        rng.integers(0, 256, (50_000, D), dtype=np.uint8),
+        Scaling(np.zeros(D), np.full(D, 1 / 255)),
+        normal(M, D),
+    )
+    rows = rng.integers(0, len(X), M)
+    yield (
+        "gather uint8 rows",
+        5 * M * D,
+        "GB/s",
+        *(lambda b=b: b.gather(X, rows, scaling, out) for b in (cpu, reference)),
+    )
+
+    x, logits = rng.random((M, D), dtype=np.float32), normal(M, D)
+    outs = np.empty(M, np.float32), np.empty_like(logits)
+    yield (
+        "Bernoulli log-likelihood",
+        12 * M * D,
+        "GB/s",
+        *(lambda b=b: b.bernoulli_log_prob(x, logits, 0.01, outs) for b in (cpu, reference)),
+    )
+    mu, log_var, eps = normal(M, J), normal(M, J), normal(M, J)
+    latent = np.empty((M, J), np.float32), np.empty(M, np.float32)
+    yield (
+        "latent layer",
+        16 * M * J,
+        "GB/s",
+        *(lambda b=b: b.gaussian_latent(mu, log_var, eps, True, latent) for b in (cpu, reference)),
+    )
+
+    layout = Layout({"W": (2 * D * H,)})
+    steps = []
+    for backend in (cpu, reference):
+        parameters, gradient = layout.view(normal(layout.size)), backend.gradient(layout, np.float32)
+        state, rule = _state(layout.size), _Rule(0.01, 1e-5, 0, layout.size)
+        steps.append(lambda b=backend, p=parameters, g=gradient, s=state, r=rule: b.adagrad_step(p, g, s, r))
+    yield "Adagrad", 20 * layout.size, "GB/s", *steps
+
+
+class _Rule(NamedTuple):
+    step_size: float
+    weight_decay: float
+    accumulate_only: int
+    n_weights: int
+
+
+class _State(NamedTuple):
+    squares: np.ndarray
+    counter: np.ndarray
+
+
+def _state(size):
+    return _State(np.zeros(size, np.float32), np.array([0, -1]))
+
+
+def table(threads, rounds=10, repeats=20):
+    """Measure all kernels, the ceilings and NumPy in turn; return a list of `Row`, medians.
+
+    In each round all kernels of one come before all of the other: the threads of Numba and of NumPy's BLAS do not know
+    of each other, and would wait for each other's turn.
+    """
+    everything = list(kernels())
+    ceilings, peaks = {"GB/s": machine.copy_bandwidth()}, []
+    seconds = {(name, who): [] for name, *_ in everything for who in ("ours", "numpy")}
+    for _ in range(rounds):
+        for who, place in (("ours", 3), ("numpy", 4)):
+            for repeat in range(repeats + 1):
+                for name, *row in everything:
+                    taken = machine.seconds_of(row[place - 1])
+                    if repeat:  # the first time compiles, or wakes threads
+                        seconds[name, who].append(taken)
+            time.sleep(0.1)  # until the threads sleep
+        peaks += [0.1 / machine.seconds_of(lambda: machine.work_at_peak(1e8, threads)) for _ in range(repeats)]
+    ceilings["GFLOP/s"] = statistics.median(peaks)
+
+    def rate(amount, name, who):
+        return amount / statistics.median(seconds[name, who]) / 1e9
+
+    return [
+        Row(name, unit, rate(amount, name, "ours"), ceilings[unit], rate(amount, name, "numpy"))
+        for name, amount, unit, *_ in everything
+    ]

@@ -1,0 +1,85 @@
+"""The benchmarks as tables: measured, printed as Markdown, and written as CSV."""
+
+import csv
+import math
+import statistics
+
+import numba
+
+from . import epochs, kernels, machine
+from .contestants import Setup
+
+#: Sizes along which an epoch is measured while the rest stays: rows (an epoch should be linear in them), hidden units.
+ROWS = (1_000, 5_000, 20_000, 100_000, 500_000)
+UNITS = (100, 200, 500, 1000, 2000)
+
+
+def run(parts, folder, data_dir=None, n_epochs=7):
+    """Measure what is asked for, print it, and write it to CSV files in a folder.
+
+    Parameters
+    ----------
+    parts : collection of "kernels", "epochs", "growth"
+    folder : Path
+    data_dir : folder of MNIST and Frey Face; by default random pixels, which take as long
+    n_epochs : int, epochs of each contestant
+
+    Returns
+    -------
+    dict : part -> list of rows, the first of them the names of the columns
+    """
+    threads = numba.get_num_threads()
+    print(machine.describe())
+    missing = [name for name in epochs.CONTESTANTS if name not in epochs.available()]
+    print(f"not installed, so left out: {', '.join(missing)}" if missing and "epochs" in parts else "", flush=True)
+    measure = {
+        "kernels": lambda: _kernels(threads),
+        "epochs": lambda: _epochs(threads, data_dir, n_epochs),
+        "growth": lambda: _growth(threads, n_epochs),
+    }
+    tables = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        tables[part] = rows = list(_printed(measure[part]()))
+        with open(folder / f"{part}.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+    return tables
+
+
+def _printed(rows):
+    for number, row in enumerate(rows):
+        print("| " + " | ".join(map(str, row)) + " |" + ("\n|" + "---|" * len(row) if number == 0 else ""), flush=True)
+        yield row
+    print()
+
+
+def _kernels(threads):
+    yield "kernel", "unit", "npvae", "ceiling", "NumPy", "npvae / ceiling"
+    for row in kernels.table(threads):
+        yield (*row[:2], *(f"{rate:.3g}" for rate in row[2:]), f"{row.rate / row.ceiling:.0%}")
+
+
+def _epochs(threads, data_dir, n_epochs):
+    yield "setup", "contestant", "median s", "shortest s", "longest s", "npvae / this", "of the ceiling", "MB", "bound"
+    for title, setup in epochs.SETUPS.items():
+        count = n_epochs if setup.rows > 10_000 else 10 * n_epochs
+        results = epochs.compare(setup._replace(data_dir=data_dir), epochs.available(), threads, count)
+        medians = {result.contestant: statistics.median(result.seconds) for result in results}
+        for result in results:
+            median, known = medians[result.contestant], not math.isnan(result.bound)
+            yield (
+                title, result.contestant, f"{median:.3f}", f"{min(result.seconds):.3f}", f"{max(result.seconds):.3f}",
+                f"{medians['npvae'] / median:.2f}", f"{medians['ceiling'] / median:.0%}",
+                f"{result.megabytes:.0f}" if known else "", f"{result.bound:.1f}" if known else "",
+            )  # fmt: skip
+
+
+def _growth(threads, n_epochs):
+    yield "what grows", "size", "median s an epoch"
+    for rows in ROWS:
+        yield "rows", rows, f"{epochs.median_epoch(Setup(rows=rows), threads, n_epochs):.4f}"
+    for units in UNITS:
+        setup = Setup(rows=10_000, hidden_layer_sizes=(units,))
+        yield "hidden units, 10000 rows", units, f"{epochs.median_epoch(setup, threads, n_epochs):.4f}"
+    for count, seconds in zip((1, threads), epochs.speed_up(Setup(rows=10_000), threads, 3 * n_epochs)):
+        yield "threads, 10000 rows", count, f"{seconds:.4f}"
