@@ -40,26 +40,30 @@ def frame(array):
     return larger[2:-2], larger
 
 
+def do(job, *arrays):
+    """Do one job on arrays of any shape."""
+    flat = [array.reshape(-1) for array in arrays]
+    flat += [flat[0]] * (4 - len(flat))
+    mm.multiply(np.array([job], np.int64), tuple(flat), mm.workspace(arrays[0].dtype))
+
+
 def dense(x, W, b, code, out):
     """Call the product on matrices."""
-    shape = *x.shape, W.shape[1]
-    mm.dense(x.reshape(-1), W.reshape(-1), b, shape, code, out.reshape(-1), mm.workspace(out.dtype))
+    do(mm.dense_job((*x.shape, W.shape[1]), (0, 0), (1, 0), (2, 0), code, (3, 0)), x, W, b, out)
 
 
 def weight_gradient(x, dy, dW):
-    shape = *x.shape, dy.shape[1]
-    mm.weight_gradient(x.reshape(-1), dy.reshape(-1), shape, dW.reshape(-1), mm.workspace(dW.dtype))
+    do(mm.weight_gradient_job((*x.shape, dy.shape[1]), (0, 0), (1, 0), (2, 0)), x, dy, dW)
 
 
-def input_gradient(dy, W, accumulate, dx):
-    shape, work = (*dx.shape, dy.shape[1]), mm.workspace(dx.dtype)
-    mm.input_gradient(dy.reshape(-1), W.reshape(-1), shape, accumulate, dx.reshape(-1), work)
+def input_gradient(dy, W, adds, dx):
+    do(mm.input_gradient_job((*dx.shape, dy.shape[1]), (0, 0), (1, 0), adds, (2, 0)), dy, W, dx)
 
 
 def multiply(form, left, right, out):
     """Compute ``out = left @ right`` by one of the products, handing it each factor as that form wants it."""
     if form == "plain":
-        dense(left, right, np.empty(0, out.dtype), IDENTITY, out)
+        do(mm.dense_job((*left.shape, right.shape[1]), (0, 0), (1, 0), (-1, 0), IDENTITY, (2, 0)), left, right, out)
     elif form == "left transposed":
         weight_gradient(frame(left.T)[0], right, out)
     elif form == "right transposed":
@@ -236,14 +240,43 @@ def test_zero_times_infinity_is_nan_only_where_it_occurs(form):
     assert np.isnan(out[:, 18]).all() and np.all(out[:, :18] == 0)
 
 
-# Refused ----------------------------------------------------------------------------------------------------
+# Several at a time, and what is refused ---------------------------------------------------------------------
+
+
+def test_jobs_at_a_time_equal_jobs_one_by_one(threads):
+    """Two layers of different width that read the same, forward and backward, anywhere in their arrays."""
+    rng = np.random.default_rng(9)
+    shapes, starts = ((90, 70, 130), (90, 70, 20)), ((3, 1), (9103, 13_001))
+    x, W, y = (rng.standard_normal(size).astype(np.float32) for size in (6_301, 10_600, 14_900))
+    jobs = [
+        mm.weight_gradient_job(shape, (0, 1), (2, at), (3, at_W)) for shape, (at_W, at) in zip(shapes, starts)
+    ] + [
+        mm.input_gradient_job(shape, (2, at), (1, at_W), adds, (4, 1)) for adds, (shape, (at_W, at)) in enumerate(zip(shapes, starts))
+    ]  # fmt: skip
+    results = []
+    for count in (1, numba.config.NUMBA_NUM_THREADS):
+        threads(count)
+        for lists in ([jobs], [[job] for job in jobs]):
+            dW, dx = np.zeros_like(W), np.full_like(x, np.nan)
+            for some in lists:
+                mm.multiply(np.array(some, np.int64), (x, W, y, dW, dx), mm.workspace(np.float32))
+            results.append((dW, dx))
+    for dW, dx in results:
+        np.testing.assert_array_equal(dW, results[0][0])
+        np.testing.assert_array_equal(dx, results[0][1])
+    expected = sum(
+        y[at : at + M * O].astype(float).reshape(M, O) @ W[at_W : at_W + I * O].reshape(I, O).T
+        for (M, I, O), (at_W, at) in zip(shapes, starts)
+    )
+    np.testing.assert_allclose(results[0][1][1:].reshape(90, 70), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("spoil", [lambda a: a[::2], lambda a: a.astype(np.float64), lambda a: a.reshape(4, 4)])
 def test_other_layouts_and_mixed_dtypes_are_refused(spoil):
     a = np.ones(16, np.float32)
+    jobs = np.array([mm.weight_gradient_job((4, 4, 4), (0, 0), (1, 0), (2, 0))])
     with pytest.raises(numba.core.errors.TypingError):
-        mm.weight_gradient(spoil(a), a, (4, 4, 4), a.copy(), mm.workspace(np.float32))
+        mm.multiply(jobs, (spoil(a), a, a.copy()), mm.workspace(np.float32))
 
 
 # Other processors -------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from numba.np.ufunc.parallel import _iget_num_threads  # numba.get_num_threads w
 
 from ..parameters import Parameters
 from . import reference
-from .matmul import dense, input_gradient, weight_gradient, workspace
+from .matmul import dense_job, input_gradient_job, multiply, weight_gradient_job, workspace
 from .reference import LOG_2PI
 from .scalar import CODES, adagrad, exp, expm1, multiply_by_derivative, sigmoid, softplus, squared_norm
 
@@ -60,10 +60,13 @@ class _Scratch(threading.local):
 
 _scratch = _Scratch()
 
-#: Columns of a table of layers: inputs; outputs; code of the activation; where W and b start in the parameter vector;
-#: where the outputs start, and those of the layer whose outputs it reads (-1: it reads the inputs of the network), in
-#: units of rows; whether its gradient is added to what the same layer got from another head before.
-N_INPUTS, N_OUTPUTS, CODE, W_AT, B_AT, AT, READS, ADDS = range(8)
+#: The arrays that jobs name by number, all flat.
+X, PARAMETERS, LAYERS, DELTAS, GRADIENT, DX = range(6)
+
+#: Columns of a table of layers, for what the backward pass does besides products: where the layer's deltas are and how
+#: many; where and how many are its inputs, in X or LAYERS; the code of its activation; where its biases are, and how
+#: many; the end of its jobs, if it is the last of those whose jobs are done at a time, else -1.
+AT, SIZE, READS, READS_AT, READS_SIZE, CODE, B_AT, N_OUTPUTS, JOBS_END = range(9)
 
 
 class Pass(NamedTuple):
@@ -74,51 +77,84 @@ class Pass(NamedTuple):
     doutputs: tuple
     layers: np.ndarray  # outputs of all layers
     deltas: np.ndarray  # gradients at their outputs, and after the backward pass at what the activation is applied to
+    forward: tuple  # jobs, and where those that are done at a time end
+    backward: dict  # whether the gradient at the inputs is asked for -> jobs and table of layers
 
 
 class Network:
     """What `nn.Network` computes, all layers in one call of compiled code."""
 
     def __init__(self, mlp, layout, backend=None):
-        self.mlp = mlp
-        self._widths = [layer.n_outputs for layer in mlp.hidden + mlp.heads]
-        starts = [sum(self._widths[:i]) for i in range(len(self._widths))]
-        table, n_hidden, heads_that_read = [], len(mlp.hidden), 0
-        for i, layer in enumerate(mlp.hidden + mlp.heads):
-            last = min(i, n_hidden) - 1  # the hidden layer that this one reads
-            adds = i >= n_hidden and heads_that_read > 0
-            heads_that_read += i >= n_hidden and layer.n_inputs > 0
-            W, b = (layout.slices[layer.name + end].start for end in (".W", ".b"))
-            reads = starts[last] if last >= 0 else -1
-            table.append((layer.n_inputs, layer.n_outputs, CODES[layer.activation], W, b, starts[i], reads, adds))
-        # The backward pass goes from the first head to the last, and then from the last hidden layer to the first.
-        self._table = np.array(table, np.int64)
-        self._backward_order = np.array([*range(n_hidden, len(table)), *reversed(range(n_hidden))], np.int64)
+        self.mlp, self._layout = mlp, layout
 
     def forward(self, parameters, x, buffers):
         """See `nn.Network.forward`."""
         done = buffers.made((self, len(x)), lambda: self._new_pass(len(x), x.dtype))
-        _forward(self._table, parameters.vector, x, done.layers, _scratch.by_dtype[x.dtype])
+        vector = parameters.vector
+        arrays = x.reshape(-1), vector, done.layers, done.deltas, vector, vector  # the last two are not used here
+        _forward(*done.forward, arrays, _scratch.by_dtype[x.dtype])
         return done
-
-    def _new_pass(self, M, dtype):
-        layers, deltas = (np.empty(M * sum(self._widths), dtype) for _ in range(2))
-        ends = np.cumsum(self._widths)
-        outputs, doutputs = (
-            [flat[M * (end - width) : M * end].reshape(M, width) for end, width in zip(ends, self._widths)]
-            for flat in (layers, deltas)
-        )
-        n = len(self.mlp.hidden)
-        return Pass(tuple(outputs[:n]), tuple(outputs[n:]), tuple(doutputs[n:]), layers, deltas)
 
     def backward(self, parameters, x, done, gradient, buffers, dx=None):
         """See `nn.Network.backward`."""
         finite = gradient.finite.get(self)
         if finite is None:
             finite = gradient.finite[self] = np.ones(1, np.int64)
-        order, dx, scratch = self._backward_order, x[:0] if dx is None else dx, _scratch.by_dtype[x.dtype]
-        vectors = parameters.vector, gradient.vector
-        _backward(self._table, order, *vectors, x, done.layers, done.deltas, dx, finite, scratch)
+        flat_x = x.reshape(-1)
+        flat_dx = flat_x if dx is None else dx.reshape(-1)
+        arrays = flat_x, parameters.vector, done.layers, done.deltas, gradient.vector, flat_dx
+        _backward(*done.backward[dx is not None], arrays, finite, _scratch.by_dtype[x.dtype])
+
+    def _new_pass(self, M, dtype):
+        layers = self.mlp.hidden + self.mlp.heads
+        ends = np.cumsum([M * layer.n_outputs for layer in layers])
+        flats = [np.empty(ends[-1], dtype) for _ in range(2)]
+        outputs, doutputs = (
+            [part.reshape(M, layer.n_outputs) for part, layer in zip(np.split(flat, ends[:-1]), layers)]
+            for flat in flats
+        )
+        n = len(self.mlp.hidden)
+        backward = {with_dx: self._backward_plan(M, with_dx) for with_dx in (False, True)}
+        return Pass(
+            tuple(outputs[:n]), tuple(outputs[n:]), tuple(doutputs[n:]), *flats, self._forward_plan(M), backward
+        )
+
+    def _places(self, M):
+        """List for each layer: its number, itself, where its outputs start, and (array, start) of what it reads."""
+        layers, start, places = self.mlp.hidden + self.mlp.heads, 0, []
+        for i, layer in enumerate(layers):
+            last = min(i, len(self.mlp.hidden)) - 1  # the hidden layer that this one reads
+            places.append((i, layer, start, (LAYERS, places[last][2]) if last >= 0 else (X, 0)))
+            start += M * layer.n_outputs
+        return places
+
+    def _at(self, layer, end):
+        return self._layout.slices[layer.name + end].start
+
+    def _forward_plan(self, M):
+        jobs, ends = [], []
+        for i, layer, start, reads in self._places(M):
+            shape, W, b = (M, *layer[1:3]), (PARAMETERS, self._at(layer, ".W")), (PARAMETERS, self._at(layer, ".b"))
+            jobs.append(dense_job(shape, reads, W, b, CODES[layer.activation], (LAYERS, start)))
+            if i < len(self.mlp.hidden):
+                ends.append(len(jobs))
+        return np.array(jobs, np.int64), np.array([*ends, len(jobs)], np.int64)
+
+    def _backward_plan(self, M, with_dx):
+        n, places, jobs, table = len(self.mlp.hidden), self._places(M), [], []
+        adds = False
+        for i, layer, start, reads in [*places[n:], *reversed(places[:n])]:  # all heads at a time, then layer by layer
+            shape, delta, W = (M, *layer[1:3]), (DELTAS, start), self._at(layer, ".W")
+            jobs.append(weight_gradient_job(shape, reads, delta, (GRADIENT, W)))
+            if layer.n_inputs and (reads[0] != X or with_dx):
+                target = (DX, 0) if reads[0] == X else (DELTAS, reads[1])
+                jobs.append(input_gradient_job(shape, delta, (PARAMETERS, W), adds and i >= n, target))
+                adds = True
+            sizes = M * layer.n_outputs, *reads, M * layer.n_inputs
+            end = len(jobs) if i < n or i == len(places) - 1 else -1
+            b = self._at(layer, ".b")
+            table.append((start, *sizes, CODES[layer.activation], b, layer.n_outputs, end))
+        return np.array(jobs, np.int64), np.array(table, np.int64)
 
 
 class Gradient(Parameters):
@@ -140,32 +176,27 @@ def gradient(layout, dtype):
 
 
 @njit(**OPTIONS)
-def _forward(table, parameters, x, layers, work):
-    M, inputs = len(x), x.reshape(-1)
-    for n in range(len(table)):
-        layer = table[n]
-        I, O = layer[N_INPUTS], layer[N_OUTPUTS]
-        read = inputs if layer[READS] < 0 else layers[M * layer[READS] :]
-        W, b = parameters[layer[W_AT] : layer[W_AT] + I * O], parameters[layer[B_AT] : layer[B_AT] + O]
-        dense(read, W, b, (M, I, O), layer[CODE], layers[M * layer[AT] : M * (layer[AT] + O)], work)
+def _forward(jobs, ends, arrays, work):
+    start = 0
+    for end in ends:
+        multiply(jobs[start:end], arrays, work)
+        start = end
 
 
 @njit(**OPTIONS)
-def _backward(table, order, parameters, gradient, x, layers, deltas, dx, finite, work):
+def _backward(jobs, table, arrays, finite, work):
     """From the gradients at the outputs to those of all arrays, from the heads down."""
-    M, inputs = len(x), x.reshape(-1)
+    start = 0
     finite[0] = 1
-    for n in order:
+    for n in range(len(table)):
         layer = table[n]
-        I, O = layer[N_INPUTS], layer[N_OUTPUTS]
-        here, its_W = slice(M * layer[AT], M * (layer[AT] + O)), slice(layer[W_AT], layer[W_AT] + I * O)
-        read = inputs if layer[READS] < 0 else layers[M * layer[READS] :]
-        delta, db = deltas[here], gradient[layer[B_AT] : layer[B_AT] + O]
-        _delta(read[: M * I], layers[here], delta, layer[CODE], db, finite)
-        weight_gradient(read, delta, (M, I, O), gradient[its_W], work)
-        target = dx.reshape(-1) if layer[READS] < 0 else deltas[M * layer[READS] : M * (layer[READS] + I)]
-        if target.size and I > 0:
-            input_gradient(delta, parameters[its_W], (M, I, O), layer[ADDS], target, work)
+        here, reads_at = slice(layer[AT], layer[AT] + layer[SIZE]), layer[READS_AT]
+        read = arrays[layer[READS]][reads_at : reads_at + layer[READS_SIZE]]
+        db = arrays[GRADIENT][layer[B_AT] : layer[B_AT] + layer[N_OUTPUTS]]
+        _delta(read, arrays[LAYERS][here], arrays[DELTAS][here], layer[CODE], db, finite)
+        if layer[JOBS_END] >= 0:
+            multiply(jobs[start : layer[JOBS_END]], arrays, work)
+            start = layer[JOBS_END]
 
 
 @njit(**OPTIONS)

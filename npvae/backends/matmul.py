@@ -25,8 +25,7 @@ The sums begin as zero, as the bias, or as what out holds; the activation is app
 slice is done. Every element is summed in the order of k by the same operations, wherever its tile lies. So its
 bits depend neither on the number of threads nor on the other rows of the batch.
 
-All arrays are flat, C-contiguous and of one dtype, float32 or float64. Shapes are not checked; for what the layers
-call they are (M, I, O): rows of the minibatch, inputs and outputs of the layer.
+All arrays are flat, C-contiguous and of one dtype, float32 or float64. Shapes are not checked.
 """
 
 import numpy as np
@@ -61,7 +60,7 @@ BLOCK = 96 // TILE_ROWS * TILE_ROWS
 #: Rows of right that are packed at a time, so that it is read and written in order at once.
 FEW = 8
 
-#: With fewer multiplications than this, waking the other threads takes longer than the product.
+#: With fewer multiplications than this, waking the other threads takes longer than the products.
 SERIAL = 200_000
 
 PLAIN, LEFT_TRANSPOSED, RIGHT_TRANSPOSED = range(3)
@@ -209,31 +208,85 @@ def _grid(tiles, panels, threads):
     return rows, columns
 
 
-@njit(parallel=True, **OPTIONS)
-def _multiply(form, left, right, shape, epilogue, out, work):
-    """Compute out, flat as left and right: in this thread if it is small, otherwise shared among all threads.
-
-    shape is (rows of out, inner dimension, columns of out). The epilogue is (bias, empty for none; code of the
-    activation; whether to add to what out holds).
-    """
-    rows, inner, columns = shape
-    width = _width(out)
-    if rows * inner * columns < SERIAL:
-        _multiply_share(form, left, right, shape, epilogue, out, (np.int64(0), rows, np.int64(0), columns), work[0])
-    else:
-        tiles, panels = (rows + TILE_ROWS - 1) // TILE_ROWS, (columns + width - 1) // width
-        m, n = _grid(tiles, panels, min(_iget_num_threads(), len(work)))
-        for thread in prange(m * n):
-            i, j = np.int64(thread) // n, np.int64(thread) % n
-            top, bottom = tiles * i // m * TILE_ROWS, min(tiles * (i + 1) // m * TILE_ROWS, rows)
-            west, east = panels * j // n * width, min(panels * (j + 1) // n * width, columns)
-            share = top, bottom, west, east
-            _multiply_share(form, left, right, shape, epilogue, out, share, work[thread])
-
-
-# What the layers call ---------------------------------------------------------------------------------------
+# Jobs: several products at a time ---------------------------------------------------------------------------
 #
-# Numba compiles a version of its own for each literal argument; np.int64(...) and bool(...) are plain values.
+# Waking the threads takes as long as a small product. So they are woken for a list of products, which must not read
+# what another one of the list writes. They may add to the same out: each thread computes the same part of it.
+
+#: Columns of a table of jobs. left, right, bias and out are numbers of arrays, each followed by where it begins there.
+FORM, ROWS, INNER, COLUMNS, LEFT, LEFT_AT, RIGHT, RIGHT_AT, BIAS, BIAS_AT, CODE, ADDS, OUT, OUT_AT = range(14)
+
+
+def dense_job(shape, x, W, b, code, out):
+    """Return the job ``out = f(x W + b)``: x (M, I), W (I, O), b (O,), f by its code, out (M, O).
+
+    shape is (M, I, O): rows of the minibatch, inputs and outputs of the layer. Each array is (number, start).
+    """
+    M, I, O = shape
+    return PLAIN, M, I, O, *x, *W, *b, code, False, *out
+
+
+def weight_gradient_job(shape, x, dy, dW):
+    """Return the job ``dW = x^T dy``: x (M, I), dy (M, O), dW (I, O)."""
+    M, I, O = shape
+    return LEFT_TRANSPOSED, I, M, O, *x, *dy, -1, 0, IDENTITY, False, *dW
+
+
+def input_gradient_job(shape, dy, W, adds, dx):
+    """Return the job ``dx = dy W^T``, or with ``adds`` add it to dx: dy (M, O), W (I, O), dx (M, I)."""
+    M, I, O = shape
+    return RIGHT_TRANSPOSED, M, O, I, *dy, *W, -1, 0, IDENTITY, adds, *dx
+
+
+@njit(**OPTIONS)
+def _do(job, arrays, thread, threads, work):
+    """Do a thread's share of a job."""
+    rows, inner, columns, out = job[ROWS], job[INNER], job[COLUMNS], borrow(arrays[job[OUT]])
+    left, right = borrow(arrays[job[LEFT]]), borrow(arrays[job[RIGHT]])
+    bias = borrow(arrays[max(job[BIAS], 0)])
+    bias = bias[job[BIAS_AT] : job[BIAS_AT] + columns] if job[BIAS] >= 0 else bias[:0]
+    tiles, panels = (rows + TILE_ROWS - 1) // TILE_ROWS, (columns + _width(out) - 1) // _width(out)
+    m, n = _grid(tiles, panels, threads)
+    if thread < m * n:
+        i, j = thread // n, thread % n
+        top, bottom = tiles * i // m * TILE_ROWS, min(tiles * (i + 1) // m * TILE_ROWS, rows)
+        west, east = panels * j // n * _width(out), min(panels * (j + 1) // n * _width(out), columns)
+        _multiply_share(
+            job[FORM],
+            left[job[LEFT_AT] : job[LEFT_AT] + rows * inner],
+            right[job[RIGHT_AT] : job[RIGHT_AT] + inner * columns],
+            (rows, inner, columns),
+            (bias, job[CODE], job[ADDS] != 0),
+            out[job[OUT_AT] : job[OUT_AT] + rows * columns],
+            (top, bottom, west, east),
+            work,
+        )
+
+
+@njit(**OPTIONS)
+def _do_all(jobs, arrays, thread, threads, work):
+    for n in range(len(jobs)):
+        _do(jobs[n], arrays, thread, threads, work[thread])
+
+
+@njit(parallel=True, **OPTIONS)
+def multiply(jobs, arrays, work):
+    """Do all jobs: in this thread if they are small, otherwise shared among all threads.
+
+    Parameters
+    ----------
+    jobs (n, 14) int64; arrays: tuple of flat arrays, as many for every call, or Numba compiles again;
+    work: of `workspace`
+    """
+    products = 0
+    for n in range(len(jobs)):
+        products += jobs[n, ROWS] * jobs[n, INNER] * jobs[n, COLUMNS]
+    if products < SERIAL:
+        _do_all(jobs, arrays, np.int64(0), np.int64(1), work)
+    else:
+        threads = min(_iget_num_threads(), len(work))
+        for thread in prange(threads):
+            _do_all(jobs, arrays, np.int64(thread), threads, work)
 
 
 def workspace(dtype):
@@ -243,23 +296,3 @@ def workspace(dtype):
     memory = np.zeros(config.NUMBA_NUM_THREADS * size + LINE, np.uint8)
     start = -memory.ctypes.data % LINE
     return memory[start : start + config.NUMBA_NUM_THREADS * size].view(dtype).reshape(config.NUMBA_NUM_THREADS, -1)
-
-
-@njit(inline="always", **OPTIONS)
-def dense(x, W, b, shape, code, out, work):
-    """Compute ``out = f(x W + b)``: x (M, I), W (I, O), b (O,) or empty for none, f by its code, out (M, O)."""
-    _multiply(np.int64(PLAIN), x, W, shape, (b, np.int64(code), bool(0)), out, work)
-
-
-@njit(inline="always", **OPTIONS)
-def input_gradient(dy, W, shape, accumulate, dx, work):
-    """Compute ``dx = dy W^T``, or add it to dx: dy (M, O), W (I, O), dx (M, I)."""
-    M, I, O = shape
-    _multiply(np.int64(RIGHT_TRANSPOSED), dy, W, (M, O, I), (W[:0], np.int64(IDENTITY), bool(accumulate)), dx, work)
-
-
-@njit(inline="always", **OPTIONS)
-def weight_gradient(x, dy, shape, dW, work):
-    """Compute ``dW = x^T dy``: x (M, I), dy (M, O), dW (I, O)."""
-    M, I, O = shape
-    _multiply(np.int64(LEFT_TRANSPOSED), x, dy, (I, M, O), (dy[:0], np.int64(IDENTITY), bool(0)), dW, work)

@@ -1,7 +1,7 @@
 """Training epochs of all contestants in turn, each contestant in a process of its own that sleeps meanwhile.
 
-Run as a program it is such a process: it reads its contestant and setup from the first line, and then runs an epoch
-for each line, answering with the seconds, the bound and the most memory it has held.
+Run as a program it is such a process: it reads its contestant and setup from the first line and runs an epoch, and then
+as many as each further line says, answering with the seconds an epoch, the bound and the most memory it has held.
 """
 
 import importlib.util
@@ -25,6 +25,10 @@ SETUPS = {
 }
 
 
+#: Of small data several epochs are run at a time, until so many rows were seen: waking up takes time, too.
+ROWS_AT_A_TIME = 25_000
+
+
 class Result(NamedTuple):
     """What one contestant did in one run."""
 
@@ -45,13 +49,13 @@ class Process:
         command = [sys.executable, "-W", "ignore", "-m", __spec__.name]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
-        self.answers = []
-        self.epoch(json.dumps([name, setup]))  # compiles
+        self.answers, self.together = [], max(1, ROWS_AT_A_TIME // setup.rows)
+        self.turn(json.dumps([name, setup]))  # one epoch, which compiles
         self.answers.clear()
 
-    def epoch(self, line=""):
-        """Have it run an epoch, and wait."""
-        self.process.stdin.write(line + "\n")
+    def turn(self, line=None):
+        """Have it run some epochs, and wait."""
+        self.process.stdin.write((line or str(self.together)) + "\n")
         self.process.stdin.flush()
         self.answers.append(json.loads(self.process.stdout.readline()))
 
@@ -76,7 +80,7 @@ def compare(setup, names, threads, epochs=7):
     for _ in range(epochs):
         ceiling.append(seconds_of(lambda: work_at_peak(setup.flop(), threads)))
         for process in processes.values():
-            process.epoch()
+            process.turn()
     results = [Result("ceiling", ceiling, float("nan"), float("nan"))]
     for name, process in processes.items():
         process.stop()
@@ -95,7 +99,7 @@ def speed_up(setup, threads, epochs=7):
     processes = [Process("npvae", setup, count) for count in (1, threads)]
     for _ in range(epochs):
         for process in processes:
-            process.epoch()
+            process.turn()
     for process in processes:
         process.stop()
     return [statistics.median(seconds for seconds, *_ in process.answers) for process in processes]
@@ -106,14 +110,13 @@ def main():
     name, fields = json.loads(sys.stdin.readline())
     fields[1] = tuple(fields[1])
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not disturb
-    contestant, bound = CONTESTANTS[name][0](Setup(*fields)), []
-    seconds = seconds_of(lambda: bound.append(contestant.epoch()))
-    while True:
+    contestant, count = CONTESTANTS[name][0](Setup(*fields)), "1"
+    while count:
+        bounds = []
+        seconds = seconds_of(lambda n=int(count), into=bounds: into.extend(contestant.epoch() for _ in range(n)))
         megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps([seconds, bound[-1], megabytes]), file=answers, flush=True)
-        if not sys.stdin.readline():
-            return
-        seconds = seconds_of(lambda: bound.append(contestant.epoch()))
+        print(json.dumps([seconds / len(bounds), bounds[-1], megabytes]), file=answers, flush=True)
+        count = sys.stdin.readline()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import backends
 from ..backends import matmul, reference
+from ..backends.scalar import IDENTITY
 from ..parameters import Layout
 from ..preprocessing import Scaling
 from . import machine
@@ -35,24 +36,22 @@ def kernels(M=100, D=784, H=500, J=20):
         return rng.standard_normal(shape, dtype=np.float32)
 
     for name, (I, O) in {"D x H": (D, H), "H x D": (H, D), "H x J": (H, J), "J x H": (J, H)}.items():
-        x, W, dy, b = normal(M, I), normal(I, O), normal(M, O), normal(O)
-        dx, dW, y = np.empty_like(x), np.empty_like(W), np.empty_like(dy)
-        flop, shape, ours = 2 * M * I * O, (M, I, O), [a.reshape(-1) for a in (x, W, dy, dx, dW, y)]
-        yield (
-            f"x W + b, {name}", flop, "GFLOP/s",
-            lambda a=ours, s=shape, b=b: matmul.dense(a[0], a[1], b, s, 0, a[5], work),
-            lambda x=x, W=W, b=b, y=y: reference.dense(x, W, b, "identity", y),
-        )  # fmt: skip
-        yield (
-            f"x^T dy, {name}", flop, "GFLOP/s",
-            lambda a=ours, s=shape: matmul.weight_gradient(a[0], a[2], s, a[4], work),
+        arrays = x, W, dy, b, dx, dW = (*(normal(*shape) for shape in ((M, I), (I, O), (M, O), (O,), (M, I), (I, O))),)
+        flop, shape, flats = 2 * M * I * O, (M, I, O), tuple(array.reshape(-1) for array in arrays)
+        jobs = (
+            matmul.dense_job(shape, (0, 0), (1, 0), (3, 0), IDENTITY, (2, 0)),
+            matmul.weight_gradient_job(shape, (0, 0), (2, 0), (5, 0)),
+            matmul.input_gradient_job(shape, (2, 0), (1, 0), False, (4, 0)),
+        )
+        theirs = (
+            lambda x=x, W=W, b=b, y=dy: reference.dense(x, W, b, "identity", y),
             lambda x=x, dy=dy, dW=dW: np.matmul(x.T, dy, out=dW),
-        )  # fmt: skip
-        yield (
-            f"dy W^T, {name}", flop, "GFLOP/s",
-            lambda a=ours, s=shape: matmul.input_gradient(a[2], a[1], s, False, a[3], work),
             lambda W=W, dy=dy, dx=dx: np.matmul(dy, W.T, out=dx),
-        )  # fmt: skip
+        )
+        for product, job, numpy in zip(("x W + b", "x^T dy", "dy W^T"), jobs, theirs):
+            table = np.array([job], np.int64)
+            ours = lambda jobs=table, arrays=flats: matmul.multiply(jobs, arrays, work)
+            yield f"{product}, {name}", flop, "GFLOP/s", ours, numpy
 
     X, scaling, out = (
         rng.integers(0, 256, (50_000, D), dtype=np.uint8),

@@ -62,8 +62,7 @@ def _kernels(threads):
 def _epochs(threads, data_dir, n_epochs):
     yield "setup", "contestant", "median s", "shortest s", "longest s", "npvae / this", "of the ceiling", "MB", "bound"
     for title, setup in epochs.SETUPS.items():
-        count = n_epochs if setup.rows > 10_000 else 10 * n_epochs
-        results = epochs.compare(setup._replace(data_dir=data_dir), epochs.available(), threads, count)
+        results = epochs.compare(setup._replace(data_dir=data_dir), epochs.available(), threads, n_epochs)
         medians = {result.contestant: statistics.median(result.seconds) for result in results}
         for result in results:
             median, known = medians[result.contestant], not math.isnan(result.bound)

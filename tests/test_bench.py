@@ -1,0 +1,54 @@
+"""The benchmarks run and count right; how fast anything is, they are there to find out."""
+
+import csv
+import importlib.util
+
+import numpy as np
+import pytest
+
+from npvae import cli
+from npvae.bench import epochs, kernels
+from npvae.bench.contestants import CONTESTANTS, Setup
+
+SMALL = Setup(12, (8, 6), 3, batch_size=20, rows=200)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "sigmoid-gaussian"])
+@pytest.mark.parametrize("name", CONTESTANTS)
+def test_contestants_learn_the_same(name, likelihood):
+    """After the same epochs of the same data their bounds agree, up to their noise and order of the rows."""
+    if importlib.util.find_spec(CONTESTANTS[name][1]) is None:
+        pytest.skip(f"{name} is not installed")
+    setup = SMALL._replace(likelihood=likelihood)
+    _, ours, other = epochs.compare(setup, ["NumPy", name], 1, 5)
+    assert len(other.seconds) == 5 and min(other.seconds) > 0 and other.megabytes > 10
+    assert other.bound == pytest.approx(ours.bound, rel=0.02)
+
+
+def test_operations_of_an_epoch():
+    """Forward, to the weights and to the inputs, except to the inputs of the first layer: the paper's MNIST model."""
+    sizes = np.array([784 * 500, 500 * 20, 500 * 20, 20 * 500, 500 * 784])
+    assert Setup().flop() == 2 * 50_000 * (3 * sizes.sum() - sizes[0]) == 205_000_000_000
+
+
+def test_kernels_are_measured_beside_a_ceiling():
+    rows = kernels.table(1, rounds=1, repeats=2)
+    assert len(rows) > 10 and all(row.rate > 0 and row.numpy > 0 for row in rows)
+    assert {row.unit for row in rows} == {"GFLOP/s", "GB/s"} and all(row.ceiling > 0 for row in rows)
+
+
+def test_bench_writes_tables_and_a_picture(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(epochs, "SETUPS", {"small": SMALL})
+    monkeypatch.setattr(epochs, "available", lambda: ["npvae", "NumPy"])
+    assert cli.main(["bench", "epochs", "--epochs", "1", "--out", str(tmp_path / "new")]) == 0
+    said = capsys.readouterr().out
+    assert "not installed, so left out: JAX" in said and "| small | npvae |" in said and "threads" in said
+    rows = list(csv.DictReader(open(tmp_path / "new" / "epochs.csv")))
+    assert [row["contestant"] for row in rows] == ["ceiling", "npvae", "NumPy"]
+    assert rows[1]["npvae / this"] == "1.00"
+    assert (tmp_path / "new" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_refuses_what_it_does_not_measure(capsys):
+    assert cli.main(["bench", "speed"]) == 1
+    assert "bench measures kernels, epochs, growth" in capsys.readouterr().err
