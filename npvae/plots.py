@@ -138,7 +138,7 @@ def kernels(figure, rows):
     """Draw a table of kernels: the rate of each beside that of NumPy, one panel for each unit with its ceiling."""
     header, *rows = rows
     units = list(dict.fromkeys(row[1] for row in rows))
-    for ax, unit in zip(figure.subplots(1, len(units)), units):
+    for ax, unit in zip(figure.subplots(1, len(units), squeeze=False)[0], units):
         chosen = [row for row in rows if row[1] == unit][::-1]
         for shift, column in ((0.2, header.index("npvae")), (-0.2, header.index("NumPy"))):
             places = [place + shift for place in range(len(chosen))]
@@ -153,7 +153,7 @@ def epochs(figure, rows):
     """Draw the median seconds an epoch of each contestant, a panel for each setup."""
     header, *rows = rows
     setups = list(dict.fromkeys(row[0] for row in rows))
-    for ax, setup in zip(figure.subplots(1, len(setups)), setups):
+    for ax, setup in zip(figure.subplots(1, len(setups), squeeze=False)[0], setups):
         chosen = [row for row in rows if row[0] == setup][::-1]
         colors = ["C0" if row[1] == "npvae" else "0.7" for row in chosen]
         ax.barh([row[1] for row in chosen], [float(row[header.index("median s")]) for row in chosen], color=colors)
@@ -167,7 +167,7 @@ def growth(figure, rows):
     """Draw how an epoch grows with rows and with hidden units, and one thread beside several."""
     _, *rows = rows
     titles = list(dict.fromkeys(row[0] for row in rows))
-    for ax, title in zip(figure.subplots(1, len(titles)), titles):
+    for ax, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles):
         sizes, seconds = zip(*((float(size), float(second)) for name, size, second in rows if name == title))
         ax.plot(sizes, seconds, "o-")
         ax.set(xlabel=title, ylabel="seconds an epoch", xscale="log", yscale="log")

@@ -14,7 +14,7 @@ SMALL = Setup(12, (8, 6), 3, batch_size=20, rows=200)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "sigmoid-gaussian"])
-@pytest.mark.parametrize("name", CONTESTANTS)
+@pytest.mark.parametrize("name", [name for name in CONTESTANTS if name != "NumPy"])
 def test_contestants_learn_the_same(name, likelihood):
     """After the same epochs of the same data their bounds agree, up to their noise and order of the rows."""
     if importlib.util.find_spec(CONTESTANTS[name][1]) is None:
@@ -43,7 +43,8 @@ def test_bench_writes_tables_and_a_picture(tmp_path, capsys, monkeypatch):
     assert cli.main(["bench", "epochs", "--epochs", "1", "--out", str(tmp_path / "new")]) == 0
     said = capsys.readouterr().out
     assert "not installed, so left out: JAX" in said and "| small | npvae |" in said and "threads" in said
-    rows = list(csv.DictReader(open(tmp_path / "new" / "epochs.csv")))
+    with open(tmp_path / "new" / "epochs.csv") as file:
+        rows = list(csv.DictReader(file))
     assert [row["contestant"] for row in rows] == ["ceiling", "npvae", "NumPy"]
     assert rows[1]["npvae / this"] == "1.00"
     assert (tmp_path / "new" / "benchmark.png").read_bytes().startswith(b"\x89PNG")

@@ -4,6 +4,7 @@ Run as a program it is such a process: it reads its contestant and setup from th
 as many as each further line says, answering with the seconds an epoch, the bound and the most memory it has held.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -49,7 +50,7 @@ class Process:
         command = [sys.executable, "-W", "ignore", "-m", __spec__.name]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
-        self.answers, self.together = [], max(1, ROWS_AT_A_TIME // setup.rows)
+        self.name, self.answers, self.together = name, [], max(1, ROWS_AT_A_TIME // setup.rows)
         self.turn(json.dumps([name, setup]))  # one epoch, which compiles
         self.answers.clear()
 
@@ -57,10 +58,15 @@ class Process:
         """Have it run some epochs, and wait."""
         self.process.stdin.write((line or str(self.together)) + "\n")
         self.process.stdin.flush()
-        self.answers.append(json.loads(self.process.stdout.readline()))
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise ChildProcessError(f"the process of {self.name} ended without an answer")
+        self.answers.append(json.loads(answer))
 
-    def stop(self):
-        """Let it end."""
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
         self.process.communicate()
 
 
@@ -74,16 +80,16 @@ def compare(setup, names, threads, epochs=7):
 
     The ceiling is the time that the multiplications and additions of the matrix products take in registers alone.
     """
-    processes = {name: Process(name, setup, threads) for name in names}
-    work_at_peak(1e6, threads)
-    ceiling = []
-    for _ in range(epochs):
-        ceiling.append(seconds_of(lambda: work_at_peak(setup.flop(), threads)))
-        for process in processes.values():
-            process.turn()
+    with contextlib.ExitStack() as stack:
+        processes = {name: stack.enter_context(Process(name, setup, threads)) for name in names}
+        work_at_peak(1e6, threads)
+        ceiling = []
+        for _ in range(epochs):
+            ceiling.append(seconds_of(lambda: work_at_peak(setup.flop(), threads)))
+            for process in processes.values():
+                process.turn()
     results = [Result("ceiling", ceiling, float("nan"), float("nan"))]
     for name, process in processes.items():
-        process.stop()
         seconds, bounds, megabytes = zip(*process.answers)
         results.append(Result(name, list(seconds), bounds[-1], megabytes[-1]))
     return results
@@ -96,13 +102,11 @@ def median_epoch(setup, threads, epochs):
 
 def speed_up(setup, threads, epochs=7):
     """Return the seconds an epoch of npvae with one thread, and with several, alternating: two medians."""
-    processes = [Process("npvae", setup, count) for count in (1, threads)]
-    for _ in range(epochs):
-        for process in processes:
-            process.turn()
-    for process in processes:
-        process.stop()
-    return [statistics.median(seconds for seconds, *_ in process.answers) for process in processes]
+    with Process("npvae", setup, 1) as one, Process("npvae", setup, threads) as several:
+        for _ in range(epochs):
+            one.turn()
+            several.turn()
+    return [statistics.median(seconds for seconds, *_ in process.answers) for process in (one, several)]
 
 
 def main():
