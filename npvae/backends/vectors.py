@@ -1,7 +1,7 @@
 """What the compiled products need of a processor: its vector registers, and the few operations on them.
 
 Numba turns simple loops into vector instructions by itself, but it does not keep a tile of sums in registers. So the
-four functions at the end emit LLVM instructions directly; to the kernels they are ordinary functions. LLVM translates
+functions below emit LLVM instructions directly; to the kernels they are ordinary functions. LLVM translates
 vectors of any length for any processor: a tile that does not fit one is slow there, never wrong.
 
 All arrays are flat, float32 or float64.
@@ -27,7 +27,7 @@ class Tile(NamedTuple):
 
 
 #: The sums, a row of packed columns and one broadcast number fill the registers: 32 with AVX-512 and NEON, 16 with
-#: AVX2. "plain" is for processors of which nothing is known; its tile is summed by a loop in Numba (`_add_tile_plain`).
+#: AVX2. "plain" is for processors of which nothing is known; its tile is summed by a loop in Numba (`_add_rows_plain`).
 TILES = {
     "avx512": Tile(64, 2, 10, True),
     "avx2": Tile(32, 3, 4, True),

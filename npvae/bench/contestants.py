@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..backends.reference import MIN_LOG_VAR as FLOOR
+
 LEARNING_RATE = 0.01
-FLOOR = -13.57  # of the Gaussian decoder's log-variance
 
 
 class Setup(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 from .. import backends
 from ..backends import matmul, reference
 from ..backends.scalar import IDENTITY
+from ..optimizers import Optimizer, Rule
 from ..parameters import Layout
 from ..preprocessing import Scaling
 from . import machine
@@ -87,25 +88,10 @@ def kernels(M=100, D=784, H=500, J=20):
     steps = []
     for backend in (cpu, reference):
         parameters, gradient = layout.view(normal(layout.size)), backend.gradient(layout, np.float32)
-        state, rule = _state(layout.size), _Rule(0.01, 1e-5, 0, layout.size)
-        steps.append(lambda b=backend, p=parameters, g=gradient, s=state, r=rule: b.adagrad_step(p, g, s, r))
+        gradient.vector[...] = 1e-3
+        optimizer = Optimizer("adagrad", backend, Rule(0.01, 1e-5, 0, layout.size), layout.size, np.float32)
+        steps.append(lambda o=optimizer, p=parameters, g=gradient: o.step(p, g))
     yield "Adagrad", 20 * layout.size, "GB/s", *steps
-
-
-class _Rule(NamedTuple):
-    step_size: float
-    weight_decay: float
-    accumulate_only: int
-    n_weights: int
-
-
-class _State(NamedTuple):
-    squares: np.ndarray
-    counter: np.ndarray
-
-
-def _state(size):
-    return _State(np.zeros(size, np.float32), np.array([0, -1]))
 
 
 def table(threads, rounds=10, repeats=20):

@@ -74,12 +74,6 @@ def copy_bandwidth(megabytes=64, repeats=20):
     return 2 * source.nbytes / statistics.median(seconds) / 1e9
 
 
-def peak(threads, repeats=20):
-    """Measure the float32 multiply-add rate in GFLOP/s: the median."""
-    work_at_peak(1e6, threads)
-    return 1 / statistics.median(seconds_of(lambda: work_at_peak(1e9, threads)) for _ in range(repeats))
-
-
 def seconds_of(function):
     """Call a function and return the seconds it took."""
     started = time.perf_counter()
