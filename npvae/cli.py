@@ -218,8 +218,6 @@ def _header_lines(path):
 
 def run_train(arguments):
     """Train, save the model, its curve and its picture, and say where they are."""
-    from . import plots
-
     started = time.perf_counter()
     path = _with_suffix(arguments.out, ".npz")
     picture, curve = (path.with_name(path.name.removesuffix(".npz") + ending) for ending in (".png", ".curve.csv"))
@@ -244,6 +242,8 @@ def run_train(arguments):
         raise
     model.save(path)
     _write_curve(curve, model.history_, dict(test_curve))
+    from . import plots
+
     plots.summary(model, dataset.X_test, shape, y=dataset.y_test, test_curve=test_curve).savefig(picture, dpi=100)
     print(f"test bound: {model.score(dataset.X_test):.2f} nats ({len(dataset.X_test)} rows)")
     print(f"model: {path}\npicture: {picture}\ncurve: {curve}\n{time.perf_counter() - started:.0f} s")
