@@ -5,6 +5,7 @@ Commands that draw import matplotlib themselves: the others start faster without
 
 import argparse
 import csv
+import logging
 import math
 import os
 import sys
@@ -67,13 +68,20 @@ SETTINGS = (
 )
 
 
+EXIT_CODES = "exit status: 0 done, 1 an error or a check that failed, 2 wrong usage, 130 stopped by Ctrl-C"
+
+
 def main(argv=None):
     """Run the command with these arguments (default: those of the process) and return its exit status."""
     arguments = build_parser().parse_args(argv)
+    if arguments.verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     try:
         return arguments.run(arguments)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        print(f"npvae: error: {error}", file=sys.stderr)
+        if arguments.debug:
+            raise
+        print(f"npvae: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("npvae: interrupted", file=sys.stderr)
@@ -82,23 +90,46 @@ def main(argv=None):
 
 def build_parser():
     """Return the parser of all commands; each sets ``run``, a function from the arguments to an exit status."""
-    parser = argparse.ArgumentParser(prog="npvae", description="Variational autoencoders, trained by hand.")
+    parser = argparse.ArgumentParser(
+        prog="npvae", description="Variational autoencoders, trained by hand.", epilog=EXIT_CODES
+    )
     parser.add_argument("--version", action="version", version=f"npvae {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name, run, description):
-        added = commands.add_parser(name, help=description, description=description)
+    def command(name, run, description, example):
+        added = commands.add_parser(
+            name, help=description, description=description, epilog=f"example: npvae {example}",
+        )  # fmt: skip
         added.set_defaults(run=run)
+        how_much = added.add_mutually_exclusive_group()
+        how_much.add_argument("--quiet", action="store_true", help="show results and errors only")
+        how_much.add_argument("--verbose", action="store_true", help="show the messages of the library's log, too")
+        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return added
 
-    train = command("train", run_train, "train a model and draw what it has learnt")
+    train = command(
+        "train", run_train, "train a model and draw what it has learnt",
+        "train mnist --data-dir ~/data --epochs 20 --out mnist.npz",
+    )  # fmt: skip
     _add_dataset(train, default="digits")
     _add_settings(train)
     train.add_argument("--out", type=Path, default=Path("model.npz"),
                        help="model file; the picture and the curve go beside it")  # fmt: skip
     _add_image_shape(train)
+    _add_checkpoints(train)
 
-    score = command("score", run_score, "print the lower bound on log p(x) of a data set")
+    resume = command(
+        "resume", run_resume, "go on with a training that was stopped or killed, or is to have more epochs",
+        "resume mnist.npz --epochs 40",
+    )  # fmt: skip
+    resume.add_argument("model", type=Path, help="file of a model that `npvae train` has begun")
+    resume.add_argument("--epochs", type=int, help="passes through the training data, those done included")
+    resume.add_argument("--data-dir", type=Path, help="folder of the data files, if they have moved")
+    _add_checkpoints(resume)
+
+    score = command(
+        "score", run_score, "print the lower bound on log p(x) of a data set", "score mnist.npz mnist --split test"
+    )
     score.add_argument("model", type=Path)
     _add_dataset(score)
     score.add_argument("--split", choices=("train", "valid", "test"), help="part; default: test, or all rows of a file")
@@ -108,26 +139,35 @@ def build_parser():
         ("manifold", run_manifold, "draw the decoder's means on a grid of latents to a PNG"),
         ("reconstruct", run_reconstruct, "draw test data and reconstructions to a PNG"),
     ):
-        picture = command(name, run, description)
+        data = "" if name == "sample" else "mnist "
+        picture = command(name, run, description, f"{name} mnist.npz {data}--out {name}.png")
         picture.add_argument("model", type=Path)
         if name != "sample":
             _add_dataset(picture)
         picture.add_argument("--out", type=Path, default=Path(f"{name}.png"))
         _add_image_shape(picture)
 
-    check = command("gradcheck", run_gradcheck, "check every gradient by finite differences; status 1 if one is wrong")
+    check = command(
+        "gradcheck", run_gradcheck, "check every gradient by finite differences; status 1 if one is wrong",
+        "gradcheck mnist.npz --dataset mnist",
+    )  # fmt: skip
     check.add_argument("model", type=Path, nargs="?", help="a model file; default: all likelihoods and estimators, "
                        "all parameters of a small net and each array of the settings given")  # fmt: skip
     _add_dataset(check, default="digits", option=True)
     _add_settings(check)
 
-    bench = command("bench", run_bench, "measure the kernels, and training epochs beside other libraries, if installed")
+    bench = command(
+        "bench", run_bench, "measure the kernels, and training epochs beside other libraries, if installed",
+        "bench kernels --out benchmark",
+    )  # fmt: skip
     bench.add_argument("parts", nargs="*", metavar="PART", default=PARTS, help=f"{', '.join(PARTS)}; default: all")
     bench.add_argument("--epochs", type=int, default=7, help="epochs of each contestant (7)")
     bench.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for tables and the picture")
     bench.add_argument("--data-dir", type=Path, help="folder of MNIST and Frey Face; default: random pixels")
 
-    listing = command("datasets", run_datasets, "list the data sets and where they would be read from")
+    listing = command(
+        "datasets", run_datasets, "list the data sets and where they would be read from", "datasets --data-dir ~/data"
+    )
     listing.add_argument("--data-dir", type=Path)
     return parser
 
@@ -155,6 +195,11 @@ def _add_settings(parser):
         choices = {"choices": kind} if isinstance(kind, tuple) else {"type": kind, "metavar": metavar}
         shown = "" if option == "--patience" else f" ({defaults[name]})"
         group.add_argument(option, dest=name, help=text + shown, **choices)
+
+
+def _add_checkpoints(parser):
+    parser.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS",
+                        help="how often the model file is written during training, for `npvae resume` (60)")  # fmt: skip
 
 
 def _add_image_shape(parser):
@@ -218,35 +263,77 @@ def _header_lines(path):
 
 def run_train(arguments):
     """Train, save the model, its curve and its picture, and say where they are."""
-    started = time.perf_counter()
     path = _with_suffix(arguments.out, ".npz")
-    picture, curve = (path.with_name(path.name.removesuffix(".npz") + ending) for ending in (".png", ".curve.csv"))
-    _check_outputs((path, picture, curve), arguments.dataset)
+    _check_outputs(_outputs(path), arguments.dataset)
     dataset = load_dataset(arguments.dataset, arguments.data_dir)
     shape = arguments.image_shape or dataset.image_shape
     if shape:
         _check_image_shape(shape, dataset.X_train.shape[1])
     settings = _settings(arguments)
-    model, test_curve = VAE(**{"verbose": True} | settings), []
+    model = VAE(**{"verbose": not arguments.quiet} | settings)
     model.set_params(patience=settings.get("patience", model.max_epochs))
+    notes = {
+        "dataset": arguments.dataset if arguments.dataset in datasets.NAMES else os.path.abspath(arguments.dataset),
+        "data_dir": arguments.data_dir and os.path.abspath(arguments.data_dir),
+        "image_shape": shape,
+        "test_curve": [],
+    }
+    return _train(model, model.fit, dataset, path, notes, arguments.checkpoint_every)
+
+
+def run_resume(arguments):
+    """Go on with what `run_train` has begun, to the same files."""
+    path = arguments.model
+    model = load(path)
+    notes = model.notes_
+    if "dataset" not in notes:
+        raise ValueError(f"{path} was not trained by this command; go on with npvae.load({str(path)!r}).resume(X)")
+    _check_outputs(_outputs(path))
+    # Early stopping is asked for by an option of `train`; without, patience is as long as the training.
+    patient = model.patience == model.max_epochs
+    if arguments.epochs is not None:
+        model.set_params(max_epochs=arguments.epochs)
+    model.set_params(verbose=not arguments.quiet, patience=model.max_epochs if patient else model.patience)
+    dataset = load_dataset(notes["dataset"], arguments.data_dir or notes["data_dir"])
+    return _train(model, model.resume, dataset, path, notes, arguments.checkpoint_every)
+
+
+def _outputs(path):
+    """Return the files of a training: model, picture and curve."""
+    stem = path.name.removesuffix(".npz")
+    return path, path.with_name(stem + ".png"), path.with_name(stem + ".curve.csv")
+
+
+def _train(model, run, dataset, path, notes, checkpoint_every):
+    """Train by ``run``, a method of the model, and write all files."""
+    started = time.perf_counter()
+    path, picture, curve = _outputs(path)
 
     def score_test(epoch):
         if _is_round(epoch.epoch) or epoch.epoch == model.max_epochs:
-            test_curve.append((epoch.samples_seen, model.score(dataset.X_test)))
+            notes["test_curve"].append((epoch.samples_seen, model.score(dataset.X_test)))
 
+    def save(model):
+        model.save(path, notes)
+
+    model.set_params(callbacks=(score_test,))
     try:
-        model.set_params(callbacks=(score_test,)).fit(dataset.X_train, X_valid=dataset.X_valid)
+        run(dataset.X_train, X_valid=dataset.X_valid, checkpoint=save, checkpoint_every=checkpoint_every)
     except NonFiniteError:
-        model.save(path)
+        save(model)
         print(f"model: {path}, as it was before the step that failed, or at its best on validation data")
         raise
-    model.save(path)
-    _write_curve(curve, model.history_, dict(test_curve))
+    test_curve, shape = dict(notes["test_curve"]), notes["image_shape"] and tuple(notes["image_shape"])
+    _write_curve(curve, model.history_, test_curve)
     from . import plots
 
-    plots.summary(model, dataset.X_test, shape, y=dataset.y_test, test_curve=test_curve).savefig(picture, dpi=100)
+    summary = plots.summary(model, dataset.X_test, shape, y=dataset.y_test, test_curve=test_curve.items())
+    summary.savefig(picture, dpi=100)
     print(f"test bound: {model.score(dataset.X_test):.2f} nats ({len(dataset.X_test)} rows)")
     print(f"model: {path}\npicture: {picture}\ncurve: {curve}\n{time.perf_counter() - started:.0f} s")
+    if model.stopped_ and model.stopped_.startswith("interrupted"):
+        print(f"to go on: npvae resume {path}")
+        return 130
     return 0
 
 

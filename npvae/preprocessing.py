@@ -3,6 +3,7 @@
 Nothing here copies a dataset to scale it: the scaling travels with the data and is applied to each minibatch.
 """
 
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +52,9 @@ class Preprocessor(NamedTuple):
         """
         shift, scale = self.scaling
         if X.shape[1] != len(scale):
-            raise ValueError(f"{name} has {X.shape[1]} features, but the model was fitted to {len(scale)}")
+            raise ValueError(
+                f"{name} has {X.shape[1]} features, but VAE is expecting {len(scale)} features as input, as fitted"
+            )
         unit = self.uint8_scale if X.dtype == np.uint8 else 1.0
         if self.likelihood != "gaussian":
             _check_unit_interval(X, unit, name, self.likelihood)
@@ -65,29 +68,49 @@ class Preprocessor(NamedTuple):
 def check_array(X, name="X"):
     """Return X as a 2-D NumPy array of numbers, without copying it if it is one already.
 
+    Memory maps are not read as a whole, and numbers keep their type and the order of their bytes.
+
     Raises
     ------
     TypeError
         If X is sparse or does not hold real numbers.
     ValueError
-        If X is not 2-D, is empty, or holds NaN or infinite values.
+        If X is not 2-D, is empty, or holds masked, NaN or infinite values.
     """
     if hasattr(X, "tocsr"):
         raise TypeError(f"{name} is a sparse matrix; expected a dense array, such as {name}.toarray()")
-    X = np.asarray(X)
-    if X.dtype == object:
-        try:
-            X = X.astype(float)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{name} holds objects that are not numbers ({error}); expected numbers") from None
+    if np.ma.is_masked(X):
+        raise ValueError(f"{name} has {np.ma.count_masked(X)} masked values; expected none, such as {name}.filled(0)")
+    X = _asarray(X, name)
+    if X.dtype.kind == "c":
+        raise ValueError(f"{name} has type {X.dtype}; expected real numbers. Complex data not supported")
     if X.dtype.kind not in "buif":
         raise TypeError(f"{name} has type {X.dtype}; expected real numbers")
     if X.ndim != 2:
-        raise ValueError(f"{name} has shape {X.shape}; expected a 2-D array (rows, features)")
-    if 0 in X.shape:
-        raise ValueError(f"{name} has shape {X.shape}; expected at least one row and one feature")
+        raise ValueError(
+            f"{name} has shape {X.shape}; expected a 2-D array (rows, features). "
+            f"Reshape your data: {name}.reshape(-1, 1) is one feature, {name}.reshape(1, -1) one row"
+        )
+    rows, features = X.shape
+    if rows == 0:
+        raise ValueError(f"{name} has shape {X.shape}; expected at least one row")
+    if features == 0:
+        raise ValueError(f"{name} has 0 feature(s) (shape={X.shape}) while a minimum of 1 is required.")
     _check_finite(X, name)
-    return X if X.dtype.isnative else X.astype(X.dtype.newbyteorder("="))
+    return X
+
+
+def _asarray(X, name):
+    try:
+        X = np.asarray(X)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} is no array: {error}") from None
+    if X.dtype != object:
+        return X
+    try:
+        return X.astype(float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} holds objects that are not numbers ({error}); expected numbers") from None
 
 
 def _check_finite(X, name):
@@ -139,6 +162,12 @@ def choose_likelihood(X):
     return "gaussian", f"X has values from {low:g} to {high:g}: its columns are standardized"
 
 
+def fingerprint(X):
+    """Return what tells data from other data: shape, type, and a checksum of up to a thousand rows; JSON can hold it."""
+    rows = np.unique(np.linspace(0, len(X) - 1, 1000).astype(int))
+    return [*X.shape, X.dtype.str, zlib.crc32(np.ascontiguousarray(X[rows]).tobytes())]
+
+
 def _is_binary(X):
     if X.max() > 1:
         return False
@@ -167,8 +196,8 @@ def fit_preprocessor(X, likelihood):
 
 
 def _standardizing(X, unit):
-    mean, variance = _column_moments(X)
-    constant = variance == 0
+    mean, deviation = _column_moments(X)
+    constant = deviation == 0
     notices = []
     if constant.any():
         columns = ", ".join(map(str, np.flatnonzero(constant)[:10])) + (", ..." if constant.sum() > 10 else "")
@@ -176,17 +205,27 @@ def _standardizing(X, unit):
             f"{constant.sum()} of {X.shape[1]} columns are constant ({columns}): they carry no information, "
             "and their density is bounded by the floor of the variance alone"
         )
-    return Scaling(mean * unit, 1 / np.where(constant, 1, unit * np.sqrt(variance))), notices
+    return Scaling(mean * unit, 1 / np.where(constant, 1, unit * deviation)), notices
 
 
 def _column_moments(X):
-    """Return mean and variance (D,) of each column, by chunks.
+    """Return mean and standard deviation (D,) of each column, by chunks.
 
-    They are taken about the first row, so that a constant column has a variance of zero, exactly, and then about the
-    mean, for the sake of accuracy.
+    They are taken about the first row, so that a constant column has a deviation of zero, exactly, then about the mean,
+    for the sake of accuracy, and in units of the largest distance, which can be squared whatever the column's are.
     """
-    chunks = [slice(start, start + CHUNK) for start in range(0, len(X), CHUNK)]
     first = X[0].astype(float)
-    shift = sum((X[rows] - first).sum(axis=0) for rows in chunks) / len(X)
-    variance = sum(((X[rows] - first - shift) ** 2).sum(axis=0) for rows in chunks) / len(X)
-    return first + shift, variance
+
+    def total(function, kind=np.sum):
+        parts = [function(X[start : start + CHUNK] - first) for start in range(0, len(X), CHUNK)]
+        return kind([kind(part, axis=0) for part in parts], axis=0)
+
+    with np.errstate(over="ignore"):
+        furthest = total(np.abs, np.max)
+    if not np.all(np.isfinite(furthest)):
+        column = int(np.argmax(~np.isfinite(furthest)))
+        raise ValueError(f"X spans more than a float can hold in column {column}; expected numbers below 1e308 in size")
+    unit = np.where(furthest == 0, 1, furthest)
+    shift = total(lambda x: x / unit) / len(X)
+    variance = total(lambda x: (x / unit - shift) ** 2) / len(X)
+    return first + unit * shift, unit * np.sqrt(variance)

@@ -11,14 +11,14 @@ except ImportError:
 
 
 @contextlib.contextmanager
-def show_progress(max_epochs, verbose):
-    """Yield a callback that shows each epoch, or does nothing unless ``verbose``."""
+def show_progress(max_epochs, verbose, done=0):
+    """Yield a callback that shows each epoch after those done, or does nothing unless ``verbose``."""
     if not verbose:
         yield lambda epoch: None
     elif tqdm is None:
         yield lambda epoch: print(f"epoch {epoch.epoch:4} of {max_epochs}: {describe(epoch)}", file=sys.stderr)
     else:
-        with tqdm(total=max_epochs, unit="epoch") as bar:
+        with tqdm(total=max_epochs, initial=done, unit="epoch") as bar:
             yield lambda epoch: (bar.set_postfix_str(describe(epoch), refresh=False), bar.update())
 
 

@@ -4,6 +4,7 @@ It knows an estimator and an optimizer by their interfaces, and nothing of netwo
 """
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import signal
@@ -44,6 +45,32 @@ class Settings(NamedTuple):
     patience: int = 10
 
 
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands, besides its arrays: numbers and dicts that JSON holds to the last bit."""
+
+    accumulate_only: int  # steps, fixed at the beginning
+    counter: list = (0, -1)  # of the optimizer
+    epoch: int = 1  # the running one
+    seen: int = 0  # rows of it that have had their step
+    total: float = 0.0  # sum of their values
+    order: dict = None  # state of the generator before it drew the order of the epoch's rows
+    rng: dict = None  # its state now
+    samples_seen: int = 0
+    seconds: float = 0.0
+    best_bound: float = -math.inf  # on validation data
+    since_best: int = 0  # epochs
+
+
+class State(NamedTuple):
+    """All that a run has changed so far: with the same data and settings it goes on from here to the same bits."""
+
+    parameters: np.ndarray  # (P,)
+    squares: np.ndarray  # (P,), of the optimizer
+    best: np.ndarray  # (P,), the parameters with the best validation bound; (0,) if there are none
+    progress: Progress
+
+
 class NonFiniteError(FloatingPointError):
     """Training met a NaN or an infinite value; that step was not taken.
 
@@ -73,32 +100,53 @@ class Trainer:
     data : preprocessing.Data
     rng : numpy.random.Generator, for the order of the rows and the noise
     settings : Settings
+    state : State, optional
+        Where an earlier run stood: it is gone on with, and ``parameters`` are overwritten.
     """
 
-    def __init__(self, estimator, parameters, data, rng, settings):
+    def __init__(self, estimator, parameters, data, rng, settings, state=None):
         self.estimator, self.parameters, self.data, self.rng = estimator, parameters, data, rng
         self.settings = settings
         self.batch_size = min(settings.batch_size, len(data.X))
         self.state = None  # of the estimator, where it has one
         self._buffers = Buffers(estimator.model.backend, estimator.model.dtype)
-        layout, model = parameters.layout, estimator.model
-        rule = Rule(settings.learning_rate, settings.weight_prior / len(data.X), self.accumulate_only, layout.n_weights)
+        # As many steps only accumulate as in the authors' code, but no more than a tenth of a short run.
+        accumulate_only = min(100, settings.max_epochs * self.steps_per_epoch // 10)
+        self.progress = Progress(accumulate_only) if state is None else dataclasses.replace(state.progress)
+        self.best = None if state is None or not len(state.best) else state.best.copy()
+        layout, model, decay = parameters.layout, estimator.model, settings.weight_prior / len(data.X)
+        rule = Rule(settings.learning_rate, decay, self.progress.accumulate_only, layout.n_weights)
         self.optimizer = Optimizer(settings.optimizer, model.backend, rule, layout.size, model.dtype)
+        if state is not None:
+            parameters.vector[...] = model.backend.asarray(state.parameters, model.dtype)
+            self.optimizer.state.squares[...] = model.backend.asarray(state.squares, model.dtype)
+            self.optimizer.state.counter[...] = state.progress.counter
+            rng.bit_generator.state = state.progress.rng
+
+    def snapshot(self):
+        """Return a copy of where the run stands, a `State`."""
+        to_numpy, optimizer = self.estimator.model.backend.to_numpy, self.optimizer.state
+        self.progress.counter = optimizer.counter.tolist()
+        self.progress.rng = self.rng.bit_generator.state
+        arrays = self.parameters.vector, optimizer.squares, [] if self.best is None else self.best
+        return State(*(np.array(to_numpy(array)) for array in arrays), dataclasses.replace(self.progress))
 
     @property
     def steps_per_epoch(self):
         """Minibatches an epoch; the last one may be smaller."""
         return -(-len(self.data.X) // self.batch_size)
 
-    @property
-    def accumulate_only(self):
-        """Steps that only accumulate squared gradients: 100, as in the authors' code, but a tenth of a short run."""
-        return min(100, self.settings.max_epochs * self.steps_per_epoch // 10)
-
     def minibatches(self):
-        """Yield the row indices of the minibatches of an epoch: all rows once, shuffled."""
-        order = self.rng.permutation(len(self.data.X))
-        for start in range(0, len(order), self.batch_size):
+        """Yield the row indices of the minibatches that are left of the epoch: all rows once, shuffled."""
+        progress, generator = self.progress, self.rng.bit_generator
+        if progress.seen == 0:
+            progress.order = generator.state
+            order = self.rng.permutation(len(self.data.X))
+        else:  # drawn before: draw it again
+            now, generator.state = generator.state, progress.order
+            order = self.rng.permutation(len(self.data.X))
+            generator.state = now
+        for start in range(progress.seen, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
 
     def step(self, rows):
@@ -120,24 +168,38 @@ class Trainer:
             raise NonFiniteError(step, place, self.settings.learning_rate)
         return value + self.data.log_jacobian
 
-    def epoch(self, interrupted):
-        """Run through the data once; stop after the running minibatch when ``interrupted()``.
+    def epoch(self, stop):
+        """Go through what is left of the epoch, calling ``stop()`` after each step, until it returns true.
 
         Returns
         -------
-        elbo : float, mean of the minibatches' values by row; rows : int, how many were seen
+        elbo : float, mean of the epoch's values by row; whole : bool, whether the epoch is at its end
         """
-        total = seen = 0
+        progress = self.progress
         for rows in self.minibatches():
-            total += len(rows) * self.step(rows)
-            seen += len(rows)
-            if interrupted():
+            progress.total += float(len(rows) * self.step(rows))
+            progress.seen += len(rows)
+            progress.samples_seen += len(rows)
+            if stop():
                 break
-        return float(total / seen), seen
+        elbo, whole = progress.total / progress.seen, progress.seen == len(self.data.X)
+        if whole:
+            progress.epoch, progress.seen, progress.total = progress.epoch + 1, 0, 0.0
+        return elbo, whole
+
+    def score(self, score_valid):
+        """Return the bound of the validation data, and remember the parameters if it is the best one so far."""
+        self.progress.since_best += 1
+        if score_valid is None:
+            return math.nan
+        bound = float(score_valid(self.parameters))
+        if bound > self.progress.best_bound:
+            self.best, self.progress.best_bound, self.progress.since_best = self.parameters.vector.copy(), bound, 0
+        return bound
 
 
-def train(trainer, score_valid=None, callbacks=()):
-    """Train for ``max_epochs``, or until the validation bound has not risen for ``patience`` epochs.
+def train(trainer, score_valid=None, callbacks=(), keep=lambda trainer, epoch: None):
+    """Train until ``max_epochs`` are done, or the validation bound has not risen for ``patience`` epochs.
 
     With validation data the best parameters are kept. Ctrl-C stops after the running minibatch, and what has been
     learnt is kept. A callback that returns True stops the training after its epoch.
@@ -147,6 +209,9 @@ def train(trainer, score_valid=None, callbacks=()):
     trainer : Trainer
     score_valid : callable, from Parameters to the bound of the validation data in nats; or None
     callbacks : sequence of callables, each called with an `Epoch`; True stops
+    keep : callable
+        Called with the trainer and None after each step, and with the `Epoch` after each epoch, before the callbacks:
+        the time to take a `Trainer.snapshot`.
 
     Returns
     -------
@@ -157,29 +222,37 @@ def train(trainer, score_valid=None, callbacks=()):
     NonFiniteError
         If training diverges.
     """
-    parameters, best, best_bound, since_best, samples_seen = trainer.parameters, None, -np.inf, 0, 0
-    started = time.perf_counter()
+    progress, started = trainer.progress, time.perf_counter() - trainer.progress.seconds
+
+    def out_of_patience():
+        return score_valid is not None and progress.since_best >= trainer.settings.patience
+
+    def after_step():
+        progress.seconds = time.perf_counter() - started
+        keep(trainer, None)
+        return interrupted()
+
     try:
         with interruptible() as interrupted:
-            for number in range(1, trainer.settings.max_epochs + 1):
-                elbo, seen = trainer.epoch(interrupted)
-                samples_seen += seen
-                elbo_valid = float(score_valid(parameters)) if score_valid else np.nan
-                since_best += 1
-                if elbo_valid > best_bound:
-                    best, best_bound, since_best = parameters.vector.copy(), elbo_valid, 0
-
-                record = Epoch(number, samples_seen, elbo, elbo_valid, time.perf_counter() - started)
+            while progress.epoch <= trainer.settings.max_epochs and not out_of_patience():
+                number = progress.epoch
+                elbo, whole = trainer.epoch(after_step)
+                bound = trainer.score(score_valid) if whole else math.nan
+                progress.seconds = time.perf_counter() - started
+                record = Epoch(number, progress.samples_seen, elbo, bound, progress.seconds)
+                keep(trainer, record)
                 answers = [callback(record) for callback in callbacks]
                 if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
-                    return f"a callback stopped training after epoch {number}"
+                    return f"a callback stopped training after epoch {record.epoch}"
                 if interrupted():
-                    return f"interrupted in epoch {number}: what was learnt until then is kept"
-                if score_valid and since_best >= trainer.settings.patience:
-                    return f"stopped after epoch {number}: no better validation bound for {since_best} epochs"
+                    return f"interrupted in epoch {record.epoch}: what was learnt until then is kept"
+        if out_of_patience():
+            return (
+                f"stopped after epoch {progress.epoch - 1}: no better validation bound for {progress.since_best} epochs"
+            )
     finally:
-        if best is not None:
-            parameters.vector[...] = best
+        if trainer.best is not None:
+            trainer.parameters.vector[...] = trainer.best
     return None
 
 
@@ -234,7 +307,9 @@ def choose_step_size(make_trainer, score):
 
 
 def _trial(trainer, score):
-    remaining = min(trainer.accumulate_only + TRIAL_STEPS, trainer.settings.max_epochs * trainer.steps_per_epoch)
+    remaining = min(
+        trainer.progress.accumulate_only + TRIAL_STEPS, trainer.settings.max_epochs * trainer.steps_per_epoch
+    )
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             while remaining > 0:

@@ -3,27 +3,31 @@
 It checks what comes in, wires the parts together, and turns results back into the units of the data.
 """
 
-import inspect
+import dataclasses
+import functools
 import logging
 import sys
 
 import numpy as np
 
-from . import backends, checkpoint, training
+from . import backends, persistence, training
+from . import checkpoint as checkpoint_file
+from .conventions import Estimator, check_choice, check_number, not_fitted
 from .estimators import ESTIMATORS, Scorer
+from .health import examine
 from .model import LIKELIHOODS, Architecture, Model
 from .optimizers import STEPS
 from .parameters import Buffers
-from .preprocessing import Preprocessor, Scaling, check_array, choose_likelihood, fit_preprocessor
+from .preprocessing import check_array, choose_likelihood, fingerprint, fit_preprocessor
 from .progress import show_progress
 
 logger = logging.getLogger(__name__)
 
-#: Training rows whose bound decides between step sizes.
-STEP_SIZE_ROWS = 2000
+#: Training rows whose bound decides between step sizes, and those that a fitted model is examined on.
+SOME_ROWS = 2000
 
 
-class VAE:
+class VAE(Estimator):
     """A variational autoencoder, trained by stochastic gradient variational Bayes (Kingma & Welling, 2014).
 
     Every setting is stored as given and checked by `fit`.
@@ -73,9 +77,14 @@ class VAE:
     parameters_ : Parameters, the flat vector and its named views
     history_ : list of Epoch
     report_ : list of str, what was found in the data and chosen
+    health_ : Health, what the model has learnt of (up to 2000 rows of) the training data; not after `partial_fit`
     likelihood_, learning_rate_ : what "auto" became
-    n_features_in_ : int, columns of the data
+    n_features_in_ : int, columns of the data; feature_names_in_ : their names, where they have any
+    n_samples_seen_ : int, rows of the training data, the N of the paper
     architecture_, preprocessor_, seed_ : what the parameters belong to
+    training_ : State, where training stands, for `resume` and `partial_fit`
+    stopped_ : str or None, why training ended before ``max_epochs``
+    notes_ : dict, what `save` was given to remember
     """
 
     def __init__(
@@ -119,51 +128,32 @@ class VAE:
         self.verbose = verbose
         self.random_state = random_state
 
-    # Settings, as scikit-learn handles them ---------------------------------------------------------------------------
-
-    def get_params(self, deep=True):
-        """Return the settings as a dict."""
-        return {name: getattr(self, name) for name in inspect.signature(VAE).parameters}
-
-    def set_params(self, **params):
-        """Change settings by name and return self; ValueError for unknown names."""
-        for name, value in params.items():
-            if name not in self.get_params():
-                raise ValueError(f"VAE has no parameter {name!r}; it has {', '.join(self.get_params())}")
-            setattr(self, name, value)
-        return self
-
-    def __repr__(self):
-        defaults = inspect.signature(VAE).parameters
-        changed = (f"{name}={value!r}" for name, value in self.get_params().items() if value != defaults[name].default)
-        return f"VAE({', '.join(changed)})"
-
     def _check_settings(self):
-        _check_choice("activation", self.activation, ("tanh", "sigmoid"))
-        _check_choice("likelihood", self.likelihood, ("auto", *LIKELIHOODS))
-        _check_choice("estimator", self.estimator, tuple(ESTIMATORS))
-        _check_choice("optimizer", self.optimizer, tuple(STEPS))
-        _check_choice("dtype", self.dtype, ("float32", "float64", np.float32, np.float64))
+        check_choice("activation", self.activation, ("tanh", "sigmoid"))
+        check_choice("likelihood", self.likelihood, ("auto", *LIKELIHOODS))
+        check_choice("estimator", self.estimator, tuple(ESTIMATORS))
+        check_choice("optimizer", self.optimizer, tuple(STEPS))
+        check_choice("dtype", self.dtype, ("float32", "float64", np.float32, np.float64))
         backends.get(self.backend)
         for name in ("n_components", "n_samples", "batch_size", "max_epochs", "patience"):
-            _check_number(name, getattr(self, name), np.integer, 1)
+            check_number(name, getattr(self, name), np.integer, 1)
         for name, kind in (("hidden_layer_sizes", "integers"), ("callbacks", "functions")):
             if not isinstance(getattr(self, name), tuple | list):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a tuple of {kind}, which may be empty")
         for size in self.hidden_layer_sizes:
-            _check_number("hidden_layer_sizes", size, np.integer, 1)
+            check_number("hidden_layer_sizes", size, np.integer, 1)
         for name in ("weight_prior", "init_std"):
-            _check_number(name, getattr(self, name), np.floating, 0)
+            check_number(name, getattr(self, name), np.floating, 0)
         if self.learning_rate != "auto":
-            _check_number("learning_rate", self.learning_rate, np.floating, 0)
+            check_number("learning_rate", self.learning_rate, np.floating, 0)
             if self.learning_rate == 0:
                 raise ValueError("learning_rate is 0; expected 'auto' or a number above 0")
         if self.random_state is not None:
-            _check_number("random_state", self.random_state, np.integer, 0)
+            check_number("random_state", self.random_state, np.integer, 0)
 
     # Fitting ----------------------------------------------------------------------------------------------------------
 
-    def fit(self, X, y=None, *, X_valid=None):
+    def fit(self, X, y=None, *, X_valid=None, checkpoint=None, checkpoint_every=60.0):
         """Maximise the lower bound on log p(X).
 
         Parameters
@@ -173,6 +163,11 @@ class VAE:
         y : ignored
         X_valid : array (N', D), optional
             Validation data: its bound is recorded after each epoch, training stops early, the best parameters stay.
+        checkpoint : path, optional
+            Model file that is written when training begins, every ``checkpoint_every`` seconds, and at the end: a run
+            that was killed goes on with ``npvae.load(path).resume(X)``. Or a function that is called with the model
+            and saves it.
+        checkpoint_every : float
 
         Returns
         -------
@@ -185,23 +180,104 @@ class VAE:
         NonFiniteError
             If training diverges; the model holds the parameters before the step that failed, or the best ones on
             validation data.
+        OSError
+            If the checkpoint cannot be written when training begins, or at the end. In between it is tried again.
         """
         self._check_settings()
-        X = check_array(X)
+        keeper = self._keeper(checkpoint, checkpoint_every)
+        table, X = X, check_array(X)
         likelihood, preprocessor, messages = self._choose_preprocessing(X)
         data = preprocessor.data(X)
         valid = None if X_valid is None else preprocessor.data(check_array(X_valid, "X_valid"), "X_valid")
 
-        for name in [name for name in vars(self) if name.endswith("_")]:
-            delattr(self, name)  # from here on, what an earlier fit has left would not belong together
-        self.n_features_in_, self.likelihood_, self.preprocessor_ = X.shape[1], likelihood, preprocessor
-        self.architecture_ = self._architecture(likelihood, X.shape[1])
-        self.seed_ = _seed(self.random_state)
-        self.report_ = []
-        for message in messages:
-            self._say(message)
-        self._train(data, valid)
+        self._begin(table, likelihood, preprocessor, messages)
+        self.n_samples_seen_ = len(X)
+        model = self._model(self.dtype)
+        initial = self._initial(model, data)
+        trainer = self._trainer(model, data, initial, self.learning_rate_)
+        return self._run(trainer, valid, keeper)
+
+    def resume(self, X, y=None, *, X_valid=None, checkpoint=None, checkpoint_every=60.0):
+        """Go on with a training that was interrupted, killed, or is to have more epochs.
+
+        With the data and the settings that it began with, it ends with the same bits as if it had not stopped. Settings
+        may be changed before, such as ``max_epochs``; those of the networks and of the likelihood stay as fitted.
+
+        Parameters
+        ----------
+        X, X_valid : the data of the run, again
+        y, checkpoint, checkpoint_every : see `fit`
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If there is nothing to go on with, or the data is not that of the run.
+        NonFiniteError, OSError
+            See `fit`.
+        """
+        self._check_settings()
+        model, keeper = self._fitted_model(), self._keeper(checkpoint, checkpoint_every)
+        X, X_valid = check_array(X), None if X_valid is None else check_array(X_valid, "X_valid")
+        for name, found, expected in zip(
+            ("X", "X_valid"), _fingerprints(X, X_valid), self.fingerprints_ or (None, None)
+        ):
+            if found != expected:
+                raise ValueError(f"{name} is {found}, but the training that is to go on had {expected} "
+                                 "(rows, columns, type, checksum; None: no such data, or data in pieces)")  # fmt: skip
+        data, valid = (None if array is None else self.preprocessor_.data(array) for array in (X, X_valid))
+        if self.training_.progress.epoch > self.max_epochs:
+            self._say(f"nothing to resume: all {self.max_epochs} epochs are done; for more, set max_epochs higher")
+        self.history_ = [epoch for epoch in self.history_ if epoch.epoch < self.training_.progress.epoch]
+        trainer = self._trainer(model, data, self.training_.parameters, self.learning_rate_, self.training_)
+        return self._run(trainer, valid, keeper)
+
+    def partial_fit(self, X, y=None):
+        """Train for one epoch on a piece of the data.
+
+        The first piece decides the likelihood, the scaling of the columns and, where it is "auto", the learning rate,
+        as if it were all. After `fit`, training goes on from what was fitted. N, which says how little the prior on the
+        weights matters against the data, is the number of rows of all calls so far; a piece given twice counts twice.
+
+        Parameters
+        ----------
+        X : array (N', D)
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        self._check_settings()
+        table, X, changes = X, check_array(X), {"max_epochs": 1}
+        if not hasattr(self, "parameters_"):
+            likelihood, preprocessor, messages = self._choose_preprocessing(X)
+            data, state = preprocessor.data(X), None
+            self._begin(table, likelihood, preprocessor, messages)
+            self.n_samples_seen_, model = len(X), self._model(self.dtype)
+            initial = self._initial(model, data, **changes)
+        else:
+            self._check_feature_names(table)
+            data, model, state = self.preprocessor_.data(X), self._fitted_model(), self.training_
+            self.n_samples_seen_ += len(X)
+            # The objective is a mean over the piece: the prior has the share in it that it has in a mean over all rows.
+            changes["weight_prior"] = self.weight_prior * len(X) / self.n_samples_seen_
+            changes["max_epochs"] = state.progress.epoch
+            progress = dataclasses.replace(state.progress, seen=0, total=0.0, best_bound=-np.inf, since_best=0)
+            state, initial = state._replace(progress=progress, best=state.best[:0]), state.parameters
+        trainer = self._trainer(model, data, initial, self.learning_rate_, state, **changes)
+        self._run(trainer, None, self._keeper(None), show=False)
+        self.fingerprints_ = None
         return self
+
+    def _keeper(self, checkpoint, every=60.0):
+        write = checkpoint
+        if checkpoint is not None and not callable(checkpoint):
+            write = functools.partial(VAE.save, path=checkpoint)
+        return persistence.Keeper(self, write, every)
 
     def _choose_preprocessing(self, X):
         likelihood, reason = self.likelihood, "as set"
@@ -210,42 +286,75 @@ class VAE:
         preprocessor, notices = fit_preprocessor(X, likelihood)
         return likelihood, preprocessor, [f"likelihood: {likelihood} ({reason})", *notices]
 
-    def _train(self, data, valid):
-        model = Model(self.architecture_, backends.get(self.backend), self.dtype)
+    def _begin(self, table, likelihood, preprocessor, messages):
+        """Forget what an earlier fit has left, which would not belong together with what comes, and start anew."""
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+        n_features = len(preprocessor.scaling.shift)
+        self.n_features_in_, self.likelihood_, self.preprocessor_ = n_features, likelihood, preprocessor
+        self._keep_feature_names(table)
+        self.architecture_ = self._architecture(likelihood, n_features)
+        self.seed_ = _seed(self.random_state)
+        self.report_, self.history_, self.notes_ = [], [], {}
+        for message in messages:
+            self._say(message)
+
+    def _initial(self, model, data, **changes):
+        """Draw the initial parameters, and choose the learning rate if it is to be chosen."""
         initial = model.layout.initial(self._rng("weights"), self.init_std)
         self.learning_rate_ = self.learning_rate
         if self.learning_rate == "auto":
-            self.learning_rate_ = self._choose_step_size(model, data, initial)
-        trainer = self._trainer(model, data, initial, self.learning_rate_)
-        self.parameters_, self.history_ = trainer.parameters, []  # live, so that a callback can use the model
+            self.learning_rate_ = self._choose_step_size(model, data, initial, changes)
+        return initial
+
+    def _run(self, trainer, valid, keeper, show=True):
+        """Train, keep what is needed to go on, and look at the result."""
+        self.parameters_, model = trainer.parameters, trainer.estimator.model  # live: a callback can use the model
+        self.fingerprints_ = _fingerprints(trainer.data.X, None if valid is None else valid.X)
+        vars(self).pop("health_", None)
+        keeper.begin(trainer)
         scorer = self._scorer(model)
         score_valid = None if valid is None else lambda parameters: scorer(parameters, valid).mean()
-        with show_progress(self.max_epochs, self.verbose) as show:
-            ended = training.train(trainer, score_valid, (self.history_.append, show, *self.callbacks))
+        epochs = trainer.settings.max_epochs
+        with show_progress(epochs, self.verbose and show, trainer.progress.epoch - 1) as show_epoch:
+            ended = training.train(trainer, score_valid, (show_epoch, *self.callbacks), keeper)
+        self.stopped_ = ended
         if ended:
             self._say(ended)
+        if show:
+            some = self._some_rows(trainer.data)
+            self.health_ = examine(model, self.parameters_, some, scorer, self.history_)
+            self._tell(str(self.health_))
+        keeper.save()
+        return self
 
-    def _choose_step_size(self, model, data, initial):
-        rows = self._rng("step size").permutation(len(data.X))[:STEP_SIZE_ROWS]
-        subset, scorer = data._replace(X=data.X[np.sort(rows)]), self._scorer(model)
+    def _choose_step_size(self, model, data, initial, changes):
+        subset, scorer = self._some_rows(data), self._scorer(model)
         step_size, bounds = training.choose_step_size(
-            lambda candidate: self._trainer(model, data, initial, candidate),
+            lambda candidate: self._trainer(model, data, initial, candidate, **changes),
             lambda parameters: scorer(parameters, subset).mean(),
         )
         bounds = ", ".join(f"{candidate:g}: {bound:.1f}" for candidate, bound in bounds.items())
         self._say(f"learning rate: {step_size:g} (training bound in nats after the first steps of {bounds})")
         return step_size
 
-    def _trainer(self, model, data, initial, step_size):
+    def _some_rows(self, data):
+        rows = self._rng("step size").permutation(len(data.X))[:SOME_ROWS]
+        return data._replace(X=data.X[np.sort(rows)])
+
+    def _trainer(self, model, data, initial, step_size, state=None, **changes):
         settings = training.Settings(
             self.optimizer, step_size, self.weight_prior, self.batch_size, self.max_epochs, self.patience
         )
-        estimator = ESTIMATORS[self.estimator](model, self.n_samples)
-        return training.Trainer(estimator, model.parameters(initial), data, self._rng("training"), settings)
+        estimator, rng = ESTIMATORS[self.estimator](model, self.n_samples), self._rng("training")
+        return training.Trainer(estimator, model.parameters(initial), data, rng, settings._replace(**changes), state)
 
     def _architecture(self, likelihood, n_features):
         sizes = tuple(map(int, self.hidden_layer_sizes))
         return Architecture(n_features, int(self.n_components), sizes, self.activation, likelihood)
+
+    def _model(self, dtype):
+        return Model(self.architecture_, backends.get(self.backend), dtype)
 
     def _scorer(self, model):
         return Scorer(model, self.seed_, self.n_samples)
@@ -255,6 +364,9 @@ class VAE:
 
     def _say(self, message):
         self.report_.append(message)
+        self._tell(message)
+
+    def _tell(self, message):
         if self.verbose:
             print(message, file=sys.stderr)
         else:
@@ -264,13 +376,17 @@ class VAE:
 
     def transform(self, X):
         """Return the posterior means: the mu of q(z|x), (N, J) for X (N, D)."""
-        model, data = self._fitted_model(), self.preprocessor_.data(check_array(X))
+        model, data = self._fitted_model(), self._data(X)
 
         def mu(rows, buffers):
             x = model.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), self.n_features_in_))
             return model.encode(self.parameters_, x, buffers).outputs[0]
 
-        return _by_batches(model, mu, len(data.X))
+        return self._wrap(_by_batches(model, mu, len(data.X)), X)
+
+    def fit_transform(self, X, y=None):
+        """Return ``fit(X).transform(X)``."""
+        return self.fit(X).transform(X)
 
     def inverse_transform(self, Z):
         """Return E[x|z] in the units of the data (pixels in [0, 1]), (R, D) for Z (R, J)."""
@@ -286,7 +402,7 @@ class VAE:
 
     def reconstruct(self, X):
         """Return E[x|z] at the posterior mean of each row, in the units of the data: (N, D) for X (N, D)."""
-        return self.inverse_transform(self.transform(X))
+        return self.inverse_transform(np.asarray(self.transform(X)))
 
     def sample(self, n_samples=1, *, random_state=None):
         """Draw z from the prior and return E[x|z], in the units of the data: (n_samples, D).
@@ -295,7 +411,7 @@ class VAE:
         seed; by default it is the model's own, and the samples are the same at each call.
         """
         model = self._fitted_model()
-        _check_number("n_samples", n_samples, np.integer, 1)
+        check_number("n_samples", n_samples, np.integer, 1)
         rng = self._rng("sample") if random_state is None else np.random.default_rng(random_state)
         return self.inverse_transform(rng.standard_normal((n_samples, model.architecture.n_components)))
 
@@ -305,37 +421,52 @@ class VAE:
         The noise of a row is keyed by its content and the model's seed: a score does not change from call to call, nor
         with the other rows. With standardized columns it is in nats of the data as given.
         """
-        model, data = self._fitted_model(), self.preprocessor_.data(check_array(X))
+        model, data = self._fitted_model(), self._data(X)
         return self._scorer(model)(self.parameters_, data)
 
     def score(self, X, y=None):
         """Return the mean of `score_samples`: the lower bound a datapoint, in nats. ``y`` is ignored."""
         return float(np.mean(self.score_samples(X)))
 
-    def _fitted_model(self):
+    def _check_fitted(self):
         if not hasattr(self, "parameters_"):
-            raise NotFittedError("this VAE is not fitted yet; call fit(X) first")
-        return Model(self.architecture_, backends.get(self.backend), self.parameters_.vector.dtype)
+            raise not_fitted(type(self).__name__)
+
+    def _fitted_model(self):
+        self._check_fitted()
+        return self._model(self.parameters_.vector.dtype)
+
+    def _data(self, X):
+        """Check data like that of the fit, and attach its scaling."""
+        self._check_feature_names(X)
+        return self.preprocessor_.data(check_array(X))
+
+    @property
+    def _n_features_out(self):
+        return self.architecture_.n_components
 
     # Files and checks -------------------------------------------------------------------------------------------------
 
-    def save(self, path):
-        """Write the fitted model to exactly this path: an ``.npz`` without pickles, whole or not at all.
+    def save(self, path, notes=None):
+        """Write the fitted model, and where its training stands, to exactly this path: whole or not at all.
 
-        Callbacks are not saved.
+        The file is an ``.npz`` without pickles. Callbacks are not saved.
+
+        Parameters
+        ----------
+        path : str or path
+        notes : dict of what JSON can hold, optional
+            Kept in the file, and found again in ``notes_``.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; a file that was there before is then as it was.
         """
-        model = self._fitted_model()
-        settings = self.get_params() | {"callbacks": (), "dtype": model.dtype.name}
-        header = {
-            "settings": {name: _plain(value) for name, value in settings.items()},
-            "fitted": {name: _plain(getattr(self, name)) for name in _FITTED},
-            "architecture": self.architecture_._asdict(),
-            "uint8_scale": self.preprocessor_.uint8_scale,
-            "history": [tuple(map(_plain, epoch)) for epoch in self.history_],
-        }
-        shift, scale = self.preprocessor_.scaling
-        vector = model.backend.to_numpy(self.parameters_.vector)
-        checkpoint.save(path, header, {"parameters": vector, "shift": shift, "scale": scale})
+        self._check_fitted()
+        if notes is not None:
+            self.notes_ = notes
+        checkpoint_file.save(path, *persistence.to_file(self))
 
     @classmethod
     def load(cls, path):
@@ -348,24 +479,11 @@ class VAE:
         ValueError
             If it is not an npvae model, or is damaged.
         """
-        header, arrays = checkpoint.load(path)
+        header, arrays = checkpoint_file.load(path)
         try:
-            settings = {name: tuple(v) if isinstance(v, list) else v for name, v in header["settings"].items()}
-            model = cls(**settings)
-            model._check_settings()
-            vars(model).update({name: header["fitted"][name] for name in _FITTED})
-            model.architecture_ = Architecture(**header["architecture"])
-            model.architecture_ = model.architecture_._replace(
-                hidden_layer_sizes=tuple(model.architecture_.hidden_layer_sizes)
-            )
-            inner = Model(model.architecture_, backends.get(model.backend), model.dtype)
-            model.parameters_ = inner.parameters(_expect(arrays, "parameters", inner.layout.size))
-            scaling = Scaling(*(_expect(arrays, name, model.architecture_.n_features) for name in Scaling._fields))
-            model.preprocessor_ = Preprocessor(model.architecture_.likelihood, scaling, header["uint8_scale"])
-            model.history_ = [training.Epoch(*epoch) for epoch in header["history"]]
+            return persistence.from_file(cls, header, arrays)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
-        return model
 
     def starting_point(self, X):
         """Return what training on X would start from, or what a fitted model has: for `npvae.gradcheck`.
@@ -385,14 +503,6 @@ class VAE:
             layout = Model(architecture, backends.get(self.backend)).layout
             vector = layout.initial(_rng(_seed(self.random_state), "weights"), self.init_std)
         return architecture, preprocessor.data(X), vector
-
-
-class NotFittedError(ValueError, AttributeError):
-    """A method needs a fitted model."""
-
-
-#: Fitted attributes that go into a model file's header as they are.
-_FITTED = ("n_features_in_", "likelihood_", "learning_rate_", "seed_", "report_")
 
 
 def fit(X, *, X_valid=None, **settings):
@@ -450,28 +560,5 @@ def _seed(random_state):
     return int(np.random.default_rng().integers(2**63)) if random_state is None else int(random_state)
 
 
-def _plain(value):
-    """Turn NumPy scalars and tuples into what JSON holds."""
-    if isinstance(value, np.generic):
-        return value.item()
-    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
-
-
-def _expect(arrays, name, length):
-    array = arrays[name]
-    if array.shape != (length,) or array.dtype.kind != "f":
-        raise ValueError(f"{name} is {array.dtype} {array.shape}; expected floats {(length,)}")
-    return array
-
-
-def _check_choice(name, value, known):
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
-
-
-def _check_number(name, value, kind, least):
-    """Refuse what is not a number of this kind (np.integer, np.floating) and at least ``least``."""
-    types = (int, np.integer) if kind is np.integer else (int, float, np.integer, np.floating)
-    if isinstance(value, bool) or not isinstance(value, types) or not least <= value < np.inf:
-        article = "an integer" if kind is np.integer else "a number"
-        raise ValueError(f"{name} is {value!r}; expected {article} of at least {least}")
+def _fingerprints(*arrays):
+    return [None if array is None else fingerprint(array) for array in arrays]

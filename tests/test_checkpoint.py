@@ -65,7 +65,7 @@ def test_foreign_and_damaged_files(model, tmp_path):
 
     def header(**changes):
         _, arrays = checkpoint.load(path)
-        text = json.dumps({"format": checkpoint.FORMAT, "version": 1, **changes})
+        text = json.dumps({"format": checkpoint.FORMAT, "version": checkpoint.VERSION, **changes})
         write_npz(header=np.array(text), **arrays)
 
     for spoil in (
@@ -109,6 +109,6 @@ def test_later_versions_and_wrong_sizes_are_refused(model, tmp_path):
     checkpoint.save(path, header, arrays | {"parameters": arrays["parameters"][:-1]})
     with pytest.raises(ValueError, match="damaged: parameters is float32"):
         npvae.load(path)
-    checkpoint.save(path, header | {"version": 2}, arrays)
-    with pytest.raises(ValueError, match="has format version 2; this npvae reads version 1"):
+    checkpoint.save(path, header | {"version": 3}, arrays)
+    with pytest.raises(ValueError, match="has format version 3; this npvae reads version 2"):
         npvae.load(path)

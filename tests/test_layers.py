@@ -11,12 +11,13 @@ ROOT = Path(npvae.__file__).parent
 
 #: Bottom to top.
 LAYERS = (
-    ("parameters", "preprocessing", "progress", "version"),
+    ("conventions", "parameters", "preprocessing", "progress", "version"),
     ("backends",),
     ("distributions", "nn", "optimizers"),
     ("model",),
     ("estimators",),
-    ("training", "gradcheck", "checkpoint"),
+    ("training", "gradcheck", "checkpoint", "health"),
+    ("persistence",),
     ("vae",),
     ("bench",),
     ("cli",),

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from npvae.backends import matmul as mm
-from npvae.backends import vectors
 from npvae.backends.reference import ACTIVATIONS
+from npvae.backends import runtime, vectors
 from npvae.backends.scalar import CODES, IDENTITY
 
 DTYPES = (np.float32, np.float64)
@@ -44,7 +44,7 @@ def do(job, *arrays):
     """Do one job on arrays of any shape."""
     flat = [array.reshape(-1) for array in arrays]
     flat += [flat[0]] * (4 - len(flat))
-    mm.multiply(np.array([job], np.int64), tuple(flat), mm.workspace(arrays[0].dtype))
+    mm.multiply(np.array([job], np.int64), tuple(flat), mm.workspace(arrays[0].dtype), runtime.threads())
 
 
 def dense(x, W, b, code, out):
@@ -259,7 +259,7 @@ def test_jobs_at_a_time_equal_jobs_one_by_one(threads):
         for lists in ([jobs], [[job] for job in jobs]):
             dW, dx = np.zeros_like(W), np.full_like(x, np.nan)
             for some in lists:
-                mm.multiply(np.array(some, np.int64), (x, W, y, dW, dx), mm.workspace(np.float32))
+                mm.multiply(np.array(some, np.int64), (x, W, y, dW, dx), mm.workspace(np.float32), runtime.threads())
             results.append((dW, dx))
     for dW, dx in results:
         np.testing.assert_array_equal(dW, results[0][0])
@@ -276,7 +276,7 @@ def test_other_layouts_and_mixed_dtypes_are_refused(spoil):
     a = np.ones(16, np.float32)
     jobs = np.array([mm.weight_gradient_job((4, 4, 4), (0, 0), (1, 0), (2, 0))])
     with pytest.raises(numba.core.errors.TypingError):
-        mm.multiply(jobs, (spoil(a), a, a.copy()), mm.workspace(np.float32))
+        mm.multiply(jobs, (spoil(a), a, a.copy()), mm.workspace(np.float32), runtime.threads())
 
 
 # Other processors -------------------------------------------------------------------------------------------

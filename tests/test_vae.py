@@ -10,7 +10,7 @@ import pytest
 import npvae
 from npvae import datasets
 from npvae.preprocessing import choose_likelihood
-from npvae.vae import NotFittedError
+from npvae.conventions import NotFittedError
 
 SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "learning_rate": 0.05, "batch_size": 20, "max_epochs": 5}
 
@@ -300,10 +300,10 @@ BAD_DATA = [
     (np.zeros(5), ValueError, r"X has shape \(5,\); expected a 2-D array"),
     (np.zeros((2, 2, 2)), ValueError, "expected a 2-D array"),
     (np.zeros((0, 5)), ValueError, "at least one row"),
-    (np.zeros((5, 0)), ValueError, "at least one row and one feature"),
+    (np.zeros((5, 0)), ValueError, r"0 feature\(s\) \(shape=\(5, 0\)\)"),
     ([["a", "b"]], TypeError, "expected real numbers"),
     (np.array([["a", 1.0]], object), TypeError, "objects that are not numbers"),
-    (np.zeros((2, 2), complex), TypeError, "complex128; expected real numbers"),
+    (np.zeros((2, 2), complex), ValueError, "complex128; expected real numbers"),
     (
         np.array([[0.0, np.nan], [np.inf, 1.0]]),
         ValueError,
@@ -328,7 +328,7 @@ def test_data_outside_the_unit_interval(X, likelihood):
 
 def test_data_unlike_that_of_the_fit(model, X):
     for method in (model.transform, model.score, model.reconstruct):
-        with pytest.raises(ValueError, match="X has 5 features, but the model was fitted to 6"):
+        with pytest.raises(ValueError, match="X has 5 features, but VAE is expecting 6"):
             method(X[:, :5])
     with pytest.raises(ValueError, match="expected n_components = 2"):
         model.inverse_transform(np.zeros((1, 3)))

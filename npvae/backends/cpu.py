@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
-from numba.np.ufunc.parallel import _iget_num_threads  # numba.get_num_threads would prevent caching
 
 from ..parameters import Parameters
 from . import reference
 from .matmul import dense_job, input_gradient_job, multiply, weight_gradient_job, workspace
 from .reference import LOG_2PI
+from .runtime import CACHE, threads
 from .scalar import CODES, adagrad, exp, expm1, multiply_by_derivative, sigmoid, softplus, squared_norm
 
 #: ``contract`` allows fused multiply-add, ``reassoc`` and the others vectorized sums. ``nnan`` and ``ninf`` (and so
 #: ``fastmath=True``) would let the compiler assume that there is no NaN to be found.
-OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}}
+OPTIONS = {"cache": CACHE, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}}
 
 # Arrays lie in the same memory.
 empty, asarray, to_numpy = reference.empty, reference.asarray, reference.to_numpy
@@ -31,15 +31,19 @@ empty, asarray, to_numpy = reference.empty, reference.asarray, reference.to_nump
 def gather(X, rows, scaling, out):
     """See `reference.gather`."""
     if X.dtype in (np.uint8, np.float32, np.float64) and X.flags.c_contiguous:
-        _gather(X, rows, scaling.shift, scaling.scale, out)
+        _gather(X, rows, scaling.shift, scaling.scale, out, threads())
         return out
     return reference.gather(X, rows, scaling, out)
 
 
 @njit(parallel=True, **OPTIONS)
-def _gather(X, rows, shift, scale, out):
-    for i in prange(len(rows)):
-        _scale(X[rows[i]], shift, scale, out[i])
+def _gather(X, rows, shift, scale, out, threads):
+    if threads == 1:
+        for i in range(len(rows)):
+            _scale(X[rows[i]], shift, scale, out[i])
+    else:
+        for i in prange(len(rows)):
+            _scale(X[rows[i]], shift, scale, out[i])
 
 
 @njit(**OPTIONS)
@@ -90,20 +94,21 @@ class Network:
     def forward(self, parameters, x, buffers):
         """See `nn.Network.forward`."""
         done = buffers.made((self, len(x)), lambda: self._new_pass(len(x), x.dtype))
-        vector = parameters.vector
+        x, vector = _writeable(x), _writeable(parameters.vector)
         arrays = x.reshape(-1), vector, done.layers, done.deltas, vector, vector  # the last two are not used here
-        _forward(*done.forward, arrays, _scratch.by_dtype[x.dtype])
+        _forward(*done.forward, arrays, _scratch.by_dtype[x.dtype], threads())
         return done
 
     def backward(self, parameters, x, done, gradient, buffers, dx=None):
         """See `nn.Network.backward`."""
+        x = _writeable(x)
         finite = gradient.finite.get(self)
         if finite is None:
             finite = gradient.finite[self] = np.ones(1, np.int64)
         flat_x = x.reshape(-1)
         flat_dx = flat_x if dx is None else dx.reshape(-1)
         arrays = flat_x, parameters.vector, done.layers, done.deltas, gradient.vector, flat_dx
-        _backward(*done.backward[dx is not None], arrays, finite, _scratch.by_dtype[x.dtype])
+        _backward(*done.backward[dx is not None], arrays, finite, _scratch.by_dtype[x.dtype], threads())
 
     def _new_pass(self, M, dtype):
         layers = self.mlp.hidden + self.mlp.heads
@@ -157,6 +162,11 @@ class Network:
         return np.array(jobs, np.int64), np.array(table, np.int64)
 
 
+def _writeable(array):
+    """Return the array, or a copy of one that is read-only: to Numba that is another type."""
+    return array if array.flags.writeable else array.copy()
+
+
 class Gradient(Parameters):
     """The gradient of all parameters.
 
@@ -176,15 +186,15 @@ def gradient(layout, dtype):
 
 
 @njit(**OPTIONS)
-def _forward(jobs, ends, arrays, work):
+def _forward(jobs, ends, arrays, work, threads):
     start = 0
     for end in ends:
-        multiply(jobs[start:end], arrays, work)
+        multiply(jobs[start:end], arrays, work, threads)
         start = end
 
 
 @njit(**OPTIONS)
-def _backward(jobs, table, arrays, finite, work):
+def _backward(jobs, table, arrays, finite, work, threads):
     """From the gradients at the outputs to those of all arrays, from the heads down."""
     start = 0
     finite[0] = 1
@@ -195,7 +205,7 @@ def _backward(jobs, table, arrays, finite, work):
         db = arrays[GRADIENT][layer[B_AT] : layer[B_AT] + layer[N_OUTPUTS]]
         _delta(read, arrays[LAYERS][here], arrays[DELTAS][here], layer[CODE], db, finite)
         if layer[JOBS_END] >= 0:
-            multiply(jobs[start : layer[JOBS_END]], arrays, work)
+            multiply(jobs[start : layer[JOBS_END]], arrays, work, threads)
             start = layer[JOBS_END]
 
 
@@ -301,14 +311,18 @@ def _add_gradients(mu, log_var, eps, dz, scale_of_sample, dmu, dlog_var):
 def bernoulli_log_prob(x, logits, scale, out=(None, None)):
     """See `reference.bernoulli_log_prob`."""
     log_prob, dlogits = _outputs(logits, out)
-    _bernoulli_log_prob(x, logits, logits.dtype.type(scale), log_prob, dlogits)
+    _bernoulli_log_prob(x, logits, logits.dtype.type(scale), log_prob, dlogits, threads())
     return log_prob, dlogits
 
 
 @njit(parallel=True, **OPTIONS)
-def _bernoulli_log_prob(x, logits, scale, log_prob, dlogits):
-    for row in prange(len(logits)):
-        log_prob[row] = _bernoulli_row(x[row % len(x)], logits[row], scale, dlogits[row])
+def _bernoulli_log_prob(x, logits, scale, log_prob, dlogits, threads):
+    if threads == 1:
+        for row in range(len(logits)):
+            log_prob[row] = _bernoulli_row(x[row % len(x)], logits[row], scale, dlogits[row])
+    else:
+        for row in prange(len(logits)):
+            log_prob[row] = _bernoulli_row(x[row % len(x)], logits[row], scale, dlogits[row])
 
 
 @njit(**OPTIONS)
@@ -323,14 +337,18 @@ def _bernoulli_row(x, logits, scale, dlogits):
 def gaussian_log_prob(x, mu, log_var, scale, out=(None, None, None)):
     """See `reference.gaussian_log_prob`."""
     log_prob, dmu, dlog_var = _outputs(mu, out)
-    _gaussian_log_prob(x, mu, log_var, mu.dtype.type(scale), log_prob, dmu, dlog_var)
+    _gaussian_log_prob(x, mu, log_var, mu.dtype.type(scale), log_prob, dmu, dlog_var, threads())
     return log_prob, dmu, dlog_var
 
 
 @njit(parallel=True, **OPTIONS)
-def _gaussian_log_prob(x, mu, log_var, scale, log_prob, dmu, dlog_var):
-    for row in prange(len(mu)):
-        log_prob[row] = _gaussian_row(x[row % len(x)], mu[row], log_var[row], scale, dmu[row], dlog_var[row])
+def _gaussian_log_prob(x, mu, log_var, scale, log_prob, dmu, dlog_var, threads):
+    if threads == 1:
+        for row in range(len(mu)):
+            log_prob[row] = _gaussian_row(x[row % len(x)], mu[row], log_var[row], scale, dmu[row], dlog_var[row])
+    else:
+        for row in prange(len(mu)):
+            log_prob[row] = _gaussian_row(x[row % len(x)], mu[row], log_var[row], scale, dmu[row], dlog_var[row])
 
 
 @njit(**OPTIONS)
@@ -366,20 +384,29 @@ def adagrad_step(parameters, gradient, state, rule):
         step_size = rule.step_size if state.counter[0] > rule.accumulate_only else 0.0
         number = gradient.vector.dtype.type
         arrays = parameters.vector, gradient.vector, state.squares, gradient.starts
-        _adagrad_step(*arrays, number(step_size), number(rule.weight_decay), rule.n_weights)
+        settings = number(step_size), number(rule.weight_decay), rule.n_weights
+        _adagrad_step(arrays, settings, threads())
 
 
 @njit(parallel=True, **OPTIONS)
-def _adagrad_step(parameters, gradient, squares, starts, step_size, weight_decay, n_weights):
-    """Let each thread update its share of every array: much of that it has in its cache, as `matmul` cuts by rows."""
-    threads = _iget_num_threads()
-    for n in prange(threads):
-        thread = np.int64(n)
-        for i in range(len(starts) - 1):
-            start, size = starts[i], starts[i + 1] - starts[i]
-            share = slice(start + size * thread // threads, start + size * (thread + 1) // threads)
-            decay = weight_decay if start < n_weights else parameters.dtype.type(0)
-            adagrad(parameters[share], gradient[share], squares[share], step_size, decay)
+def _adagrad_step(arrays, settings, threads):
+    if threads == 1:
+        _adagrad_share(arrays, settings, np.int64(0), threads)
+    else:
+        for thread in prange(threads):
+            _adagrad_share(arrays, settings, np.int64(thread), threads)
+
+
+@njit(**OPTIONS)
+def _adagrad_share(arrays, settings, thread, threads):
+    """Update a thread's share of every array: much of that it has in its cache, as `matmul` cuts by rows."""
+    parameters, gradient, squares, starts = arrays
+    step_size, weight_decay, n_weights = settings
+    for i in range(len(starts) - 1):
+        start, size = starts[i], starts[i + 1] - starts[i]
+        share = slice(start + size * thread // threads, start + size * (thread + 1) // threads)
+        decay = weight_decay if start < n_weights else parameters.dtype.type(0)
+        adagrad(parameters[share], gradient[share], squares[share], step_size, decay)
 
 
 def sgd_step(parameters, gradient, state, rule):

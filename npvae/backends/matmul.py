@@ -30,7 +30,6 @@ All arrays are flat, C-contiguous and of one dtype, float32 or float64. Shapes a
 
 import numpy as np
 from numba import config, njit, prange
-from numba.np.ufunc.parallel import _iget_num_threads  # numba.get_num_threads would prevent caching
 
 from .scalar import IDENTITY, OPTIONS, activate
 from .vectors import (
@@ -270,21 +269,20 @@ def _do_all(jobs, arrays, thread, threads, work):
 
 
 @njit(parallel=True, **OPTIONS)
-def multiply(jobs, arrays, work):
-    """Do all jobs: in this thread if they are small, otherwise shared among all threads.
+def multiply(jobs, arrays, work, threads):
+    """Do all jobs: in this thread if they are small, otherwise shared among so many threads.
 
     Parameters
     ----------
     jobs (n, 14) int64; arrays: tuple of flat arrays, as many for every call, or Numba compiles again;
-    work: of `workspace`
+    work: of `workspace`; threads : int, of `runtime.threads`
     """
     products = 0
     for n in range(len(jobs)):
         products += jobs[n, ROWS] * jobs[n, INNER] * jobs[n, COLUMNS]
-    if products < SERIAL:
+    if products < SERIAL or threads == 1:
         _do_all(jobs, arrays, np.int64(0), np.int64(1), work)
     else:
-        threads = min(_iget_num_threads(), len(work))
         for thread in prange(threads):
             _do_all(jobs, arrays, np.int64(thread), threads, work)
 

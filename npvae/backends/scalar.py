@@ -17,13 +17,14 @@ from numba.extending import intrinsic, overload
 from numpy.polynomial import Chebyshev, Polynomial
 
 from .reference import ACTIVATIONS, ADAGRAD_EPSILON, MIN_LOG_VAR
+from .runtime import CACHE
 
 #: Activations as integers: their place in `reference.ACTIVATIONS`.
 CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 IDENTITY, TANH, SIGMOID, FLOORED = (CODES[name] for name in ("identity", "tanh", "sigmoid", "floored"))
 
 #: ``contract`` allows fused multiply-add. Nothing here lets the compiler assume that there is no NaN.
-OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"contract"}}
+OPTIONS = {"cache": CACHE, "error_model": "numpy", "fastmath": {"contract"}}
 
 
 # Elementary functions -------------------------------------------------------------------------------------------------
@@ -248,7 +249,7 @@ def adagrad(parameters, gradient, squares, step_size, weight_decay):
         parameters[i] += step_size * g * inverse_sqrt(total + epsilon)
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+@njit(**OPTIONS | {"fastmath": {"contract", "reassoc"}})
 def squared_norm(numbers):
     """Return the sum of squares of a flat array: NaN or infinite if a number is, or if its square overflows."""
     total = numbers.dtype.type(0)

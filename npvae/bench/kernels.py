@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import backends
 from ..backends import matmul, reference
+from ..backends.runtime import threads as threads_now
 from ..backends.scalar import IDENTITY
 from ..optimizers import Optimizer, Rule
 from ..parameters import Layout
@@ -51,7 +52,7 @@ def kernels(M=100, D=784, H=500, J=20):
         )
         for product, job, numpy in zip(("x W + b", "x^T dy", "dy W^T"), jobs, theirs):
             table = np.array([job], np.int64)
-            ours = lambda jobs=table, arrays=flats: matmul.multiply(jobs, arrays, work)
+            ours = lambda jobs=table, arrays=flats: matmul.multiply(jobs, arrays, work, threads_now())
             yield f"{product}, {name}", flop, "GFLOP/s", ours, numpy
 
     X, scaling, out = (

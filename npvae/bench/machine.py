@@ -10,8 +10,8 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
-from numba.np.ufunc.parallel import _iget_num_threads
 
+from ..backends.runtime import CACHE
 from ..backends.vectors import TILE, TILE_NAME, _multiply_add
 
 
@@ -47,15 +47,14 @@ def _multiply_and_add(typingctx, sums, rounds):
     return types.void(sums, types.intp), codegen
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=CACHE)
 def _work(sums, rounds):
     for thread in prange(len(sums)):
         _multiply_and_add(sums[thread], rounds)
 
 
-@njit(parallel=True, cache=True, fastmath=True)
-def _copy(source, target):
-    threads = _iget_num_threads()
+@njit(parallel=True, cache=CACHE, fastmath=True)
+def _copy(source, target, threads):
     for thread in prange(threads):
         part = slice(len(source) * thread // threads, len(source) * (thread + 1) // threads)
         target[part] = source[part]
@@ -70,7 +69,7 @@ def work_at_peak(flop, threads):
 def copy_bandwidth(megabytes=64, repeats=20):
     """Measure copying between two arrays that fit into no cache, in GB/s read and written: the median."""
     source, target = np.ones(megabytes * 2**18, np.float32), np.ones(megabytes * 2**18, np.float32)
-    seconds = [seconds_of(lambda: _copy(source, target)) for _ in range(repeats)]
+    seconds = [seconds_of(lambda: _copy(source, target, numba.get_num_threads())) for _ in range(repeats)]
     return 2 * source.nbytes / statistics.median(seconds) / 1e9
 
 

@@ -1,0 +1,128 @@
+"""What a model file says of a VAE and of its training, and when one is written. The format is ``checkpoint``'s."""
+
+import dataclasses
+import logging
+import time
+
+import numpy as np
+
+from .conventions import check_number
+from .health import Health
+from .model import Architecture
+from .preprocessing import Preprocessor, Scaling
+from .training import Epoch, Progress, State
+
+logger = logging.getLogger(__name__)
+
+#: Fitted attributes that go into the header as they are; those that there may not be are null.
+FITTED = (
+    "n_features_in_", "feature_names_in_", "likelihood_", "learning_rate_", "seed_", "report_", "n_samples_seen_",
+    "fingerprints_", "stopped_", "notes_",
+)  # fmt: skip
+
+
+def to_file(vae):
+    """Return a fitted VAE as a header and arrays."""
+    parameters, state = vae.parameters_, vae.training_
+    vector = vae._fitted_model().backend.to_numpy(parameters.vector)
+    settings = vae.get_params() | {"callbacks": (), "dtype": vector.dtype.name}
+    header = {
+        "settings": _plain(settings),
+        "fitted": _plain({name: getattr(vae, name, None) for name in FITTED}),
+        "architecture": _plain(vae.architecture_._asdict()),
+        "uint8_scale": vae.preprocessor_.uint8_scale,
+        "history": _plain(vae.history_),
+        "health": _plain(getattr(vae, "health_", None)),
+        "progress": dataclasses.asdict(state.progress),
+    }
+    arrays = {"parameters": vector, "squares": state.squares, "best": state.best}
+    if not np.array_equal(state.parameters, vector):  # the best ones on validation data are not the last ones
+        arrays["last"] = state.parameters
+    return header, arrays | vae.preprocessor_.scaling._asdict()
+
+
+def from_file(kind, header, arrays):
+    """Return the VAE, of this class; KeyError, TypeError, ValueError or AttributeError if something does not fit."""
+    vae = kind(**{name: _tuples(value) for name, value in header["settings"].items()})
+    vae._check_settings()
+    fitted = {name: header["fitted"][name] for name in FITTED}
+    names = fitted.pop("feature_names_in_")
+    vars(vae).update(fitted)
+    if names is not None:
+        vae.feature_names_in_ = np.array(names, dtype=object)
+    if header["health"] is not None:
+        vae.health_ = Health(*map(_tuples, header["health"]))
+    vae.architecture_ = Architecture(**{name: _tuples(value) for name, value in header["architecture"].items()})
+    vae.history_ = [Epoch(*epoch) for epoch in header["history"]]
+
+    model = vae._model(vae.dtype)
+    vector = _expect(arrays, "parameters", model.layout.size)
+    vae.parameters_ = model.parameters(vector)
+    scaling = Scaling(*(_expect(arrays, name, vae.architecture_.n_features) for name in Scaling._fields))
+    vae.preprocessor_ = Preprocessor(vae.architecture_.likelihood, scaling, float(header["uint8_scale"]))
+    vae.training_ = State(
+        _expect(arrays, "last", len(vector)) if "last" in arrays else vector,
+        _expect(arrays, "squares", len(vector)),
+        _expect(arrays, "best", len(vector) if len(arrays["best"]) else 0),
+        Progress(**header["progress"]),
+    )
+    return vae
+
+
+def _plain(value):
+    """Turn NumPy scalars, arrays, tuples and dicts into what JSON holds."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list | np.ndarray) else value
+
+
+def _tuples(value):
+    """Turn what JSON made a list into a tuple again."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _expect(arrays, name, length):
+    array = arrays[name]
+    if array.shape != (length,) or array.dtype.kind != "f":
+        raise ValueError(f"{name} is {array.dtype} {array.shape}; expected floats {(length,)}")
+    return array
+
+
+class Keeper:
+    """Keeps a VAE's history and the state of its training, and from time to time its file: for `training.train`.
+
+    Parameters
+    ----------
+    vae : VAE
+    write : callable, from the VAE to its file; None for no file
+    every : float, seconds
+    """
+
+    def __init__(self, vae, write, every):
+        check_number("checkpoint_every", every, np.floating, 0)
+        self.vae, self.write, self.every, self.due = vae, write, every, np.inf
+
+    def begin(self, trainer):
+        """Take the state before the first step, and write the file for the first time."""
+        self.vae.training_ = trainer.snapshot()
+        self.save()
+
+    def __call__(self, trainer, epoch):
+        if epoch is not None:
+            self.vae.history_.append(epoch)
+            self.vae.training_ = trainer.snapshot()
+        elif time.monotonic() >= self.due:  # after a step: what the callbacks of the last epoch did is in the file, too
+            self.vae.training_ = trainer.snapshot()
+            try:
+                self.save()
+            except OSError as error:  # training has cost more than this file: go on, and try again
+                self.due = time.monotonic() + self.every
+                logger.warning("%s; training goes on, and it is tried again in %g s", error, self.every)
+
+    def save(self):
+        """Write the file, if one is wanted."""
+        if self.write is not None:
+            self.write(self.vae)
+            self.due = time.monotonic() + self.every
