@@ -242,7 +242,7 @@ def _read_table(path):
             if suffix == ".csv":
                 content = np.loadtxt(file, delimiter=",", ndmin=2, skiprows=_header_lines(path))
             else:
-                content = np.load(file, allow_pickle=False)
+                content = np.load(path, mmap_mode="r" if suffix == ".npy" else None, allow_pickle=False)
             return check_array(content[content.files[0]] if suffix == ".npz" else content, path)
         except Exception as error:  # what damage does to the layers below has no end of names
             raise ValueError(f"{path} cannot be read as a table of numbers: {error}") from None

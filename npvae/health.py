@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import entr
 
 from .backends import reference
-from .distributions import Bernoulli, Normal, kl_divergence
+from .distributions import Normal, kl_divergence
 from .parameters import Buffers
 
 #: A latent dimension is active if the variance of its posterior means exceeds this (Burda, Grosse and Salakhutdinov,
@@ -81,8 +82,7 @@ def _batches(model, parameters, data, size):
 def _independent(likelihood, mean, variance):
     """Return the largest mean log-likelihood of data with these moments (D,) that independent columns can have."""
     if likelihood == "bernoulli":
-        mean = mean[(mean > 0) & (mean < 1)]  # the others are known for certain
-        return -float(Bernoulli(np.log(mean) - np.log1p(-mean)).entropy().sum())
+        return -float(np.sum(entr(mean) + entr(1 - mean)))
     floored = np.maximum(variance, np.exp(reference.MIN_LOG_VAR))
     return -0.5 * float(np.sum(reference.LOG_2PI + np.log(floored) + variance / floored))
 

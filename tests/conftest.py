@@ -20,6 +20,10 @@ if "NPVAE_TEST_TILE" in os.environ:
         import npvae.backends.vectors  # noqa: F401
 
 
+#: Set NPVAE_THOROUGH to repeat what is random as often as it takes to be sure: hours of work instead of minutes.
+THOROUGH = bool(os.environ.get("NPVAE_THOROUGH"))
+
+
 @pytest.fixture
 def rng():
     """The one source of randomness of a test."""

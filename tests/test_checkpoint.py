@@ -1,10 +1,16 @@
 """Model files: what is saved comes back, whole or not at all, and nothing else is taken for one."""
 
+import collections
+import io
 import json
 import pickle
+import time
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
+from conftest import THOROUGH
 
 import npvae
 from npvae import checkpoint
@@ -86,20 +92,106 @@ def test_foreign_and_damaged_files(model, tmp_path):
             npvae.load(path)
 
 
-def test_flipped_bits_are_refused_or_do_no_harm(model, X, tmp_path, rng):
+def zipped(path, members, compression=zipfile.ZIP_STORED):
+    """Write an archive of named bytes."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def npy(array):
+    """Return the bytes of a ``.npy`` file, with pickles if it must be."""
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, allow_pickle=True)
+    return stream.getvalue()
+
+
+class Bomb:
+    """Says so if it is unpickled."""
+
+    def __reduce__(self):
+        return _explode, ()
+
+
+def _explode():
+    raise AssertionError("code in a model file was run")
+
+
+def spoilers(whole, members, rng):
+    """Yield functions that write a spoiled model file to a path."""
+
+    def flipped():
+        damaged = bytearray(whole)
+        for _ in range(rng.choice([1, 1, 2, 8, 64])):
+            damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        return bytes(damaged)
+
+    def overwritten():
+        start, stop = sorted(rng.integers(0, len(whole), 2))
+        return whole[:start] + rng.bytes(min(stop - start, 1000)) + whole[start + min(stop - start, 1000) :]
+
+    def swapped():
+        one, other = rng.choice(list(members), 2, replace=False)
+        return members | {one: members[other], other: members[one]}
+
+    def lost():
+        gone = rng.choice(list(members))
+        return {name: content for name, content in members.items() if name != gone}
+
+    def changed():
+        name = rng.choice(list(members))
+        content = bytearray(members[name])
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        return members | {name: bytes(content)}
+
+    def pickled():
+        return members | {rng.choice(list(members)): npy(np.array([Bomb()], object))}
+
+    def boasting():
+        name = rng.choice([name for name in members if name != "header.npy"])
+        shape = members[name][members[name].index(b"(") : members[name].index(b")") + 1]
+        huge = str((int(rng.choice([2**20, 2**40, 2**62])),)).encode()
+        return members | {name: members[name].replace(shape, huge)}
+
+    yield "bits", lambda path: path.write_bytes(flipped())
+    yield "cut", lambda path: path.write_bytes(whole[: rng.integers(len(whole))])
+    yield "overwritten", lambda path: path.write_bytes(overwritten())
+    yield "swapped", lambda path: zipped(path, swapped())
+    yield "lost", lambda path: zipped(path, lost())
+    yield "changed", lambda path: zipped(path, changed())
+    yield "pickle in a member", lambda path: zipped(path, pickled())
+    yield "pickle", lambda path: path.write_bytes(pickle.dumps(Bomb()))
+    yield "boasting", lambda path: zipped(path, boasting())
+    yield "compressed", lambda path: zipped(path, members | {"more.npy": bytes(10**6)}, zipfile.ZIP_DEFLATED)
+    yield "more", lambda path: zipped(path, members | {"more": rng.bytes(10)})
+
+
+def test_spoiled_files_are_refused_or_do_no_harm(model, X, tmp_path, rng):
+    """Flipped, cut, swapped, forged: none crashes, runs code, hangs, or takes more memory than the file's size."""
     path = tmp_path / "model.npz"
     model.save(path)
-    whole, expected, refused = path.read_bytes(), model.score_samples(X), 0
-    for _ in range(200):
-        damaged = bytearray(whole)
-        damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
-        path.write_bytes(damaged)
+    whole, expected, refused = path.read_bytes(), model.score_samples(X), collections.Counter()
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    kinds, repeats = list(spoilers(whole, members, rng)), 10_000 // 11 + 1 if THOROUGH else 30
+    for kind, spoil in kinds * repeats:
+        spoil(path)
+        tracemalloc.start()
+        started = time.perf_counter()
         try:
-            np.testing.assert_array_equal(npvae.load(path).score_samples(X), expected)
+            loaded = npvae.load(path)
         except ValueError as error:
-            assert "model.npz" in str(error)
-            refused += 1
-    assert refused > 100
+            assert "model.npz" in str(error) and "\n" not in str(error)[:80]
+            refused[kind] += 1
+        else:
+            np.testing.assert_array_equal(loaded.score_samples(X), expected)
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert time.perf_counter() - started < 5 and peak < 20 * len(whole) + 2**22
+    assert min(refused[kind] for kind, _ in kinds if kind not in ("bits", "swapped", "overwritten")) >= repeats - 1
+    assert refused["bits"] > repeats / 2 and refused["swapped"] > repeats / 2
+    print(len(kinds) * repeats, "files, refused:", dict(refused))
 
 
 def test_later_versions_and_wrong_sizes_are_refused(model, tmp_path):

@@ -1,6 +1,8 @@
 """The command line: each command on a small data set, its files, its numbers and its exit status."""
 
 import csv
+import re
+import signal
 
 import numpy as np
 import pytest
@@ -188,3 +190,63 @@ def test_a_diverging_run_leaves_its_model(folder, capsys):
     said = capsys.readouterr()
     assert "training stopped at step" in said.err and "model: model.npz" in said.out
     assert np.isfinite(npvae.load("model.npz").parameters_.vector).all()
+
+
+def test_resume_after_ctrl_c(folder, capsys, monkeypatch):
+    """Stopped in the second epoch, from another folder, to the same numbers as without; then on to more epochs."""
+    assert cli.main(["train", "images.npy", *SMALL, "--out", "whole"]) == 0
+    draw, drawn = npvae.estimators.SGVB.draw, []
+
+    def press(estimator, rng, n_rows):
+        drawn.append(n_rows)
+        if len(drawn) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return draw(estimator, rng, n_rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(npvae.estimators.SGVB, "draw", press)
+        assert cli.main(["train", "images.npy", *SMALL, "--out", "part", "--batch-size", "20"]) == 130
+    said = capsys.readouterr()
+    assert "interrupted in epoch 2" in said.err and "to go on: npvae resume part.npz" in said.out
+    assert cli.main(["train", "images.npy", *SMALL, "--out", "whole", "--batch-size", "20"]) == 0
+    monkeypatch.chdir("/")
+    assert cli.main(["resume", str(folder / "part.npz")]) == 0
+    part, whole = npvae.load(folder / "part.npz"), npvae.load(folder / "whole.npz")
+    np.testing.assert_array_equal(part.parameters_.vector, whole.parameters_.vector)
+    assert [epoch[:4] for epoch in part.history_] == [epoch[:4] for epoch in whole.history_]
+    assert part.notes_["test_curve"][-1] == whole.notes_["test_curve"][-1] and part.notes_["dataset"].startswith("/")
+
+    assert cli.main(["resume", str(folder / "part.npz"), "--epochs", "5", "--quiet"]) == 0
+    assert len(npvae.load(folder / "part.npz").history_) == 5 and png_size(folder / "part.png")
+
+
+def test_resume_needs_a_model_of_this_command(folder, capsys):
+    npvae.VAE(2, max_epochs=1).fit(np.load("images.npy")).save("mine.npz")
+    assert cli.main(["resume", "mine.npz"]) == 1
+    assert "mine.npz was not trained by this command; go on with npvae.load('mine.npz')" in capsys.readouterr().err
+    assert cli.main(["train", "images.npy", *SMALL]) == 0
+    np.save("images.npy", np.load("images.npy")[::-1])
+    assert cli.main(["resume", "model.npz", "--epochs", "9"]) == 1
+    assert "X is [48, 36, '|u1'" in capsys.readouterr().err
+
+
+def test_how_much_is_said(folder, capsys, caplog):
+    assert cli.main(["train", "images.npy", *SMALL, "--quiet"]) == 0
+    quiet = capsys.readouterr()
+    assert not quiet.err and quiet.out.startswith("test bound: ")
+    assert cli.main(["train", "images.npy", *SMALL, "--verbose"]) == 0
+    assert "latent dimensions active" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError):
+        cli.main(["train", "missing.npy", "--debug"])
+
+
+def test_every_command_has_an_example_that_is_understood(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    commands = re.findall(r"^    (\w+)\b", said := capsys.readouterr().out, re.MULTILINE)
+    assert len(commands) == 9 and "exit status: 0 done" in said
+    for command in commands:
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        example = capsys.readouterr().out.split("example: npvae ")[1]
+        assert cli.build_parser().parse_args(example.split()).run

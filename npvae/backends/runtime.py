@@ -6,23 +6,29 @@ parallel loop; so kernels take the number of threads as an argument, and with on
 
 import logging
 import os
+import shutil
 
 import numba
 
 logger = logging.getLogger(__name__)
 
+#: Bytes that must be free where compiled code is kept: several times what all kernels take.
+ROOM = 2**26
+
 
 def _can_cache():
-    """Tell whether Numba finds a folder for compiled code; asking compiles nothing."""
+    """Tell whether Numba finds a folder with room for compiled code; asking compiles nothing."""
     try:
-        numba.njit(cache=True)(_can_cache)
+        folder = numba.njit(cache=True)(_can_cache).stats.cache_path
+        while not os.path.exists(folder):
+            folder = os.path.dirname(folder)
+        if shutil.disk_usage(folder).free > ROOM:
+            return True
+        reason = f"{folder} has no room for compiled code"
     except RuntimeError:
-        logger.warning(
-            "no folder for compiled code can be written to: it will be compiled again by each process. "
-            "Set NUMBA_CACHE_DIR to a folder of your own to keep it"
-        )
-        return False
-    return True
+        reason = "no folder for compiled code can be written to"
+    logger.warning("%s: each process compiles it again. Set NUMBA_CACHE_DIR to a folder of your own to keep it", reason)
+    return False
 
 
 #: Where there is no such folder, asking Numba to use one is an error.
