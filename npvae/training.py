@@ -189,7 +189,8 @@ class Trainer:
 
     def score(self, score_valid):
         """Return the bound of the validation data, and remember the parameters if it is the best one so far."""
-        self.progress.since_best += 1
+        if self.optimizer.state.counter[0] > self.progress.accumulate_only:  # before, nothing can have become better
+            self.progress.since_best += 1
         if score_valid is None:
             return math.nan
         bound = float(score_valid(self.parameters))

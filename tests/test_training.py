@@ -114,6 +114,14 @@ def test_early_stopping_keeps_the_best_parameters(X, rng):
     assert model.score(opposite) == pytest.approx(bounds[best], rel=1e-6)
 
 
+def test_patience_begins_when_the_parameters_move(X):
+    """Not in the epochs that only accumulate squared gradients, six of them here, in which nothing can become better."""
+    model = npvae.VAE(**SMALL, max_epochs=60, patience=1).fit(X, X_valid=X[:9])
+    assert model.training_.progress.accumulate_only == 36 and len(model.history_) > 6
+    bounds = [epoch.elbo_valid for epoch in model.history_]
+    assert len(set(bounds[:6])) == 1 and max(bounds[6:]) > bounds[0]
+
+
 def test_ctrl_c_stops_after_the_running_minibatch(X):
     """And keeps what was learnt; the handler of the caller is back in its place."""
     trainer, before = trainer_of(npvae.VAE(**SMALL), X, 10), signal.getsignal(signal.SIGINT)
