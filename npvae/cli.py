@@ -21,7 +21,7 @@ from .gradcheck import TOLERANCE, gradcheck
 from .model import LIKELIHOODS
 from .optimizers import STEPS
 from .preprocessing import check_array
-from .training import NonFiniteError
+from .training import INTERRUPTED, NonFiniteError
 from .vae import VAE, load
 
 #: Settings that suit the named data sets where the command line gives none: those of the paper's Figure 2, except
@@ -74,8 +74,10 @@ EXIT_CODES = "exit status: 0 done, 1 an error or a check that failed, 2 wrong us
 def main(argv=None):
     """Run the command with these arguments (default: those of the process) and return its exit status."""
     arguments = build_parser().parse_args(argv)
+    log, handler = logging.getLogger("npvae"), logging.StreamHandler()
     if arguments.verbose:
-        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
     try:
         return arguments.run(arguments)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
@@ -86,6 +88,8 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("npvae: interrupted", file=sys.stderr)
         return 130
+    finally:
+        log.removeHandler(handler)
 
 
 def build_parser():
@@ -101,9 +105,7 @@ def build_parser():
             name, help=description, description=description, epilog=f"example: npvae {example}",
         )  # fmt: skip
         added.set_defaults(run=run)
-        how_much = added.add_mutually_exclusive_group()
-        how_much.add_argument("--quiet", action="store_true", help="show results and errors only")
-        how_much.add_argument("--verbose", action="store_true", help="show the messages of the library's log, too")
+        added.add_argument("--verbose", action="store_true", help="show the library's log, such as each checkpoint")
         added.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return added
 
@@ -124,6 +126,7 @@ def build_parser():
     )  # fmt: skip
     resume.add_argument("model", type=Path, help="file of a model that `npvae train` has begun")
     resume.add_argument("--epochs", type=int, help="passes through the training data, those done included")
+    resume.add_argument("--learning-rate", type=float, help="another step size, such as a smaller one after divergence")
     resume.add_argument("--data-dir", type=Path, help="folder of the data files, if they have moved")
     _add_checkpoints(resume)
 
@@ -198,8 +201,11 @@ def _add_settings(parser):
 
 
 def _add_checkpoints(parser):
-    parser.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS",
-                        help="how often the model file is written during training, for `npvae resume` (60)")  # fmt: skip
+    parser.add_argument(
+        "--checkpoint-every", type=float, default=60.0, metavar="SECONDS",
+        help="how often the model file is written during training, for `npvae resume` (60)",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="show the results alone, and not how it goes")
 
 
 def _add_image_shape(parser):
@@ -273,6 +279,7 @@ def run_train(arguments):
     model = VAE(**{"verbose": not arguments.quiet} | settings)
     model.set_params(patience=settings.get("patience", model.max_epochs))
     notes = {
+        "patient": "patience" not in settings,  # no early stopping was asked for
         "dataset": arguments.dataset if arguments.dataset in datasets.NAMES else os.path.abspath(arguments.dataset),
         "data_dir": arguments.data_dir and os.path.abspath(arguments.data_dir),
         "image_shape": shape,
@@ -286,14 +293,15 @@ def run_resume(arguments):
     path = arguments.model
     model = load(path)
     notes = model.notes_
-    if "dataset" not in notes:
+    if not {"patient", "dataset", "data_dir", "image_shape", "test_curve"} <= notes.keys():
         raise ValueError(f"{path} was not trained by this command; go on with npvae.load({str(path)!r}).resume(X)")
     _check_outputs(_outputs(path))
-    # Early stopping is asked for by an option of `train`; without, patience is as long as the training.
-    patient = model.patience == model.max_epochs
-    if arguments.epochs is not None:
-        model.set_params(max_epochs=arguments.epochs)
-    model.set_params(verbose=not arguments.quiet, patience=model.max_epochs if patient else model.patience)
+    for name, value in (("max_epochs", arguments.epochs), ("learning_rate", arguments.learning_rate)):
+        if value is not None:
+            model.set_params(**{name: value})
+    model.set_params(verbose=not arguments.quiet, patience=model.max_epochs if notes["patient"] else model.patience)
+    whole = {epoch.samples_seen for epoch in model.history_ if epoch.epoch < model.training_.progress.epoch}
+    notes["test_curve"] = [point for point in notes["test_curve"] if point[0] in whole]
     dataset = load_dataset(notes["dataset"], arguments.data_dir or notes["data_dir"])
     return _train(model, model.resume, dataset, path, notes, arguments.checkpoint_every)
 
@@ -331,7 +339,7 @@ def _train(model, run, dataset, path, notes, checkpoint_every):
     summary.savefig(picture, dpi=100)
     print(f"test bound: {model.score(dataset.X_test):.2f} nats ({len(dataset.X_test)} rows)")
     print(f"model: {path}\npicture: {picture}\ncurve: {curve}\n{time.perf_counter() - started:.0f} s")
-    if model.stopped_ and model.stopped_.startswith("interrupted"):
+    if model.stopped_ and model.stopped_.startswith(INTERRUPTED):
         print(f"to go on: npvae resume {path}")
         return 130
     return 0
@@ -348,14 +356,14 @@ def _check_outputs(paths, dataset=""):
     """Refuse, before the work is done, to write where nothing can be written or where the data lies."""
     folder = paths[0].parent
     if not folder.is_dir():
-        raise FileNotFoundError(f"--out {paths[0]}: there is no folder {folder}")
+        raise FileNotFoundError(f"{paths[0]}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
-        raise PermissionError(f"--out {paths[0]}: nothing can be written to the folder {folder}")
+        raise PermissionError(f"{paths[0]}: nothing can be written to the folder {folder}")
     for path in paths:
         if path.is_dir():
-            raise IsADirectoryError(f"--out {paths[0]}: {path} is a folder")
+            raise IsADirectoryError(f"{paths[0]}: {path} is a folder")
         if dataset not in datasets.NAMES and path.resolve() == Path(dataset).resolve():
-            raise ValueError(f"--out {paths[0]} would overwrite the data in {dataset}")
+            raise ValueError(f"{paths[0]} would overwrite the data in {dataset}")
 
 
 def _is_round(number):

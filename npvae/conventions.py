@@ -19,7 +19,8 @@ def not_fitted(name):
     kinds = [NotFittedError]
     if "sklearn.exceptions" in sys.modules:
         kinds.append(sys.modules["sklearn.exceptions"].NotFittedError)
-    return type("NotFittedError", tuple(kinds), {})(f"this {name} is not fitted yet; call fit(X) first")
+    kind = type("NotFittedError", tuple(kinds), {"__reduce__": lambda error: (not_fitted, (name,))})  # can be pickled
+    return kind(f"this {name} is not fitted yet; call fit(X) first")
 
 
 def check_choice(name, value, known):
@@ -78,33 +79,13 @@ class Estimator:
 
     def _keep_feature_names(self, X):
         """Remember the names of the columns, if X has names that are all strings."""
-        names = _names(X)
+        names = column_names(X)
         if names is not None:
             self.feature_names_in_ = names
 
     def _check_feature_names(self, X):
         """Refuse columns of other names than those fitted to, and warn if names are missing on one side."""
-        fitted, names = getattr(self, "feature_names_in_", None), _names(X)
-        if fitted is None and names is None:
-            return
-        name = type(self).__name__
-        if fitted is None:
-            warnings.warn(f"X has feature names, but {name} was fitted without feature names", stacklevel=3)
-        elif names is None:
-            warnings.warn(
-                f"X does not have valid feature names, but {name} was fitted with feature names", stacklevel=3
-            )
-        elif len(names) != len(fitted) or np.any(names != fitted):
-            raise ValueError(
-                "The feature names should match those that were passed during fit.\n"
-                + _difference("Feature names unseen at fit time:", names, fitted)
-                + _difference("Feature names seen at fit time, yet now missing:", fitted, names)
-                + (
-                    "Feature names must be in the same order as they were in fit.\n"
-                    if set(names) == set(fitted)
-                    else ""
-                )
-            )
+        compare_names(column_names(X), getattr(self, "feature_names_in_", None), type(self).__name__)
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns that `transform` returns: vae0, vae1, ..."""
@@ -129,7 +110,8 @@ class Estimator:
         if config == "pandas":
             import pandas
 
-            return pandas.DataFrame(result, index=getattr(X, "index", None), columns=self.get_feature_names_out())
+            index = X.index if isinstance(X, pandas.DataFrame) else None
+            return pandas.DataFrame(result, index=index, columns=self.get_feature_names_out())
         if config == "polars":
             import polars
 
@@ -137,7 +119,7 @@ class Estimator:
         return result
 
 
-def _names(X):
+def column_names(X):
     """Return the names of a data frame's columns if all are strings, else None."""
     columns = getattr(X, "columns", None)
     if columns is None:
@@ -147,6 +129,26 @@ def _names(X):
     if kinds == {True, False}:
         raise TypeError("X has columns whose names are strings and others; expected all strings, or none")
     return names if kinds == {True} else None
+
+
+def compare_names(names, fitted, estimator):
+    """Refuse other names of columns than those fitted to; warn if only one side has names, as scikit-learn does."""
+    if names is None and fitted is None:
+        return
+    if fitted is None:
+        message = f"X has feature names, but {estimator} was fitted without feature names"
+        warnings.warn(message, stacklevel=5)  # where a method of the estimator was called
+    elif names is None:
+        message = f"X does not have valid feature names, but {estimator} was fitted with feature names"
+        warnings.warn(message, stacklevel=5)
+    elif len(names) != len(fitted) or np.any(names != fitted):
+        same = "Feature names must be in the same order as they were in fit.\n" if set(names) == set(fitted) else ""
+        raise ValueError(
+            "The feature names should match those that were passed during fit.\n"
+            + _difference("Feature names unseen at fit time:", names, fitted)
+            + _difference("Feature names seen at fit time, yet now missing:", fitted, names)
+            + same
+        )
 
 
 def _difference(title, names, others):

@@ -18,7 +18,7 @@ NEAR_FLOOR, MANY = 0.1, 0.01
 
 
 class Health(NamedTuple):
-    """What `examine` found on some rows of the training data. Bounds are a datapoint's, in nats of the data as given."""
+    """What `examine` found on rows of the training data; bounds are a datapoint's, in nats of the data as given."""
 
     elbo: float  # the lower bound
     baseline: float  # log-likelihood of independent columns, fitted to the same rows: nothing is learnt below it
@@ -31,7 +31,7 @@ class Health(NamedTuple):
         order = sorted(self.kl, reverse=True)
         shown = ", ".join(f"{kl:.2f}" for kl in order[:8]) + (", ..." if len(order) > 8 else "")
         lines = [
-            f"bound {self.elbo:.2f} nats, {self.elbo - self.baseline:+.2f} to independent columns ({self.baseline:.2f})",
+            f"bound {self.elbo:.2f} nats, {self.elbo - self.baseline:+.2f} to independent columns' {self.baseline:.2f}",
             f"{sum(self.active)} of {len(self.kl)} latent dimensions active; divergence by dimension: {shown} nats",
         ]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
@@ -65,7 +65,7 @@ def examine(model, parameters, data, scorer, history):
 
 
 def _batches(model, parameters, data, size):
-    """Yield for some rows at a time mu, log_var (M, J), sums of x and x^2 (D,), and of the share of clipped variances."""
+    """Yield for some rows at a time mu, log_var (M, J), sums of x and x^2 (D,), and of the shares clipped."""
     buffers = Buffers(model.backend, model.dtype)
     to_numpy = model.backend.to_numpy
     for start in range(0, len(data.X), size):
@@ -91,13 +91,13 @@ def _warnings(elbo, baseline, kl, active, clipped, history):
     bounds = [epoch.elbo for epoch in history]
     if not elbo > baseline:
         why = "its columns may be independent, or training too short, or the learning rate unsuitable"
-        yield f"no better than independent columns: the model has not learnt how the columns of X depend on each other ({why})"
+        yield f"no better than independent columns: how the columns of X depend on each other was not learnt ({why})"
     if not any(active):
         yield "collapsed: no latent dimension tells the datapoints apart"
     if clipped > MANY:
         yield (
-            f"{clipped:.0%} of the decoder's variances are at their floor: values repeat or columns determine each other, "
-            "and the bound measures the floor as much as the fit"
+            f"{clipped:.0%} of the decoder's variances are at their floor: values repeat, or columns determine each "
+            "other, and the bound measures the floor as much as the fit"
         )
     if len(bounds) > 2 and bounds[-1] == min(bounds):
         yield f"the training bound fell from {bounds[0]:.2f} to {bounds[-1]:.2f} nats: a smaller learning_rate may help"

@@ -1,4 +1,4 @@
-"""What a model file says of a VAE and of its training, and when one is written. The format is ``checkpoint``'s."""
+"""What a model file says of a VAE and of its training, and when one is written. The format is ``modelfile``'s."""
 
 import dataclasses
 import logging
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 #: Fitted attributes that go into the header as they are; those that there may not be are null.
 FITTED = (
     "n_features_in_", "feature_names_in_", "likelihood_", "learning_rate_", "seed_", "report_", "n_samples_seen_",
-    "fingerprints_", "stopped_", "notes_",
+    "fingerprints_", "stopped_",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def to_file(vae):
         "uint8_scale": vae.preprocessor_.uint8_scale,
         "history": _plain(vae.history_),
         "health": _plain(getattr(vae, "health_", None)),
-        "progress": dataclasses.asdict(state.progress),
+        "progress": _plain(dataclasses.asdict(state.progress)),
     }
     arrays = {"parameters": vector, "squares": state.squares, "best": state.best}
     if not np.array_equal(state.parameters, vector):  # the best ones on validation data are not the last ones
@@ -44,7 +44,6 @@ def to_file(vae):
 def from_file(kind, header, arrays):
     """Return the VAE, of this class; KeyError, TypeError, ValueError or AttributeError if something does not fit."""
     vae = kind(**{name: _tuples(value) for name, value in header["settings"].items()})
-    vae._check_settings()
     fitted = {name: header["fitted"][name] for name in FITTED}
     names = fitted.pop("feature_names_in_")
     vars(vae).update(fitted)
@@ -53,6 +52,7 @@ def from_file(kind, header, arrays):
     if header["health"] is not None:
         vae.health_ = Health(*map(_tuples, header["health"]))
     vae.architecture_ = Architecture(**{name: _tuples(value) for name, value in header["architecture"].items()})
+    vae.notes_ = dict(header["notes"])
     vae.history_ = [Epoch(*epoch) for epoch in header["history"]]
 
     model = vae._model(vae.dtype)
@@ -125,4 +125,6 @@ class Keeper:
         """Write the file, if one is wanted."""
         if self.write is not None:
             self.write(self.vae)
+            progress = self.vae.training_.progress
+            logger.info("checkpoint: epoch %d, after %d samples", progress.epoch, progress.samples_seen)
             self.due = time.monotonic() + self.every

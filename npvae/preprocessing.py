@@ -162,10 +162,19 @@ def choose_likelihood(X):
     return "gaussian", f"X has values from {low:g} to {high:g}: its columns are standardized"
 
 
-def fingerprint(X):
-    """Return what tells data from other data: shape, type, and a checksum of up to a thousand rows; JSON can hold it."""
-    rows = np.unique(np.linspace(0, len(X) - 1, 1000).astype(int))
-    return [*X.shape, X.dtype.str, zlib.crc32(np.ascontiguousarray(X[rows]).tobytes())]
+def fingerprints(*datasets):
+    """Return for each `Data`, or None, what tells it from others, of what JSON can hold.
+
+    It is the shape, the type, and a checksum of up to a thousand rows.
+    """
+    return [None if data is None else _fingerprint(data.X) for data in datasets]
+
+
+def _fingerprint(X):
+    some = X[np.unique(np.linspace(0, len(X) - 1, 1000).astype(int))]
+    if X.dtype.itemsize > 8:  # a long double has bytes that mean nothing
+        some = some.astype(float)
+    return [*X.shape, X.dtype.str, zlib.crc32(np.ascontiguousarray(some).tobytes())]
 
 
 def _is_binary(X):

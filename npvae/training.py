@@ -17,6 +17,9 @@ import numpy as np
 from .optimizers import Optimizer, Rule
 from .parameters import Buffers
 
+#: What `train` answers begins with this where Ctrl-C has stopped it.
+INTERRUPTED = "interrupted"
+
 #: The step sizes that the paper compares.
 STEP_SIZES = (0.01, 0.02, 0.1)
 
@@ -50,7 +53,7 @@ class Progress:
     """Where a run stands, besides its arrays: numbers and dicts that JSON holds to the last bit."""
 
     accumulate_only: int  # steps, fixed at the beginning
-    counter: list = (0, -1)  # of the optimizer
+    counter: list = dataclasses.field(default_factory=lambda: [0, -1])  # of the optimizer
     epoch: int = 1  # the running one
     seen: int = 0  # rows of it that have had their step
     total: float = 0.0  # sum of their values
@@ -84,10 +87,14 @@ class NonFiniteError(FloatingPointError):
 
     def __init__(self, step, place, learning_rate):
         self.step, self.place = step, place
+        self.learning_rate = learning_rate
         super().__init__(
             f"training stopped at step {step}: {place} is not finite. The parameters before that step are kept, or the "
             f"best ones on validation data. A smaller learning_rate than {learning_rate:g} is the usual remedy"
         )
+
+    def __reduce__(self):
+        return type(self), (self.step, self.place, self.learning_rate)  # so that a process can hand it to another
 
 
 class Trainer:
@@ -111,7 +118,7 @@ class Trainer:
         self.state = None  # of the estimator, where it has one
         self._buffers = Buffers(estimator.model.backend, estimator.model.dtype)
         # As many steps only accumulate as in the authors' code, but no more than a tenth of a short run.
-        accumulate_only = min(100, settings.max_epochs * self.steps_per_epoch // 10)
+        accumulate_only = min(100, int(settings.max_epochs) * self.steps_per_epoch // 10)
         self.progress = Progress(accumulate_only) if state is None else dataclasses.replace(state.progress)
         self.best = None if state is None or not len(state.best) else state.best.copy()
         layout, model, decay = parameters.layout, estimator.model, settings.weight_prior / len(data.X)
@@ -134,7 +141,7 @@ class Trainer:
     @property
     def steps_per_epoch(self):
         """Minibatches an epoch; the last one may be smaller."""
-        return -(-len(self.data.X) // self.batch_size)
+        return int(-(-len(self.data.X) // self.batch_size))
 
     def minibatches(self):
         """Yield the row indices of the minibatches that are left of the epoch: all rows once, shuffled."""
@@ -245,8 +252,8 @@ def train(trainer, score_valid=None, callbacks=(), keep=lambda trainer, epoch: N
                 answers = [callback(record) for callback in callbacks]
                 if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
                     return f"a callback stopped training after epoch {record.epoch}"
-                if interrupted():
-                    return f"interrupted in epoch {record.epoch}: what was learnt until then is kept"
+                if interrupted() and progress.epoch <= trainer.settings.max_epochs:
+                    return f"{INTERRUPTED} in epoch {record.epoch}: what was learnt until then is kept"
         if out_of_patience():
             return (
                 f"stopped after epoch {progress.epoch - 1}: no better validation bound for {progress.since_best} epochs"

@@ -4,22 +4,21 @@ It checks what comes in, wires the parts together, and turns results back into t
 """
 
 import dataclasses
-import functools
 import logging
 import sys
 
 import numpy as np
 
-from . import backends, persistence, training
-from . import checkpoint as checkpoint_file
-from .conventions import Estimator, check_choice, check_number, not_fitted
+from . import backends, modelfile, persistence, training
+from .conventions import Estimator, check_choice, check_number, column_names, compare_names, not_fitted
 from .estimators import ESTIMATORS, Scorer
 from .health import examine
 from .model import LIKELIHOODS, Architecture, Model
 from .optimizers import STEPS
 from .parameters import Buffers
-from .preprocessing import check_array, choose_likelihood, fingerprint, fit_preprocessor
+from .preprocessing import check_array, choose_likelihood, fingerprints, fit_preprocessor
 from .progress import show_progress
+from .training import NonFiniteError
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ class VAE(Estimator):
     n_features_in_ : int, columns of the data; feature_names_in_ : their names, where they have any
     n_samples_seen_ : int, rows of the training data, the N of the paper
     architecture_, preprocessor_, seed_ : what the parameters belong to
-    training_ : State, where training stands, for `resume` and `partial_fit`
+    training_, fingerprints_ : where training stands, and what tells its data, for `resume` and `partial_fit`
     stopped_ : str or None, why training ended before ``max_epochs``
     notes_ : dict, what `save` was given to remember
     """
@@ -165,8 +164,8 @@ class VAE(Estimator):
             Validation data: its bound is recorded after each epoch, training stops early, the best parameters stay.
         checkpoint : path, optional
             Model file that is written when training begins, every ``checkpoint_every`` seconds, and at the end: a run
-            that was killed goes on with ``npvae.load(path).resume(X)``. Or a function that is called with the model
-            and saves it.
+            that was killed goes on with ``npvae.load(path).resume(X)``. Until the end it holds the latest parameters,
+            not the best ones. Or a function that is called with the model and saves it.
         checkpoint_every : float
 
         Returns
@@ -185,23 +184,15 @@ class VAE(Estimator):
         """
         self._check_settings()
         keeper = self._keeper(checkpoint, checkpoint_every)
-        table, X = X, check_array(X)
-        likelihood, preprocessor, messages = self._choose_preprocessing(X)
-        data = preprocessor.data(X)
-        valid = None if X_valid is None else preprocessor.data(check_array(X_valid, "X_valid"), "X_valid")
-
-        self._begin(table, likelihood, preprocessor, messages)
-        self.n_samples_seen_ = len(X)
-        model = self._model(self.dtype)
-        initial = self._initial(model, data)
-        trainer = self._trainer(model, data, initial, self.learning_rate_)
-        return self._run(trainer, valid, keeper)
+        model, data, initial, valid = self._start(X, X_valid)
+        return self._run(self._trainer(model, data, initial), valid, keeper, fingerprints(data, valid))
 
     def resume(self, X, y=None, *, X_valid=None, checkpoint=None, checkpoint_every=60.0):
         """Go on with a training that was interrupted, killed, or is to have more epochs.
 
         With the data and the settings that it began with, it ends with the same bits as if it had not stopped. Settings
-        may be changed before, such as ``max_epochs``; those of the networks and of the likelihood stay as fitted.
+        may be changed before, such as ``max_epochs`` or ``learning_rate``; those of the networks and of the likelihood
+        stay as fitted.
 
         Parameters
         ----------
@@ -215,25 +206,27 @@ class VAE(Estimator):
         Raises
         ------
         ValueError
-            If there is nothing to go on with, or the data is not that of the run.
+            If there is nothing to go on with, or the data is not that of the run: its shape, its type and a checksum of
+            up to a thousand rows are compared.
         NonFiniteError, OSError
             See `fit`.
         """
         self._check_settings()
-        model, keeper = self._fitted_model(), self._keeper(checkpoint, checkpoint_every)
-        X, X_valid = check_array(X), None if X_valid is None else check_array(X_valid, "X_valid")
-        for name, found, expected in zip(
-            ("X", "X_valid"), _fingerprints(X, X_valid), self.fingerprints_ or (None, None)
-        ):
-            if found != expected:
-                raise ValueError(f"{name} is {found}, but the training that is to go on had {expected} "
-                                 "(rows, columns, type, checksum; None: no such data, or data in pieces)")  # fmt: skip
-        data, valid = (None if array is None else self.preprocessor_.data(array) for array in (X, X_valid))
-        if self.training_.progress.epoch > self.max_epochs:
-            self._say(f"nothing to resume: all {self.max_epochs} epochs are done; for more, set max_epochs higher")
-        self.history_ = [epoch for epoch in self.history_ if epoch.epoch < self.training_.progress.epoch]
-        trainer = self._trainer(model, data, self.training_.parameters, self.learning_rate_, self.training_)
-        return self._run(trainer, valid, keeper)
+        model, keeper, state = self._fitted_model(), self._keeper(checkpoint, checkpoint_every), self.training_
+        if self.fingerprints_ is None:
+            raise ValueError("this model was trained on data in pieces; go on with partial_fit")
+        data, valid = self._data(X), None if X_valid is None else self._data(X_valid, "X_valid")
+        found = fingerprints(data, valid)
+        for name, this, expected in zip(("X", "X_valid"), found, self.fingerprints_):
+            if this != expected:
+                had = f"{expected} (rows, columns, type, checksum)"
+                raise ValueError(f"{name} is {this}, but the training that is to go on had {had}")
+        if state.progress.epoch > self.max_epochs:
+            done = state.progress.epoch - 1
+            self._tell(f"nothing to resume: {done} epochs are done; for more, set max_epochs higher")
+        self.history_ = [epoch for epoch in self.history_ if epoch.epoch < state.progress.epoch]
+        self._take_learning_rate()
+        return self._run(self._trainer(model, data, state.parameters, state), valid, keeper, found)
 
     def partial_fit(self, X, y=None):
         """Train for one epoch on a piece of the data.
@@ -252,32 +245,65 @@ class VAE(Estimator):
         self
         """
         self._check_settings()
-        table, X, changes = X, check_array(X), {"max_epochs": 1}
         if not hasattr(self, "parameters_"):
-            likelihood, preprocessor, messages = self._choose_preprocessing(X)
-            data, state = preprocessor.data(X), None
-            self._begin(table, likelihood, preprocessor, messages)
-            self.n_samples_seen_, model = len(X), self._model(self.dtype)
-            initial = self._initial(model, data, **changes)
+            model, data, initial, _ = self._start(X, max_epochs=1)
+            trainer = self._trainer(model, data, initial, max_epochs=1)
         else:
-            self._check_feature_names(table)
-            data, model, state = self.preprocessor_.data(X), self._fitted_model(), self.training_
-            self.n_samples_seen_ += len(X)
+            model, data, progress = self._fitted_model(), self._data(X), self.training_.progress
+            self._take_learning_rate()
+            self.n_samples_seen_ += len(data.X)
             # The objective is a mean over the piece: the prior has the share in it that it has in a mean over all rows.
-            changes["weight_prior"] = self.weight_prior * len(X) / self.n_samples_seen_
-            changes["max_epochs"] = state.progress.epoch
-            progress = dataclasses.replace(state.progress, seen=0, total=0.0, best_bound=-np.inf, since_best=0)
-            state, initial = state._replace(progress=progress, best=state.best[:0]), state.parameters
-        trainer = self._trainer(model, data, initial, self.learning_rate_, state, **changes)
-        self._run(trainer, None, self._keeper(None), show=False)
-        self.fingerprints_ = None
-        return self
+            weight_prior = self.weight_prior * len(data.X) / self.n_samples_seen_
+            epoch = progress.epoch + (progress.seen > 0)  # one that was interrupted is over
+            progress = dataclasses.replace(
+                progress, epoch=epoch, seen=0, total=0.0, order=None, best_bound=-np.inf, since_best=0
+            )
+            vector = model.backend.to_numpy(self.parameters_.vector)
+            state = training.State(vector, self.training_.squares, vector[:0], progress)
+            trainer = self._trainer(model, data, vector, state, max_epochs=epoch, weight_prior=weight_prior)
+        return self._run(trainer, None, self._keeper(None), None)
 
     def _keeper(self, checkpoint, every=60.0):
         write = checkpoint
         if checkpoint is not None and not callable(checkpoint):
-            write = functools.partial(VAE.save, path=checkpoint)
+            write = lambda model: model.save(checkpoint)  # noqa: E731
         return persistence.Keeper(self, write, every)
+
+    def _start(self, X, X_valid=None, **changes):
+        """Decide what the data decides, and forget what an earlier fit has left, which would not belong with it.
+
+        Returns
+        -------
+        model : Model; data : Data; initial : the parameters (P,), as drawn; valid : Data, or None
+        """
+        array = check_array(X)
+        likelihood, preprocessor, messages = self._choose_preprocessing(array)
+        data, valid = preprocessor.data(array), None
+        if X_valid is not None:
+            compare_names(column_names(X_valid), column_names(X), type(self).__name__)
+            valid = preprocessor.data(check_array(X_valid, "X_valid"), "X_valid")
+
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+        self._keep_feature_names(X)
+        self.n_samples_seen_, self.n_features_in_ = array.shape
+        self.likelihood_, self.preprocessor_ = likelihood, preprocessor
+        self.architecture_ = self._architecture(likelihood, array.shape[1])
+        self.seed_ = _seed(self.random_state)
+        self.report_, self.history_, self.notes_ = [], [], {}
+        for message in messages:
+            self._say(message)
+        model = self._model(self.dtype)
+        initial = model.layout.initial(self._rng("weights"), self.init_std)
+        self.learning_rate_ = self.learning_rate
+        if self.learning_rate == "auto":
+            self.learning_rate_ = self._choose_step_size(model, data, initial, changes)
+        return model, data, initial, valid
+
+    def _take_learning_rate(self):
+        """Take a learning rate that was set since the fit; one that was chosen by it stays."""
+        if self.learning_rate != "auto":
+            self.learning_rate_ = self.learning_rate
 
     def _choose_preprocessing(self, X):
         likelihood, reason = self.likelihood, "as set"
@@ -286,44 +312,25 @@ class VAE(Estimator):
         preprocessor, notices = fit_preprocessor(X, likelihood)
         return likelihood, preprocessor, [f"likelihood: {likelihood} ({reason})", *notices]
 
-    def _begin(self, table, likelihood, preprocessor, messages):
-        """Forget what an earlier fit has left, which would not belong together with what comes, and start anew."""
-        for name in [name for name in vars(self) if name.endswith("_")]:
-            delattr(self, name)
-        n_features = len(preprocessor.scaling.shift)
-        self.n_features_in_, self.likelihood_, self.preprocessor_ = n_features, likelihood, preprocessor
-        self._keep_feature_names(table)
-        self.architecture_ = self._architecture(likelihood, n_features)
-        self.seed_ = _seed(self.random_state)
-        self.report_, self.history_, self.notes_ = [], [], {}
-        for message in messages:
-            self._say(message)
-
-    def _initial(self, model, data, **changes):
-        """Draw the initial parameters, and choose the learning rate if it is to be chosen."""
-        initial = model.layout.initial(self._rng("weights"), self.init_std)
-        self.learning_rate_ = self.learning_rate
-        if self.learning_rate == "auto":
-            self.learning_rate_ = self._choose_step_size(model, data, initial, changes)
-        return initial
-
-    def _run(self, trainer, valid, keeper, show=True):
-        """Train, keep what is needed to go on, and look at the result."""
+    def _run(self, trainer, valid, keeper, prints):
+        """Train, keep what is needed to go on, and look at the result; ``prints`` is None for a piece of the data."""
         self.parameters_, model = trainer.parameters, trainer.estimator.model  # live: a callback can use the model
-        self.fingerprints_ = _fingerprints(trainer.data.X, None if valid is None else valid.X)
+        self.fingerprints_, self.stopped_, whole = prints, None, prints is not None
         vars(self).pop("health_", None)
         keeper.begin(trainer)
         scorer = self._scorer(model)
         score_valid = None if valid is None else lambda parameters: scorer(parameters, valid).mean()
-        epochs = trainer.settings.max_epochs
-        with show_progress(epochs, self.verbose and show, trainer.progress.epoch - 1) as show_epoch:
-            ended = training.train(trainer, score_valid, (show_epoch, *self.callbacks), keeper)
-        self.stopped_ = ended
-        if ended:
-            self._say(ended)
-        if show:
-            some = self._some_rows(trainer.data)
-            self.health_ = examine(model, self.parameters_, some, scorer, self.history_)
+        epochs, done = trainer.settings.max_epochs, trainer.progress.epoch - 1
+        try:
+            with show_progress(epochs, self.verbose and whole, done) as show:
+                self.stopped_ = training.train(trainer, score_valid, (show, *self.callbacks), keeper)
+        except NonFiniteError as error:
+            self.stopped_ = str(error)
+            raise
+        if self.stopped_:
+            self._say(self.stopped_)
+        if whole:
+            self.health_ = examine(model, self.parameters_, self._some_rows(trainer.data), scorer, self.history_)
             self._tell(str(self.health_))
         keeper.save()
         return self
@@ -331,7 +338,7 @@ class VAE(Estimator):
     def _choose_step_size(self, model, data, initial, changes):
         subset, scorer = self._some_rows(data), self._scorer(model)
         step_size, bounds = training.choose_step_size(
-            lambda candidate: self._trainer(model, data, initial, candidate, **changes),
+            lambda candidate: self._trainer(model, data, initial, learning_rate=candidate, **changes),
             lambda parameters: scorer(parameters, subset).mean(),
         )
         bounds = ", ".join(f"{candidate:g}: {bound:.1f}" for candidate, bound in bounds.items())
@@ -342,9 +349,9 @@ class VAE(Estimator):
         rows = self._rng("step size").permutation(len(data.X))[:SOME_ROWS]
         return data._replace(X=data.X[np.sort(rows)])
 
-    def _trainer(self, model, data, initial, step_size, state=None, **changes):
+    def _trainer(self, model, data, initial, state=None, **changes):
         settings = training.Settings(
-            self.optimizer, step_size, self.weight_prior, self.batch_size, self.max_epochs, self.patience
+            self.optimizer, self.learning_rate_, self.weight_prior, self.batch_size, self.max_epochs, self.patience
         )
         estimator, rng = ESTIMATORS[self.estimator](model, self.n_samples), self._rng("training")
         return training.Trainer(estimator, model.parameters(initial), data, rng, settings._replace(**changes), state)
@@ -436,10 +443,10 @@ class VAE(Estimator):
         self._check_fitted()
         return self._model(self.parameters_.vector.dtype)
 
-    def _data(self, X):
+    def _data(self, X, name="X"):
         """Check data like that of the fit, and attach its scaling."""
         self._check_feature_names(X)
-        return self.preprocessor_.data(check_array(X))
+        return self.preprocessor_.data(check_array(X, name), name)
 
     @property
     def _n_features_out(self):
@@ -462,11 +469,14 @@ class VAE(Estimator):
         ------
         OSError
             If it cannot be written; a file that was there before is then as it was.
+        TypeError
+            If JSON cannot hold the notes.
         """
         self._check_fitted()
+        header, arrays = persistence.to_file(self)
+        modelfile.save(path, header | {"notes": self.notes_ if notes is None else notes}, arrays)
         if notes is not None:
             self.notes_ = notes
-        checkpoint_file.save(path, *persistence.to_file(self))
 
     @classmethod
     def load(cls, path):
@@ -479,7 +489,7 @@ class VAE(Estimator):
         ValueError
             If it is not an npvae model, or is damaged.
         """
-        header, arrays = checkpoint_file.load(path)
+        header, arrays = modelfile.load(path)
         try:
             return persistence.from_file(cls, header, arrays)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -521,8 +531,7 @@ def fit(X, *, X_valid=None, **settings):
     -------
     VAE, fitted; ``report_`` lists the choices
     """
-    X = check_array(X)
-    n, d = X.shape
+    n, d = check_array(X).shape
     choices = {
         "n_components": (min(20, max(1, d // 2)), "at most half the columns; what is superfluous stays at the prior"),
         "hidden_layer_sizes": ((500,) if d >= 100 else (100,), f"for {d} columns"),
@@ -558,7 +567,3 @@ def _rng(seed, purpose):
 def _seed(random_state):
     """Return random_state, or a fresh seed for None."""
     return int(np.random.default_rng().integers(2**63)) if random_state is None else int(random_state)
-
-
-def _fingerprints(*arrays):
-    return [None if array is None else fingerprint(array) for array in arrays]

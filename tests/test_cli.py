@@ -234,8 +234,10 @@ def test_how_much_is_said(folder, capsys, caplog):
     assert cli.main(["train", "images.npy", *SMALL, "--quiet"]) == 0
     quiet = capsys.readouterr()
     assert not quiet.err and quiet.out.startswith("test bound: ")
+    assert cli.main(["train", "images.npy", *SMALL]) == 0
+    assert "latent dimensions active" in (plain := capsys.readouterr().err) and "checkpoint: epoch" not in plain
     assert cli.main(["train", "images.npy", *SMALL, "--verbose"]) == 0
-    assert "latent dimensions active" in capsys.readouterr().err
+    assert "checkpoint: epoch 4, after 144 samples" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError):
         cli.main(["train", "missing.npy", "--debug"])
 

@@ -22,6 +22,7 @@ TABLE = rng.standard_normal((40, 5)) * [1, 10, 0.1, 5, 100] + [0, 50, 1, -3, 100
 UNIT, BINARY, PIXELS = rng.random((40, 5)), rng.random((40, 5)) < 0.4, rng.integers(0, 256, (40, 5), dtype=np.uint8)
 COUNTS = rng.poisson(3, (40, 5))
 GAUSSIAN, BERNOULLI = "Gaussian, columns standardized", "Bernoulli"
+CONSTANT = "Gaussian; the constant columns are named"
 
 
 def changed(X, place, value):
@@ -82,7 +83,7 @@ KINDS = [
     ("uint16", lambda: COUNTS.astype("u2"), GAUSSIAN),
     ("uint32", lambda: COUNTS.astype("u4"), GAUSSIAN),
     ("uint64 near 2^63", lambda: COUNTS.astype("u8") * np.uint64(2**12) + np.uint64(2**63), GAUSSIAN),
-    ("uint64 whose differences no float can tell", lambda: COUNTS.astype("u8") + np.uint64(2**63), "Gaussian; the constant columns are named"),
+    ("uint64 whose differences no float can tell", lambda: COUNTS.astype("u8") + np.uint64(2**63), CONSTANT),
     ("uint8 pixels", lambda: PIXELS, "Bernoulli on pixels over 255, with a notice"),
     ("uint8, nothing but 0 and 1", lambda: BINARY.astype("u1"), BERNOULLI),
     ("uint8, all zero", lambda: np.zeros((40, 5), "u1"), BERNOULLI),
@@ -96,7 +97,7 @@ KINDS = [
     ("one row", lambda: TABLE[:1], GAUSSIAN),
     ("more columns than rows", lambda: rng.standard_normal((8, 30)), GAUSSIAN),
     ("a constant column", lambda: changed(TABLE, np.s_[:, 2], 7.0), "Gaussian; the constant column is named"),
-    ("all constant", lambda: np.full((40, 5), 7.0), "Gaussian; the constant columns are named"),
+    ("all constant", lambda: np.full((40, 5), 7.0), CONSTANT),
     ("two equal columns", lambda: TABLE[:, [0, 0, 1, 2]], GAUSSIAN),
     ("columns of 1e-300 and 1e300", lambda: TABLE[:, :2] * [1e-300, 1e300], GAUSSIAN),
     ("negative zeros", lambda: np.copysign(0.0, TABLE), BERNOULLI),
@@ -104,10 +105,11 @@ KINDS = [
     ("pandas DataFrame", frame, GAUSSIAN),
     ("pandas DataFrame of several types", lambda: with_column(BINARY[:, 0]), GAUSSIAN),
     ("pandas DataFrame, nullable integers", lambda: frame(COUNTS, dtype="Int64"), GAUSSIAN),
-    ("pandas DataFrame with strings", lambda: with_column(["x"] * 40), "objects that are not numbers"),
+    ("pandas DataFrame with words", lambda: with_column(["x"] * 40), "objects that are not numbers"),
+    ("pandas DataFrame with numbers in strings", lambda: with_column(list(map(str, range(40)))), GAUSSIAN),
     ("pandas DataFrame with a missing value", lambda: frame(changed(TABLE, (3, 2), np.nan)), "1 NaN or infinite value"),
-    ("pandas DataFrame, names of mixed types", lambda: frame().rename(columns={"a": 1}), "names are strings and others"),
-    ("NaN", lambda: changed(TABLE, (3, 2), np.nan), r"1 NaN or infinite value, the first one \(nan\) in row 3, column 2"),
+    ("pandas, names of mixed types", lambda: frame().rename(columns={"a": 1}), "names are strings and others"),
+    ("NaN", lambda: changed(TABLE, (3, 2), np.nan), r"1 NaN or infinite value, the first one \(nan\) in row 3, c"),
     ("infinite", lambda: changed(TABLE, (3, 2), -np.inf), r"the first one \(-inf\) in row 3, column 2"),
     ("None among numbers", lambda: changed(TABLE.astype(object), (3, 2), None), "1 NaN or infinite value"),
     ("masked values", lambda: np.ma.masked_greater(TABLE, 900), "masked values"),
@@ -196,7 +198,8 @@ import npvae
 X = np.memmap(sys.argv[1], np.uint8, "r", shape=(rows, 784))
 model = npvae.VAE(5, hidden_layer_sizes=(20,), batch_size=1000, max_epochs=1, learning_rate=0.05).fit(X)
 anonymous = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
-print(anonymous // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, model.health_.elbo > model.health_.baseline)
+resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(anonymous // 1024, resident // 1024, model.health_.elbo > model.health_.baseline)
 """
 
 

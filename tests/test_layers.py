@@ -16,7 +16,7 @@ LAYERS = (
     ("distributions", "nn", "optimizers"),
     ("model",),
     ("estimators",),
-    ("training", "gradcheck", "checkpoint", "health"),
+    ("training", "gradcheck", "modelfile", "health"),
     ("persistence",),
     ("vae",),
     ("bench",),

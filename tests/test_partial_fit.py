@@ -47,6 +47,24 @@ def test_goes_on_from_a_fit_and_from_a_file(X, tmp_path):
     np.testing.assert_array_equal(model.parameters_.vector, loaded.parameters_.vector)
 
 
+def test_goes_on_from_the_best_parameters(X):
+    """Not from the last ones of a fit that had validation data."""
+    model = npvae.VAE(**SMALL | {"learning_rate": 0.3}, max_epochs=60, patience=3).fit(X, X_valid=X[:9])
+    best = model.parameters_.vector.copy()
+    assert not np.array_equal(best, model.training_.parameters)
+    model.set_params(learning_rate=1e-12).partial_fit(X)
+    np.testing.assert_allclose(model.parameters_.vector, best, atol=1e-6)
+
+
+def test_an_interrupted_epoch_is_over(X):
+    def press(epoch):
+        return epoch.epoch == 2
+
+    model = npvae.VAE(**SMALL, max_epochs=4, callbacks=(press,)).fit(X).set_params(callbacks=())
+    model.training_.progress.seen = 10  # as after Ctrl-C in the third epoch
+    assert [epoch.epoch for epoch in model.partial_fit(X).history_] == [1, 2, 4]
+
+
 def test_prior_counts_all_rows_so_far(X):
     """Half the data a second time: the same gradient of the data, half the prior of a fit to that half."""
     strong = {"weight_prior": 1000.0, "optimizer": "sgd", "learning_rate": 1e-4, "backend": "reference"}

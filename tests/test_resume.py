@@ -1,6 +1,7 @@
 """Training that stops and goes on: to the same bits, wherever it stopped, and with nothing lost on the way."""
 
 import contextlib
+import pickle
 import resource
 import signal
 import subprocess
@@ -107,13 +108,15 @@ def test_ctrl_c_in_the_middle_of_an_epoch(X):
     assert same(model.resume(X, X_valid=X[:9]), whole) and model.stopped_ is None
 
 
-def test_more_epochs(X):
+def test_more_epochs(X, capsys):
     """A run that is at its end goes on when it is allowed more; the step size chosen and the warm-up stay."""
     model = npvae.VAE(**SMALL | {"max_epochs": 2}).fit(X)
     rate = model.learning_rate_
-    model.resume(X)
-    assert len(model.history_) == 2 and model.report_[-1].startswith("nothing to resume: all 2 epochs are done")
-    model.set_params(max_epochs=4).resume(X)
+    report = list(model.report_)
+    model.set_params(verbose=True).resume(X)
+    assert len(model.history_) == 2 and model.report_ == report
+    assert "nothing to resume: 2 epochs are done" in capsys.readouterr().err
+    model.set_params(max_epochs=4, verbose=False).resume(X)
     assert [epoch.epoch for epoch in model.history_] == [1, 2, 3, 4] and model.learning_rate_ == rate
     assert model.training_.progress.counter[0] == 4 * 6
 
@@ -125,8 +128,34 @@ def test_other_data_is_refused(X, tmp_path):
             model.resume(data, X_valid=valid)
     with pytest.raises(ValueError, match="not fitted"):
         npvae.VAE().resume(X)
-    with pytest.raises(ValueError, match="data in pieces"):
+    with pytest.raises(ValueError, match="data in pieces; go on with partial_fit"):
         npvae.VAE(**SMALL).partial_fit(X).resume(X)
+
+
+def test_a_learning_rate_that_was_set_is_taken(X):
+    """The remedy that a diverged run names works; a step size that was chosen stays where "auto" does."""
+    model = npvae.VAE(**SMALL | {"learning_rate": 1e30, "backend": "reference"}, optimizer="sgd")
+    with np.errstate(all="ignore"), pytest.raises(npvae.training.NonFiniteError):
+        model.fit(X)
+    assert "not finite" in model.stopped_
+    model.set_params(learning_rate=0.01).resume(X)
+    assert model.learning_rate_ == 0.01 and len(model.history_) == 5 and model.stopped_ is None
+    model.set_params(learning_rate="auto", max_epochs=6).resume(X)
+    assert model.learning_rate_ == 0.01
+
+
+@pytest.mark.parametrize("name", ["max_epochs", "batch_size", "n_samples", "random_state", "weight_prior", "patience"])
+def test_numpy_numbers_as_settings(X, tmp_path, name):
+    plain = npvae.VAE(**SMALL)
+    numbers = {name: np.array([plain.get_params()[name]])[0]}
+    model = npvae.VAE(**SMALL | numbers).fit(X, checkpoint=tmp_path / "model.npz")
+    assert same(npvae.load(tmp_path / "model.npz"), model) and same(model, plain.fit(X))
+
+
+def test_errors_reach_other_processes():
+    for error in (npvae.training.NonFiniteError(3, "a layer", 0.1), npvae.conventions.not_fitted("VAE")):
+        copy = pickle.loads(pickle.dumps(error))
+        assert str(copy) == str(error) and type(copy).__mro__[1:] == type(error).__mro__[1:]
 
 
 @contextlib.contextmanager
@@ -169,7 +198,7 @@ def test_a_full_disk_leaves_the_file_whole(X, tmp_path, caplog):
 
 def test_places_that_cannot_be_written_to(X, tmp_path):
     for place in (tmp_path / "no folder" / "model.npz", tmp_path):
-        with pytest.raises(OSError, match="cannot be written"):
+        with pytest.raises(OSError, match="cannot be written|is a folder"):
             npvae.VAE(**SMALL).fit(X, checkpoint=place)
     with pytest.raises(ValueError, match="checkpoint_every is -1"):
         npvae.VAE(**SMALL).fit(X, checkpoint=tmp_path / "model.npz", checkpoint_every=-1)

@@ -85,6 +85,8 @@ def test_data_frames_out(X, frame):
     assert model.reconstruct(frame).shape == model.set_output(transform="pandas").reconstruct(frame).shape == X.shape
     with sklearn.config_context(transform_output="pandas"):
         assert isinstance(npvae.VAE(**SMALL).fit_transform(frame), pandas.DataFrame)
+    from_list = npvae.VAE(**SMALL).fit(X).set_output(transform="pandas").transform(X.tolist())
+    assert isinstance(from_list, pandas.DataFrame) and from_list.shape == (60, 2)
     with pytest.raises(ValueError, match="transform is 'xarray'; expected one of 'default', 'pandas', 'polars'"):
         model.set_output(transform="xarray")
 
@@ -97,6 +99,9 @@ def test_feature_names(X, frame, tmp_path):
         model.score(frame[list("bacdef")])
     with pytest.warns(UserWarning, match="X does not have valid feature names, but VAE was fitted with"):
         model.transform(X)
+    with pytest.raises(ValueError, match="same order"):
+        npvae.VAE(**SMALL).fit(frame, X_valid=frame[list("fedcba")])
+    assert list(npvae.fit(frame, max_epochs=1, verbose=False).feature_names_in_) == list("abcdef")
     model.save(tmp_path / "model.npz")
     assert list(npvae.load(tmp_path / "model.npz").feature_names_in_) == list("abcdef")
     with pytest.warns(UserWarning, match="X has feature names, but VAE was fitted without"):

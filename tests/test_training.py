@@ -24,7 +24,7 @@ def trainer_of(model, X, max_epochs=1):
     inner = model.set_params(max_epochs=1).fit(X)._fitted_model()
     initial = inner.layout.initial(np.random.default_rng(0), model.init_std)
     model.set_params(max_epochs=max_epochs)
-    return model._trainer(inner, model.preprocessor_.data(X), initial, model.learning_rate_)
+    return model._trainer(inner, model.preprocessor_.data(X), initial)
 
 
 def test_an_epoch_sees_every_row_once_in_a_new_order(X):

@@ -18,6 +18,8 @@ ROOM = 2**26
 
 def _can_cache():
     """Tell whether Numba finds a folder with room for compiled code; asking compiles nothing."""
+    if numba.config.DISABLE_JIT:
+        return False
     try:
         folder = numba.njit(cache=True)(_can_cache).stats.cache_path
         while not os.path.exists(folder):

@@ -79,7 +79,7 @@ class Npvae:
         ).set_params(callbacks=(lambda epoch: True,)).fit(X[: setup.batch_size])  # fmt: skip
         inner = model._fitted_model()
         initial = inner.layout.initial(np.random.default_rng(1), 0.01)
-        self.trainer = model._trainer(inner, model.preprocessor_.data(X), initial, LEARNING_RATE)
+        self.trainer = model._trainer(inner, model.preprocessor_.data(X), initial)
 
     def epoch(self):
         """Run through the data once; return the mean bound in nats."""

@@ -4,6 +4,7 @@ Nothing in a file is ever executed: it holds no pickles, and none would be read.
 what is there before it is read, and a digest of all members tells whether they belong together.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -36,12 +37,14 @@ def save(path, header, arrays):
     OSError
         If it cannot be written: the disk is full, the folder read-only. The previous file is then as it was.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a link stays one
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"{path} is a folder; expected the name of a file")
     text = json.dumps({"format": FORMAT, "version": VERSION, **header})
     members = {"header": np.frombuffer(text.encode(), np.uint8)}
     members |= {name: np.asarray(array, array.dtype.newbyteorder("<")) for name, array in arrays.items()}
     # A name of its own for each writer, in the same folder, so that the rename is atomic.
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         try:
             with open(temporary, "xb") as file:
@@ -116,7 +119,8 @@ def _read_members(file):
     """Read all arrays of an archive that declares no more than it has."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
+        declared = sum(max(member.file_size, member.compress_size) for member in members)
+        if declared > os.fstat(file.fileno()).st_size:
             raise ValueError("it declares more than it holds")
         arrays = {}
         for member in members:
