@@ -4,7 +4,7 @@ The densities of the Normal and the Bernoulli are those of ``backends/reference`
 parameters are those of PyTorch's distributions. Densities and divergences broadcast.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtri
@@ -18,7 +18,8 @@ def _elementwise(function, *arrays):
     return function(*(array.reshape(-1, 1) for array in arrays)).reshape(arrays[0].shape)
 
 
-class Normal(NamedTuple):
+@dataclass(frozen=True)
+class Normal:
     """The Gaussian N(loc, scale^2); scale is the standard deviation."""
 
     loc: object = 0.0
@@ -42,7 +43,8 @@ class Normal(NamedTuple):
         return self.loc + self.scale * ndtri(p)
 
 
-class Bernoulli(NamedTuple):
+@dataclass(frozen=True)
+class Bernoulli:
     """1 with probability sigmoid(logits), else 0."""
 
     logits: object

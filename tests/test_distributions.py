@@ -75,10 +75,11 @@ def test_kl_against_quadrature(backend, loc, scale):
     assert abs(wrong[0] - exact) > 0.1
 
 
-def test_kl_between_normals(rng):
-    q, p = Normal(0.5, 0.3), Normal(-1.0, 2.0)
-    assert kl_divergence(q, p) == pytest.approx(quadrature_kl(q, p), rel=1e-9)
-    assert kl_divergence(p, q) == pytest.approx(quadrature_kl(p, q), rel=1e-9)
+def test_kl_between_normals():
+    pair = (0.5, 0.3), (-1.0, 2.0)
+    q, p = Normal(*pair[0]), Normal(*pair[1])
+    assert kl_divergence(q, p) == pytest.approx(quadrature_kl(*pair), rel=1e-9)
+    assert kl_divergence(p, q) == pytest.approx(quadrature_kl(*reversed(pair)), rel=1e-9)
     assert kl_divergence(q, p) != pytest.approx(kl_divergence(p, q), rel=0.1)  # it is not symmetric
     assert kl_divergence(q, q) == 0
     with pytest.raises(TypeError, match="Bernoulli from Normal"):

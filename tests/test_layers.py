@@ -14,6 +14,7 @@ LAYERS = (
     ("conventions", "parameters", "preprocessing", "progress", "version"),
     ("backends",),
     ("distributions", "nn", "optimizers"),
+    ("reparameterization",),
     ("model",),
     ("estimators",),
     ("training", "gradcheck", "modelfile", "health"),
