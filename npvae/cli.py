@@ -484,7 +484,8 @@ def _models_to_check(arguments, X):
     for likelihood in (arguments.likelihood,) if arguments.likelihood else likelihoods:
         for estimator in (arguments.estimator,) if arguments.estimator else ESTIMATORS:
             for size, net, columns in nets:
-                chosen = settings | net | {"likelihood": likelihood, "estimator": estimator}
+                # Two samples, so that one can be left out.
+                chosen = {"n_samples": 2} | settings | net | {"likelihood": likelihood, "estimator": estimator}
                 yield f"{likelihood}, {estimator}, {size}", VAE(**chosen), columns
 
 

@@ -223,17 +223,22 @@ def gradient_problem(model, X, n_rows, random_state):
     own, numpy = backends.get(model.backend), backends.get("reference")
     parameters = Model(architecture, numpy).layout.view(vector)
 
+    def parts(backend, dtype, rows):
+        """Return a model, its estimator and the rows as it sees them."""
+        inner = Model(architecture, backend, dtype)
+        x = backend.gather(data.X, rows, data.scaling, backend.empty((len(rows), data.X.shape[1]), inner.dtype))
+        return inner, ESTIMATORS[model.estimator](inner, model.n_samples), x
+
     def problem(backend, dtype, rows):
         """Return value and gradient for these rows as a function of Parameters."""
-        inner = Model(architecture, backend, dtype)
-        estimator = ESTIMATORS[model.estimator](inner, model.n_samples)
-        x = backend.gather(data.X, rows, data.scaling, backend.empty((len(rows), data.X.shape[1]), inner.dtype))
-        noise = estimator.draw(np.random.default_rng(random_state), len(rows))
+        inner, estimator, x = parts(backend, dtype, rows)
+        # What is held constant comes from the reference, for all alike: the check is of the gradient, given that.
+        _, exact, exact_x = parts(numpy, "float64", rows)
+        noise = exact.draw(np.random.default_rng(random_state), len(rows))
+        samples = _cast(exact.sample(parameters, exact_x, rows, noise)[0], inner)
 
         def value_and_grad(parameters):
-            here = inner.parameters(parameters.vector)
-            samples, _ = estimator.sample(here, x, rows, noise)
-            return estimator.value_and_grad(here, x, samples)
+            return estimator.value_and_grad(inner.parameters(parameters.vector), x, samples)
 
         return value_and_grad
 
@@ -245,3 +250,10 @@ def gradient_problem(model, X, n_rows, random_state):
         lambda: [problem(numpy, "float64", rows[i : i + 1])(parameters)[1] for i in rows],
         max(*architecture.hidden_layer_sizes, data.X.shape[1], model.n_samples * len(rows)),
     )
+
+
+def _cast(samples, model):
+    """Return an array, or a NamedTuple of arrays and numbers, in a model's precision and where it computes."""
+    if isinstance(samples, tuple):
+        return type(samples)(*(_cast(part, model) for part in samples))
+    return samples if np.ndim(samples) == 0 else model.backend.asarray(samples, model.dtype)

@@ -16,8 +16,8 @@ Names and parameters are those of PyTorch's distributions, where it has them; pa
 - ``pullback(eps, dz)``: the derivatives of some function by each continuous parameter, by name, from those by the
   samples, dz; one for each sample, not summed.
 
-Distributions of one number have ``gradients(eps)`` too: the derivatives of ``rsample(eps)`` by each parameter and, where
-one number of noise makes one number z, by ``"eps"``.
+Distributions of one number have ``gradients(eps)`` too: the derivatives of ``rsample(eps)`` by each parameter and,
+where one number of noise makes one number z, by ``"eps"``.
 """
 
 from dataclasses import dataclass

@@ -59,6 +59,7 @@ class Progress:
     total: float = 0.0  # sum of their values
     order: dict = None  # state of the generator before it drew the order of the epoch's rows
     rng: dict = None  # its state now
+    estimator: float = None  # the estimator's state, where it has one
     samples_seen: int = 0
     seconds: float = 0.0
     best_bound: float = -math.inf  # on validation data
@@ -115,7 +116,6 @@ class Trainer:
         self.estimator, self.parameters, self.data, self.rng = estimator, parameters, data, rng
         self.settings = settings
         self.batch_size = min(settings.batch_size, len(data.X))
-        self.state = None  # of the estimator, where it has one
         self._buffers = Buffers(estimator.model.backend, estimator.model.dtype)
         # As many steps only accumulate as in the authors' code, but no more than a tenth of a short run.
         accumulate_only = min(100, int(settings.max_epochs) * self.steps_per_epoch // 10)
@@ -164,16 +164,17 @@ class Trainer:
         NonFiniteError
             If the value or its gradient is not finite.
         """
-        estimator, buffer = self.estimator, self._buffers("x", len(rows), self.data.X.shape[1])
+        estimator, progress = self.estimator, self.progress
+        buffer = self._buffers("x", len(rows), self.data.X.shape[1])
         x = estimator.model.backend.gather(self.data.X, rows, self.data.scaling, buffer)
         noise = estimator.draw(self.rng, len(rows))
-        samples, self.state = estimator.sample(self.parameters, x, rows, noise, self.state)
+        samples, progress.estimator = estimator.sample(self.parameters, x, rows, noise, progress.estimator)
         value, gradient = estimator.value_and_grad(self.parameters, x, samples)
         if not math.isfinite(value) or not self.optimizer.step(self.parameters, gradient):
             step = int(self.optimizer.state.counter[0]) + (not math.isfinite(value))
             place = estimator.first_nonfinite(self.parameters, x, samples) or "the bound"
             raise NonFiniteError(step, place, self.settings.learning_rate)
-        return value + self.data.log_jacobian
+        return estimator.elbo(value, samples) + self.data.log_jacobian
 
     def epoch(self, stop):
         """Go through what is left of the epoch, calling ``stop()`` after each step, until it returns true.

@@ -45,8 +45,9 @@ class VAE(Estimator):
         log-variance of a Gaussian never falls below -13.57: the rounding error of an 8-bit pixel in [0, 1], and one
         883rd of the standard deviation of a standardized column. uint8 data is read as pixels, divided by 255, unless
         it holds 0 and 1 alone.
-    estimator : {"sgvb-b", "sgvb-a"}
-        Of the bound: with the divergence from the prior in closed form, or sampled.
+    estimator : {"sgvb-b", "sgvb-a", "score-function", "score-function-running", "score-function-leave-one-out"}
+        Of the bound's gradient: reparameterized, with the divergence from the prior in closed form or sampled; or by
+        the score function, with no baseline, a running one, or that of a datapoint's other samples.
     n_samples : int
         Samples z for each datapoint, the L of the paper.
     batch_size : int
@@ -143,6 +144,10 @@ class VAE(Estimator):
             check_number("hidden_layer_sizes", size, np.integer, 1)
         for name in ("weight_prior", "init_std"):
             check_number(name, getattr(self, name), np.floating, 0)
+        if self.estimator == "score-function-leave-one-out" and self.n_samples < 2:
+            raise ValueError(
+                f"n_samples is {self.n_samples}; expected at least 2, of which {self.estimator} leaves one out"
+            )
         if self.learning_rate != "auto":
             check_number("learning_rate", self.learning_rate, np.floating, 0)
             if self.learning_rate == 0:

@@ -74,12 +74,13 @@ def scaled(function, name, factor):
     return wrong
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", ["sgvb-a", "sgvb-b", "score-function-leave-one-out"])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("full", [True, False], ids=["full", "directions"])
 def test_a_gradient_wrong_by_a_thousandth_is_caught(X, full, likelihood, estimator):
     """In any single array, and in that array only; in float64 and in float32."""
-    model = npvae.VAE(2, hidden_layer_sizes=(3,), likelihood=likelihood, estimator=estimator, init_std=0.5)
+    settings = {"likelihood": likelihood, "estimator": estimator, "n_samples": 2}
+    model = npvae.VAE(2, hidden_layer_sizes=(3,), init_std=0.5, **settings)
     problem = gradient_problem(model, X[:, :3], 5, 0)
     reference = problem.reference(problem.parameters)[1]
     for name in problem.parameters.layout.shapes:

@@ -17,7 +17,7 @@ LAYERS = (
     ("reparameterization",),
     ("model",),
     ("estimators",),
-    ("training", "gradcheck", "modelfile", "health"),
+    ("evaluation", "training", "gradcheck", "modelfile", "health"),
     ("persistence",),
     ("vae",),
     ("bench",),

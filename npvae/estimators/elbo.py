@@ -31,6 +31,13 @@ def forward(model, parameters, x, eps, analytic_kl, buffers):
     return Forward(encoded, kl, z, decoded, log_likelihood)
 
 
+def first_nonfinite(model, places, gradient):
+    """Name the first array that holds a NaN or an infinite value, of (name, array) and then of a gradient; or None."""
+    with np.errstate(over="ignore"):  # optimizers need its square
+        places = [*places, *((f"gradient of {name}", model.backend.to_numpy(g) ** 2) for name, g in gradient.items())]
+    return next((name for name, array in places if not np.all(np.isfinite(model.backend.to_numpy(array)))), None)
+
+
 class Scorer:
     """The bound of each datapoint, -D_KL(q(z|x) || p(z)) + 1/L sum_l log p(x|z_l), deterministic in x and seed.
 

@@ -1,0 +1,91 @@
+"""The laboratory's variances: against exact ones, and the facts that it is there to show."""
+
+import numpy as np
+import pytest
+
+import npvae
+from npvae import evaluation
+from npvae.backends.reference import MIN_LOG_VAR, softplus
+from npvae.evaluation import laboratory
+
+SETTINGS = {"hidden_layer_sizes": (6,), "backend": "reference", "dtype": "float64", "likelihood": "bernoulli"}
+
+
+@pytest.fixture
+def X(rng):
+    return (rng.random((50, 5)) < 0.4).astype(float)
+
+
+def by(measurements, **what):
+    (found,) = [m for m in measurements if all(getattr(m, name) == value for name, value in what.items())]
+    return found
+
+
+def test_against_gradients_kept_and_compared(X):
+    """The same variances, from all gradients at once; the halves of the squared distances agree within their error."""
+    model = npvae.VAE(2, **SETTINGS, init_std=0.5)
+    measured = evaluation.gradient_variance(
+        model, X, estimators=["sgvb-a"], n_samples=[2], batch_sizes=[3], repeats=4000
+    )
+    architecture, data, vector = model.starting_point(X)
+    inner = laboratory.Model(architecture, npvae.backends.get("reference"), "float64")
+    estimates = laboratory._estimates(
+        npvae.estimators.ESTIMATORS["sgvb-a"](inner, 2), inner.parameters(vector), data, 3, 9
+    )
+    kept = [next(estimates)[0] for _ in range(2000)]
+    for group in ("encoder", "decoder"):
+        m = by(measured, group=group)
+        assert m.variance == pytest.approx(
+            np.var([g[group] for _, g in kept], axis=0, ddof=1).sum(), abs=5 * m.variance_error
+        )
+        assert 0 < m.noise_variance < m.variance and m.variance_error < 0.05 * m.variance
+    m = by(measured, group="value")
+    assert m.variance == pytest.approx(np.var([value for value, _ in kept], ddof=1), abs=5 * m.variance_error)
+
+
+def test_noise_falls_with_samples_and_all_with_the_minibatch(X):
+    model = npvae.VAE(2, **SETTINGS, init_std=0.5)
+    measured = evaluation.gradient_variance(
+        model, X, estimators=["sgvb-b"], n_samples=[1, 4], batch_sizes=[1, 8], repeats=2000
+    )
+    one, four, eight = (by(measured, group="encoder", n_samples=L, batch_size=M) for L, M in ((1, 1), (4, 1), (1, 8)))
+    assert one.noise_variance == pytest.approx(4 * four.noise_variance, rel=0.2)
+    assert one.variance == pytest.approx(8 * eight.variance, rel=0.2)
+
+
+def test_the_score_function_varies_most_and_baselines_help(X):
+    model = npvae.VAE(2, **SETTINGS, init_std=0.5)
+    measured = evaluation.gradient_variance(model, X, n_samples=[1, 2], batch_sizes=[5], repeats=1000)
+    variance = {(m.estimator, m.n_samples): m.noise_variance for m in measured if m.group == "encoder"}
+    assert variance["sgvb-b", 2] < variance["sgvb-a", 2] < variance["score-function-leave-one-out", 2]
+    assert variance["score-function-running", 2] < variance["score-function", 2]
+    assert ("score-function-leave-one-out", 1) not in variance and len(variance) == 9
+
+
+def test_value_of_version_a_has_no_variance_where_q_is_the_posterior(rng):
+    """One latent, all linear: log p(x, z) - log q(z|x) is then log p(x) for any z, but log p(x|z) alone depends on it."""
+    X = rng.standard_normal((30, 3))
+    model = npvae.VAE(1, **SETTINGS | {"hidden_layer_sizes": (), "likelihood": "gaussian"}, max_epochs=1).fit(X)
+    parameters = model.parameters_
+    parameters.vector[...] = 0
+    W, log_var = parameters["decoder.mu.W"], softplus(-MIN_LOG_VAR) + MIN_LOG_VAR  # of every column, at a bias of 0
+    W[...] = [[0.8, -0.5, 1.1]]
+    precision = 1 + np.sum(W**2) / np.exp(log_var)
+    parameters["encoder.mu.W"][...] = W.T / np.exp(log_var) / precision
+    parameters["encoder.log_var.b"][...] = -np.log(precision)
+    measured = evaluation.gradient_variance(model, X, estimators=["sgvb-a", "sgvb-b"], n_samples=[1], batch_sizes=[2])
+    assert by(measured, group="value", estimator="sgvb-a").noise_variance < 1e-25
+    assert by(measured, group="value", estimator="sgvb-b").noise_variance > 1e-2
+    assert by(measured, group="encoder", estimator="sgvb-a").noise_variance > 1e-2  # its gradient does vary
+
+
+def test_table(X):
+    measured = evaluation.gradient_variance(
+        npvae.VAE(1, **SETTINGS), X, estimators=["sgvb-b"], n_samples=[1], repeats=4
+    )
+    lines = evaluation.table(measured).splitlines()
+    assert (
+        len(lines) == 2 + 3
+        and lines[2].startswith("| sgvb-b | 1 | 1 | ")
+        and len({line.count("|") for line in lines}) == 1
+    )
