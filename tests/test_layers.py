@@ -14,7 +14,7 @@ LAYERS = (
     ("conventions", "parameters", "preprocessing", "progress", "version"),
     ("backends",),
     ("distributions", "nn", "optimizers"),
-    ("reparameterization",),
+    ("reparameterization", "inference"),
     ("model",),
     ("estimators",),
     ("evaluation", "training", "gradcheck", "modelfile", "health"),

@@ -1,0 +1,142 @@
+"""Variational inference for any model, beside exact posteriors, coordinate ascent and a fine grid."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import scipy.stats as st
+from scipy.special import digamma, gammaln, log_expit
+
+from npvae import reparameterization as rp
+from npvae.inference import _entropy, elbo_and_gradient, fit_posterior
+
+
+def linear_regression(rng):
+    """Return log p(y, w) with its gradient, and the exact posterior and evidence: w ~ N(0, I), y ~ N(A w, 0.5^2)."""
+    A = rng.standard_normal((40, 3)) @ np.array([[1, 0.6, 0], [0, 1, 0.3], [0, 0, 1]])
+    y = A @ [0.5, -1.0, 2.0] + 0.5 * rng.standard_normal(40)
+
+    def log_joint(w):
+        error = y - w @ A.T
+        log_p = st.norm.logpdf(error, 0, 0.5).sum(axis=1) + st.norm.logpdf(w).sum(axis=1)
+        return log_p, error @ A / 0.25 - w
+
+    covariance = np.linalg.inv(np.eye(3) + A.T @ A / 0.25)
+    evidence = st.multivariate_normal(np.zeros(40), A @ A.T + 0.25 * np.eye(40)).logpdf(y)
+    return log_joint, covariance @ A.T @ y / 0.25, covariance, evidence
+
+
+def test_linear_regression_is_exact(rng):
+    """With a full covariance q can be the posterior: its moments are met, and the bound is the evidence."""
+    log_joint, mean, covariance, evidence = linear_regression(rng)
+    found = fit_posterior(log_joint, rp.MultivariateNormal(np.zeros(3), np.eye(3)))
+    np.testing.assert_allclose(found.q.loc, mean, atol=0.02 * np.sqrt(np.diag(covariance)).max())
+    np.testing.assert_allclose(found.q.scale_tril @ found.q.scale_tril.T, covariance, atol=0.02 * covariance.max())
+    assert found.elbo == pytest.approx(evidence, abs=5 * found.elbo_error + 0.002)
+
+
+def test_mean_field_linear_regression(rng):
+    """A factorized q has the posterior's mean and the inverse of the precision's diagonal, and misses the rest."""
+    log_joint, mean, covariance, evidence = linear_regression(rng)
+    found = fit_posterior(log_joint, rp.Normal(np.zeros(3), np.ones(3)))
+    precision = np.linalg.inv(covariance)
+    np.testing.assert_allclose(found.q.loc, mean, atol=0.02 * np.sqrt(np.diag(covariance)).max())
+    np.testing.assert_allclose(found.q.scale, np.diag(precision) ** -0.5, rtol=0.02)
+    gap = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
+    assert gap > 0.02 and found.elbo == pytest.approx(evidence - gap, abs=5 * found.elbo_error + 0.002)
+
+
+def test_gaussian_with_unknown_mean_and_variance(rng):
+    """Beside mean-field coordinate ascent, whose expectations are analytic here, and the exact posterior.
+
+    tau ~ Gamma(a, b), mu | tau ~ N(0, 1 / tau), x ~ N(mu, 1 / tau). The estimator fits N to (mu, log tau); coordinate
+    ascent fits N(mu) Gamma(tau); both means must be near the exact ones.
+    """
+    x, a, b = rng.normal(1.5, 0.7, 60), 2.0, 1.0
+    n, mean = len(x), x.mean()
+
+    def log_joint(z):
+        mu, s = z.T
+        tau = np.exp(s)
+        error = ((x - mu[:, None]) ** 2).sum(axis=1) + mu**2
+        log_p = 0.5 * (n + 1) * (s - np.log(2 * np.pi)) - 0.5 * tau * error
+        log_p += a * np.log(b) - gammaln(a) + a * s - b * tau  # with the Jacobian of s = log tau
+        return log_p, np.stack(
+            [tau * (n * mean - (n + 1) * mu), 0.5 * (n + 1) - 0.5 * tau * error + a - b * tau], axis=1
+        )
+
+    found = fit_posterior(log_joint, rp.MultivariateNormal(np.zeros(2), np.eye(2)))
+    a_n, m = a + n / 2, n * mean / (n + 1)
+    b_n = b + 0.5 * (((x - mean) ** 2).sum() + n * mean**2 / (n + 1))
+    log_tau, spread = digamma(a_n) - np.log(b_n), np.sqrt(1 / a_n)
+    assert found.q.loc[0] == pytest.approx(m, abs=0.02 * np.sqrt(b_n / a_n / n))
+    assert found.q.loc[1] == pytest.approx(log_tau, abs=0.05 * spread)
+    assert found.q.scale_tril[0, 0] == pytest.approx(np.sqrt(b_n / (a_n - 1) / (n + 1)), rel=0.05)
+    evidence = (
+        a * np.log(b) - a_n * np.log(b_n) + gammaln(a_n) - gammaln(a) - 0.5 * (n * np.log(2 * np.pi) + np.log(n + 1))
+    )
+    assert evidence - 0.05 < found.elbo < evidence + 5 * found.elbo_error
+
+    tau = 1.0  # coordinate ascent: E[tau], and the moments of mu given it
+    for _ in range(100):
+        variance = 1 / ((n + 1) * tau)
+        tau = (a + (n + 1) / 2) / (b + 0.5 * (((x - m) ** 2).sum() + m**2 + (n + 1) * variance))
+    assert np.exp(found.q.loc[1]) == pytest.approx(tau, rel=0.05) and variance**0.5 == pytest.approx(
+        found.q.scale_tril[0, 0], rel=0.1
+    )
+
+
+@pytest.mark.parametrize("family", [rp.Normal, rp.Logistic, rp.Laplace])
+def test_logistic_regression_against_a_grid(rng, family):
+    """One weight and an offset, on a grid: the bound stays below the evidence, the Normal's close to it."""
+    A = np.c_[rng.standard_normal(50), np.ones(50)]
+    y = np.where(rng.random(50) < 1 / (1 + np.exp(-A @ [1.5, -0.5])), 1.0, -1.0)
+
+    def log_joint(w):
+        margin = y * (w @ A.T)
+        slope = np.exp(log_expit(-margin)) * y
+        return log_expit(margin).sum(axis=1) + st.norm.logpdf(w, 0, 2).sum(axis=1), slope @ A - w / 4
+
+    axis = np.linspace(-6, 6, 401)
+    grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    log_p = log_joint(grid)[0]
+    weights = np.exp(log_p - log_p.max())
+    evidence = log_p.max() + np.log(weights.sum() * (axis[1] - axis[0]) ** 2)
+    mean = weights @ grid / weights.sum()
+    found = fit_posterior(log_joint, family(np.zeros(2), np.ones(2)))
+    np.testing.assert_allclose(found.q.loc, mean, atol=0.06)
+    assert found.elbo < evidence + 5 * found.elbo_error
+    assert found.elbo > evidence - {rp.Normal: 0.08, rp.Logistic: 0.12, rp.Laplace: 0.3}[family]
+
+
+@pytest.mark.parametrize("q", [
+    rp.Normal(np.array([0.3, -1.0]), np.array([0.5, 2.0])), rp.Laplace(np.array([0.3, -1.0]), np.array([0.5, 2.0])),
+    rp.Logistic(np.array([0.3, -1.0]), np.array([0.5, 2.0])),
+    rp.MultivariateNormal(np.array([0.3, -1.0]), np.array([[0.5, 0.0], [0.7, 2.0]])),
+], ids=lambda q: type(q).__name__)  # fmt: skip
+def test_gradient_by_differences_and_entropy_by_sampling(rng, q):
+    log_joint = lambda z: (
+        np.cos(z).sum(axis=1) + z[:, 0] * z[:, 1],
+        np.stack([-np.sin(z[:, 0]) + z[:, 1], -np.sin(z[:, 1]) + z[:, 0]], 1),
+    )
+    eps = q.draw(rng, (7, 2) if not isinstance(q, rp.MultivariateNormal) else 7)
+    _, gradient = elbo_and_gradient(log_joint, q, eps)
+    for field in fields(q):
+        array = getattr(q, field.name)
+        for place in zip(*np.nonzero(array)):
+
+            def value(h, place=place, name=field.name, array=array):
+                moved = array.copy()
+                moved[place] += h
+                return elbo_and_gradient(log_joint, replace(q, **{name: moved}), eps)[0]
+
+            expected = (8 * (value(1e-4) - value(-1e-4)) - value(2e-4) + value(-2e-4)) / 12e-4
+            assert gradient[field.name][place] == pytest.approx(expected, rel=1e-7, abs=1e-9)
+    z = q.rsample(q.draw(rng, (200_000, 2) if not isinstance(q, rp.MultivariateNormal) else 200_000))
+    log_q = q.log_prob(z) if isinstance(q, rp.MultivariateNormal) else q.log_prob(z).sum(axis=1)
+    assert _entropy(q) == pytest.approx(-log_q.mean(), abs=5 * log_q.std() / 447)
+
+
+def test_divergence_is_an_error():
+    with pytest.raises(FloatingPointError, match="not finite at step 1"):
+        fit_posterior(lambda z: (np.full(len(z), np.nan), z), rp.Normal(np.zeros(2), np.ones(2)))
