@@ -1,8 +1,8 @@
 """Variational inference for any model with continuous unknowns: the paper's estimator without a recognition network.
 
 The user supplies log p(x, z) as a function of z, with its gradient, and picks a location-scale family for q(z). What is
-maximised is the bound E_q[log p(x, z)] + H(q) (equation 2): the expectation by samples z = loc + scale * eps, the entropy
-in closed form, since H(q) = H(eps) + log scale.
+maximised is the bound E_q[log p(x, z)] + H(q) (equation 2): the expectation by samples z = loc + scale * eps, the
+entropy in closed form, since H(q) = H(eps) + log scale.
 """
 
 from dataclasses import replace
