@@ -1,5 +1,6 @@
 """What can be measured of models and of estimators, beyond the bound that training reports."""
 
 from .laboratory import Measurement, gradient_variance, table
+from .linear_gaussian import LinearGaussian, expectation_maximization
 
-__all__ = ["Measurement", "gradient_variance", "table"]
+__all__ = ["LinearGaussian", "Measurement", "expectation_maximization", "gradient_variance", "table"]
