@@ -1,7 +1,6 @@
 """Measure the estimators on MNIST at three points of a training, and write the tables and the picture of laboratory.md.
 
-Run it from this folder, with NPVAE_DATA set to a folder that holds MNIST: ``python laboratory.py``. It takes some
-minutes.
+With NPVAE_DATA set to a folder that holds MNIST: ``python docs/laboratory.py``. It takes ten minutes.
 """
 
 import copy
