@@ -234,11 +234,14 @@ def test_sigkill(tmp_path, whole, run):
         process = subprocess.Popen([sys.executable, "-c", TRAIN, path])
         try:
             process.wait(seconds * rng.uniform(0.3, 0.9 + 0.2 * kills))  # longer and longer: there is an end
-            break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
-    assert process.returncode == 0
+            continue
+        assert process.returncode == 0
+        if kills:
+            break
+        path.unlink()  # this one was faster than `whole`, and nothing was tried: once more
+        seconds /= 2
     assert same(npvae.load(path), expected)
-    assert kills > 0
