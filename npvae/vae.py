@@ -11,7 +11,7 @@ import numpy as np
 
 from . import backends, modelfile, persistence, training
 from .conventions import Estimator, check_choice, check_number, column_names, compare_names, not_fitted
-from .estimators import ESTIMATORS, Scorer
+from .estimators import ESTIMATORS, FEWEST_SAMPLES, Scorer
 from .health import examine
 from .model import LIKELIHOODS, Architecture, Model
 from .optimizers import STEPS
@@ -144,10 +144,9 @@ class VAE(Estimator):
             check_number("hidden_layer_sizes", size, np.integer, 1)
         for name in ("weight_prior", "init_std"):
             check_number(name, getattr(self, name), np.floating, 0)
-        if self.estimator == "score-function-leave-one-out" and self.n_samples < 2:
-            raise ValueError(
-                f"n_samples is {self.n_samples}; expected at least 2, of which {self.estimator} leaves one out"
-            )
+        fewest = FEWEST_SAMPLES.get(self.estimator, 1)
+        if self.n_samples < fewest:
+            raise ValueError(f"n_samples is {self.n_samples}; expected at least {fewest} for {self.estimator}")
         if self.learning_rate != "auto":
             check_number("learning_rate", self.learning_rate, np.floating, 0)
             if self.learning_rate == 0:

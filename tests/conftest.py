@@ -20,7 +20,7 @@ if "NPVAE_TEST_TILE" in os.environ:
         import npvae.backends.vectors  # noqa: F401
 
 
-#: Set NPVAE_THOROUGH to repeat what is random as often as it takes to be sure: hours of work instead of minutes.
+#: Set NPVAE_THOROUGH to repeat what is random as often as it takes to be sure: ten minutes more.
 THOROUGH = bool(os.environ.get("NPVAE_THOROUGH"))
 
 

@@ -18,4 +18,7 @@ ESTIMATORS = {
     "score-function-leave-one-out": lambda model, n_samples: ScoreFunction(model, n_samples, "leave-one-out"),
 }
 
-__all__ = ["ESTIMATORS", "SGVB", "ScoreFunction", "Scorer"]
+#: The fewest samples L for each datapoint, where one is not enough.
+FEWEST_SAMPLES = {"score-function-leave-one-out": 2}
+
+__all__ = ["ESTIMATORS", "FEWEST_SAMPLES", "SGVB", "ScoreFunction", "Scorer"]

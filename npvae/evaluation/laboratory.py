@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import backends
-from ..estimators import ESTIMATORS
+from ..estimators import ESTIMATORS, FEWEST_SAMPLES
 from ..model import Model
 from ..parameters import Buffers
 
@@ -41,8 +41,8 @@ def gradient_variance(
 ):  # fmt: skip
     """Measure how much estimates of the bound and of its gradient vary, at the parameters of a model.
 
-    Minibatches are drawn with replacement, and are the same for all estimators. An estimator that leaves one of the L
-    samples out is not measured for L = 1.
+    Minibatches are drawn with replacement, and are the same for all estimators. An estimator is left out
+    where L is less than it needs (`FEWEST_SAMPLES`).
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def gradient_variance(
     parameters, measurements = inner.parameters(vector), []
     for name in estimators:
         for L in n_samples:
-            if name == "score-function-leave-one-out" and L < 2:
+            if L < FEWEST_SAMPLES.get(name, 1):
                 continue
             for M in batch_sizes:
                 estimates = _estimates(ESTIMATORS[name](inner, L), parameters, data, M, random_state)
