@@ -18,7 +18,7 @@ from . import __version__, datasets
 from .backends import BACKENDS
 from .estimators import ESTIMATORS
 from .gradcheck import TOLERANCE, gradcheck
-from .model import LIKELIHOODS
+from .model import LIKELIHOODS, POSTERIORS
 from .optimizers import STEPS
 from .preprocessing import check_array
 from .training import INTERRUPTED, NonFiniteError
@@ -54,6 +54,7 @@ SETTINGS = (
     ("--likelihood", "likelihood", ("auto", *LIKELIHOODS), "p(x|z)"),
     ("--activation", "activation", ("tanh", "sigmoid"), "of the hidden layers"),
     ("--estimator", "estimator", tuple(ESTIMATORS), "of the bound"),
+    ("--posterior", "posterior", tuple(POSTERIORS), "family of q(z|x)"),
     ("--samples", "n_samples", int, "samples z for each datapoint"),
     ("--batch-size", "batch_size", int, "datapoints in a minibatch"),
     ("--optimizer", "optimizer", tuple(STEPS), "how a step is made"),

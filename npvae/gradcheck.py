@@ -227,7 +227,7 @@ def gradient_problem(model, X, n_rows, random_state):
         """Return a model, its estimator and the rows as it sees them."""
         inner = Model(architecture, backend, dtype)
         x = backend.gather(data.X, rows, data.scaling, backend.empty((len(rows), data.X.shape[1]), inner.dtype))
-        return inner, ESTIMATORS[model.estimator](inner, model.n_samples), x
+        return inner, ESTIMATORS[model.estimator](inner, model.n_samples, len(data.X)), x
 
     def problem(backend, dtype, rows):
         """Return value and gradient for these rows as a function of Parameters."""

@@ -52,7 +52,7 @@ def examine(model, parameters, data, scorer, history):
     batches = list(_batches(model, parameters, data, scorer.batch_size))
     mu, log_var = (np.concatenate([batch[n] for batch in batches]) for n in (0, 1))
     mean, square, clipped = (sum(batch[n] for batch in batches) / len(mu) for n in (2, 3, 4))
-    kl = kl_divergence(Normal(mu, np.exp(log_var / 2)), Normal()).mean(axis=0)
+    kl = kl_divergence(Normal(mu, np.exp(log_var / 2)), Normal()).mean(axis=0) + model.divergence_of_noise
     baseline = _independent(model.architecture.likelihood, mean, square - mean**2) + data.log_jacobian
     found = (
         float(np.mean(scorer(parameters, data))),

@@ -73,7 +73,7 @@ def fit_posterior(log_joint, q, *, steps=5000, n_samples=10, learning_rate=0.1, 
     here = _constrained(q, average)
     eps = here.draw(rng, (10_000, *shape) if not isinstance(q, MultivariateNormal) else 10_000)
     terms = log_joint(here.rsample(eps))[0]
-    return Posterior(here, float(terms.mean() + _entropy(here)), float(terms.std() / 100), np.array(history))
+    return Posterior(here, float(terms.mean() + np.sum(here.entropy())), float(terms.std() / 100), np.array(history))
 
 
 def elbo_and_gradient(log_joint, q, eps):
@@ -83,23 +83,7 @@ def elbo_and_gradient(log_joint, q, eps):
     name = _scale_of(q)
     scale = np.asarray(getattr(q, name))
     gradient[name] = gradient[name] + (np.diag(1 / np.diag(scale)) if scale.ndim == 2 else 1 / scale)
-    return float(np.mean(log_p) + _entropy(q)), gradient
-
-
-def _entropy(q):
-    """Return H(q) in nats: that of the standard member, and the logarithm of the scale."""
-    scale = np.asarray(getattr(q, _scale_of(q)))
-    log_scale = np.log(np.diag(scale) if scale.ndim == 2 else scale)
-    return len(log_scale) * _STANDARD_ENTROPY[type(q).__name__] + float(log_scale.sum())
-
-
-#: Entropies of the standard members, in nats.
-_STANDARD_ENTROPY = {
-    "Normal": 0.5 * (1 + np.log(2 * np.pi)),
-    "MultivariateNormal": 0.5 * (1 + np.log(2 * np.pi)),
-    "Laplace": 1 + np.log(2),
-    "Logistic": 2.0,
-}
+    return float(np.mean(log_p) + np.sum(q.entropy())), gradient
 
 
 def _scale_of(q):

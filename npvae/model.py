@@ -10,6 +10,8 @@ import numpy as np
 from . import nn
 from .backends import reference
 from .parameters import Layout
+from .reparameterization import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
+from .weights import INITIAL_LOG_VAR, WeightPosterior
 
 
 class Likelihood(NamedTuple):
@@ -27,11 +29,26 @@ LIKELIHOODS = {
 }
 
 
+#: q(z|x) by name: location-scale families, each by its member with mean 0 and variance 1, whose draws are the noise.
+#: z = mu + sigma * eps has the mean mu and the variance sigma^2 in all of them.
+POSTERIORS = {
+    "gaussian": Normal(),
+    "laplace": Laplace(0.0, np.sqrt(1 / 2)),
+    "logistic": Logistic(0.0, np.sqrt(3) / np.pi),
+    "uniform": Uniform(-np.sqrt(3), np.sqrt(3)),
+    "triangular": Triangular(0.0, np.sqrt(6)),
+    "gumbel": Gumbel(-np.euler_gamma * np.sqrt(6) / np.pi, np.sqrt(6) / np.pi),
+}
+
+
 class Architecture(NamedTuple):
-    """The settings that fix a model's arrays.
+    """The settings that fix a model's arrays, and the family of q(z|x).
 
     With ``constant_log_var`` the log-variances of encoder and Gaussian decoder are biases alone, the same for every
     row: without hidden layers the model is then linear-Gaussian, and log p(x) is known in closed form.
+
+    With ``random`` the arrays whose names begin with it are random, and have a Gaussian posterior (full variational
+    Bayes): "decoder" is the whole decoder.
     """
 
     n_features: int
@@ -40,6 +57,8 @@ class Architecture(NamedTuple):
     activation: str = "tanh"
     likelihood: str = "bernoulli"
     constant_log_var: bool = False
+    posterior: str = "gaussian"
+    random: str | None = None
 
 
 class Model:
@@ -48,12 +67,13 @@ class Model:
     Attributes
     ----------
     layout : Layout of the flat parameter vector. The names are ``encoder.hidden1.W``, ``encoder.mu.b``, ...
+    weights : WeightPosterior of the arrays that are random
     """
 
     def __init__(self, architecture, backend, dtype="float32"):
         self.architecture, self.backend, self.dtype = architecture, backend, np.dtype(dtype)
-        n_features, n_components, hidden, activation, likelihood, constant = architecture
-        self.likelihood = LIKELIHOODS[likelihood]
+        n_features, n_components, hidden, activation, likelihood, constant, posterior, random = architecture
+        self.likelihood, self.posterior = LIKELIHOODS[likelihood], POSTERIORS[posterior]
         encoder = nn.mlp(
             "encoder", n_features, hidden, activation,
             [("mu", n_components, "identity", True), ("log_var", n_components, "identity", not constant)],
@@ -62,9 +82,20 @@ class Model:
             "decoder", n_components, hidden[::-1], activation,
             [(head, n_features, f, head != "log_var" or not constant) for head, f in self.likelihood.heads],
         )  # fmt: skip
-        self.layout = Layout(encoder.shapes() | decoder.shapes())
+        shapes = encoder.shapes() | decoder.shapes()
+        is_random = () if random is None else (random,)
+        self.weights = WeightPosterior({n: shapes[n] for n in shapes if n.startswith(is_random)}, backend)
+        self.layout = Layout(shapes | self.weights.log_var_shapes())
         network = getattr(backend, "Network", nn.Network)
         self.encoder, self.decoder = (network(mlp, self.layout, backend) for mlp in (encoder, decoder))
+
+    def initial(self, rng, std):
+        """Draw initial values as a flat vector (P,): see `Layout.initial`; random weights start near their means."""
+        vector = self.layout.initial(rng, std)
+        parameters = self.layout.view(vector)
+        for name in self.weights.log_var_shapes():
+            parameters[name][...] = INITIAL_LOG_VAR
+        return vector
 
     def parameters(self, vector):
         """Copy a flat vector (P,) to the backend, as `Parameters`."""
@@ -77,6 +108,44 @@ class Model:
     def encode(self, parameters, x, buffers):
         """q(z|x): x (M, D) to a `nn.Pass` whose outputs are mu and log_var (M, J)."""
         return self.encoder.forward(parameters, x, buffers)
+
+    def noise(self, rng, out):
+        """Draw the noise of q(z|x) into an array (L * M, J) float32, and return it."""
+        if self.architecture.posterior == "gaussian":
+            return rng.standard_normal(out=out, dtype=np.float32)
+        # Uniform numbers of 22 bits: with more, float32 could round the noise to the end of a support.
+        out[...] = self.posterior.icdf((rng.integers(0, 2**22, out.shape) + 0.5) * 2.0**-22)
+        return out
+
+    def latent(self, encoded, eps, analytic_kl, buffers):
+        """Reparameterize q(z|x): z = mu + sigma * eps, with the divergence of q(z|x) from p(z).
+
+        A Gaussian differs from any other family of the same mean and variance by what the noise alone decides: log q is
+        log p(eps) - log sigma, and E[log p(z)] a matter of mean and variance. So the divergence is that of a Gaussian
+        and a number, on average the divergence of eps from N(0, I), and the gradients are those of a Gaussian.
+
+        Parameters
+        ----------
+        encoded : nn.Pass, of `encode`; eps (L * M, J); analytic_kl: closed form, or mean_l [log q(z_l|x) - log p(z_l)]
+
+        Returns
+        -------
+        z (L * M, J), kl (M,) in nats
+        """
+        z_kl = buffers("z", *eps.shape), buffers("kl", len(encoded.outputs[0]))
+        z, kl = self.backend.gaussian_latent(*encoded.outputs, eps, analytic_kl, z_kl)
+        if self.architecture.posterior != "gaussian":
+            if analytic_kl:
+                kl += eps.shape[1] * self.divergence_of_noise
+            else:
+                log_ratio = self.posterior.log_prob(eps) - Normal().log_prob(eps)
+                kl += log_ratio.sum(axis=1).reshape(-1, len(kl)).mean(axis=0)
+        return z, kl
+
+    @property
+    def divergence_of_noise(self):
+        """D_KL of one number of noise from N(0, 1), in nats: they have mean and variance in common."""
+        return float(Normal().entropy() - self.posterior.entropy())
 
     def decode(self, parameters, z, buffers):
         """p(x|z): z (R, J) to a `nn.Pass` whose outputs are the parameters of the likelihood, (R, D) each."""

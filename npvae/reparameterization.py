@@ -17,7 +17,8 @@ Names and parameters are those of PyTorch's distributions, where it has them; pa
   samples, dz; one for each sample, not summed.
 
 Distributions of one number have ``gradients(eps)`` too: the derivatives of ``rsample(eps)`` by each parameter and,
-where one number of noise makes one number z, by ``"eps"``.
+where one number of noise makes one number z, by ``"eps"``. Those that can be a posterior of a VAE, or be fitted to one,
+have ``entropy()`` in nats and, if of one number, ``icdf(p)``, the inverse of the distribution function.
 """
 
 from dataclasses import dataclass
@@ -98,6 +99,11 @@ class Logistic(Reparameterized):
 
     def rsample(self, eps):
         return self.loc + self.scale * logit(eps)
+
+    icdf = rsample
+
+    def entropy(self):
+        return 2 + np.log(self.scale)
 
     def gradients(self, eps):
         return {"eps": self.scale / (eps * (1 - eps)), "loc": np.ones_like(eps), "scale": logit(eps)}
@@ -229,6 +235,11 @@ class Gumbel(Reparameterized):
     def rsample(self, eps):
         return self.loc - self.scale * np.log(-np.log(eps))
 
+    icdf = rsample
+
+    def entropy(self):
+        return 1 + np.euler_gamma + np.log(self.scale)
+
     def gradients(self, eps):
         return {
             "eps": -self.scale / (eps * np.log(eps)),
@@ -281,6 +292,12 @@ class Laplace(LocationScale):
     def log_prob_noise(cls, eps):
         return -np.abs(eps) - np.log(2)
 
+    def icdf(self, p):
+        return self.loc - self.scale * np.sign(p - 0.5) * np.log(2 * np.minimum(p, 1 - p))
+
+    def entropy(self):
+        return 1 + np.log(2) + np.log(self.scale)
+
 
 @dataclass(frozen=True)
 class Triangular(LocationScale):
@@ -298,6 +315,12 @@ class Triangular(LocationScale):
         inside = np.abs(eps) < 1
         return np.where(inside, np.log1p(-np.where(inside, np.abs(eps), 0)), -np.inf)
 
+    def icdf(self, p):
+        return self.loc + self.scale * np.sign(p - 0.5) * (1 - np.sqrt(2 * np.minimum(p, 1 - p)))
+
+    def entropy(self):
+        return 0.5 + np.log(self.scale)
+
 
 @dataclass(frozen=True)
 class Uniform(Reparameterized):
@@ -312,6 +335,11 @@ class Uniform(Reparameterized):
 
     def rsample(self, eps):
         return self.low + np.subtract(self.high, self.low) * eps
+
+    icdf = rsample
+
+    def entropy(self):
+        return np.log(np.subtract(self.high, self.low))
 
     def gradients(self, eps):
         return {"eps": np.subtract(self.high, self.low) * np.ones_like(eps), "low": 1 - eps, "high": eps}
@@ -572,6 +600,10 @@ class MultivariateNormal:
         eps = np.linalg.solve(self.scale_tril, (x - self.loc)[..., None])[..., 0]
         return self.log_prob_noise(eps) - np.log(np.diag(self.scale_tril)).sum()
 
+    def entropy(self):
+        scales = np.diag(self.scale_tril)
+        return len(scales) * distributions.Normal().entropy() + np.log(scales).sum()
+
     def rsample(self, eps):
         return self.loc + eps @ np.transpose(self.scale_tril)
 
@@ -589,10 +621,18 @@ class MultivariateStudentT(MultivariateNormal):
         chi2 = Chi2(self.df).rsample(Reparameterized.draw(rng, (*np.atleast_1d(shape), 1)))
         return super().draw(rng, shape) * np.sqrt(self.df / chi2)
 
+    def _log_constant(self):
+        nu, K = self.df, len(self.loc)
+        return gammaln((nu + K) / 2) - gammaln(nu / 2) - K / 2 * np.log(np.pi * nu)
+
     def log_prob_noise(self, eps):
-        nu, K = self.df, eps.shape[-1]
-        constant = gammaln((nu + K) / 2) - gammaln(nu / 2) - K / 2 * np.log(np.pi * nu)
-        return constant - (nu + K) / 2 * np.log1p((eps**2).sum(axis=-1) / nu)
+        nu, K = self.df, len(self.loc)
+        return self._log_constant() - (nu + K) / 2 * np.log1p((eps**2).sum(axis=-1) / nu)
+
+    def entropy(self):
+        nu, K = self.df, len(self.loc)
+        expected = (nu + K) / 2 * (digamma((nu + K) / 2) - digamma(nu / 2))
+        return expected - self._log_constant() + np.log(np.diag(self.scale_tril)).sum()
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,8 @@ class Trainer:
         accumulate_only = min(100, int(settings.max_epochs) * self.steps_per_epoch // 10)
         self.progress = Progress(accumulate_only) if state is None else dataclasses.replace(state.progress)
         self.best = None if state is None or not len(state.best) else state.best.copy()
-        layout, model, decay = parameters.layout, estimator.model, settings.weight_prior / len(data.X)
+        layout, model = parameters.layout, estimator.model
+        decay = 0.0 if model.architecture.random else settings.weight_prior / len(data.X)  # they have a prior already
         rule = Rule(settings.learning_rate, decay, self.progress.accumulate_only, layout.n_weights)
         self.optimizer = Optimizer(settings.optimizer, model.backend, rule, layout.size, model.dtype)
         if state is not None:

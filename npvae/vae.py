@@ -11,9 +11,9 @@ import numpy as np
 
 from . import backends, modelfile, persistence, training
 from .conventions import Estimator, check_choice, check_number, column_names, compare_names, not_fitted
-from .estimators import ESTIMATORS, FEWEST_SAMPLES, Scorer
+from .estimators import ESTIMATORS, FEWEST_SAMPLES, GAUSSIAN_ONLY, RANDOM, WEIGHT_DRAWS, Scorer
 from .health import examine
-from .model import LIKELIHOODS, Architecture, Model
+from .model import LIKELIHOODS, POSTERIORS, Architecture, Model
 from .optimizers import STEPS
 from .parameters import Buffers
 from .preprocessing import check_array, choose_likelihood, fingerprints, fit_preprocessor
@@ -45,9 +45,14 @@ class VAE(Estimator):
         log-variance of a Gaussian never falls below -13.57: the rounding error of an 8-bit pixel in [0, 1], and one
         883rd of the standard deviation of a standardized column. uint8 data is read as pixels, divided by 255, unless
         it holds 0 and 1 alone.
-    estimator : {"sgvb-b", "sgvb-a", "score-function", "score-function-running", "score-function-leave-one-out"}
+    estimator : {"sgvb-b", "sgvb-a", "score-function", "score-function-running", "score-function-leave-one-out",
+                 "full-vb", "full-vb-sampled"}
         Of the bound's gradient: reparameterized, with the divergence from the prior in closed form or sampled; or by
-        the score function, with no baseline, a running one, or that of a datapoint's other samples.
+        the score function, with no baseline, a running one, or that of a datapoint's other samples. Or full variational
+        Bayes: the decoder's weights and biases are random, with the prior N(0, I) and a Gaussian posterior, whose sigma
+        starts at 0.01; the divergences are in closed form or sampled.
+    posterior : {"gaussian", "laplace", "logistic", "uniform", "triangular", "gumbel"}
+        The family of q(z|x), with mean and variance from the encoder. The score function knows the Gaussian alone.
     n_samples : int
         Samples z for each datapoint, the L of the paper.
     batch_size : int
@@ -56,7 +61,8 @@ class VAE(Estimator):
     learning_rate : "auto" or float
         Step size. "auto" compares 0.01, 0.02 and 0.1 on the training bound after the first iterations.
     weight_prior : float
-        Precision of the Gaussian prior on all weights, not biases (maximum a posteriori); 0 is maximum likelihood.
+        Precision of the Gaussian prior on all weights, not biases (maximum a posteriori); 0 is maximum likelihood. In
+        full variational Bayes the prior is N(0, I) on the decoder, and this must stay at 1.
     init_std : float
         Standard deviation of the initial weights.
     max_epochs : int
@@ -95,6 +101,7 @@ class VAE(Estimator):
         activation="tanh",
         likelihood="auto",
         estimator="sgvb-b",
+        posterior="gaussian",
         n_samples=1,
         batch_size=100,
         optimizer="adagrad",
@@ -114,6 +121,7 @@ class VAE(Estimator):
         self.activation = activation
         self.likelihood = likelihood
         self.estimator = estimator
+        self.posterior = posterior
         self.n_samples = n_samples
         self.batch_size = batch_size
         self.optimizer = optimizer
@@ -132,6 +140,7 @@ class VAE(Estimator):
         check_choice("activation", self.activation, ("tanh", "sigmoid"))
         check_choice("likelihood", self.likelihood, ("auto", *LIKELIHOODS))
         check_choice("estimator", self.estimator, tuple(ESTIMATORS))
+        check_choice("posterior", self.posterior, tuple(POSTERIORS))
         check_choice("optimizer", self.optimizer, tuple(STEPS))
         check_choice("dtype", self.dtype, ("float32", "float64", np.float32, np.float64))
         backends.get(self.backend)
@@ -144,6 +153,12 @@ class VAE(Estimator):
             check_number("hidden_layer_sizes", size, np.integer, 1)
         for name in ("weight_prior", "init_std"):
             check_number(name, getattr(self, name), np.floating, 0)
+        if self.posterior != "gaussian" and self.estimator in GAUSSIAN_ONLY:
+            raise ValueError(f"posterior is {self.posterior!r}; expected 'gaussian' for {self.estimator}")
+        if self.estimator in RANDOM and self.weight_prior != 1:
+            raise ValueError(
+                f"weight_prior is {self.weight_prior!r}; expected 1 for {self.estimator}, whose prior is N(0, I)"
+            )
         fewest = FEWEST_SAMPLES.get(self.estimator, 1)
         if self.n_samples < fewest:
             raise ValueError(f"n_samples is {self.n_samples}; expected at least {fewest} for {self.estimator}")
@@ -298,7 +313,7 @@ class VAE(Estimator):
         for message in messages:
             self._say(message)
         model = self._model(self.dtype)
-        initial = model.layout.initial(self._rng("weights"), self.init_std)
+        initial = model.initial(self._rng("weights"), self.init_std)
         self.learning_rate_ = self.learning_rate
         if self.learning_rate == "auto":
             self.learning_rate_ = self._choose_step_size(model, data, initial, changes)
@@ -357,12 +372,19 @@ class VAE(Estimator):
         settings = training.Settings(
             self.optimizer, self.learning_rate_, self.weight_prior, self.batch_size, self.max_epochs, self.patience
         )
-        estimator, rng = ESTIMATORS[self.estimator](model, self.n_samples), self._rng("training")
-        return training.Trainer(estimator, model.parameters(initial), data, rng, settings._replace(**changes), state)
+        if model.architecture.random != RANDOM.get(self.estimator):
+            raise ValueError(f"estimator is {self.estimator!r}, but the model was fitted by another, with "
+                             f"{'random' if model.architecture.random else 'fixed'} weights; fit it anew")  # fmt: skip
+        estimator = ESTIMATORS[self.estimator](model, self.n_samples, self.n_samples_seen_)
+        settings, rng = settings._replace(**changes), self._rng("training")
+        return training.Trainer(estimator, model.parameters(initial), data, rng, settings, state)
 
     def _architecture(self, likelihood, n_features):
         sizes = tuple(map(int, self.hidden_layer_sizes))
-        return Architecture(n_features, int(self.n_components), sizes, self.activation, likelihood)
+        return Architecture(
+            n_features, int(self.n_components), sizes, self.activation, likelihood,
+            posterior=self.posterior, random=RANDOM.get(self.estimator),
+        )  # fmt: skip
 
     def _model(self, dtype):
         return Model(self.architecture_, backends.get(self.backend), dtype)
@@ -400,16 +422,47 @@ class VAE(Estimator):
         return self.fit(X).transform(X)
 
     def inverse_transform(self, Z):
-        """Return E[x|z] in the units of the data (pixels in [0, 1]), (R, D) for Z (R, J)."""
+        """Return E[x|z] in the units of the data (pixels in [0, 1]), (R, D) for Z (R, J).
+
+        Where weights are random (full variational Bayes), it is the mean over draws of them.
+        """
+        return np.mean(self._predictions(Z), axis=0)
+
+    def predictive_std(self, Z):
+        """Return how much E[x|z] varies with the weights, as a standard deviation in the units of the data.
+
+        It tells what the model does not know for want of data; the noise of p(x|z) is no part of it. Without random
+        weights it is zero.
+
+        Parameters
+        ----------
+        Z : array (R, J)
+
+        Returns
+        -------
+        array (R, D)
+        """
+        return np.std(self._predictions(Z), axis=0)
+
+    def _predictions(self, Z):
+        """Return E[x|z] in the units of the data, (R, D), for each draw of the weights."""
         model, Z = self._fitted_model(), check_array(Z, "Z")
         if Z.shape[1] != model.architecture.n_components:
             raise ValueError(f"Z has {Z.shape[1]} columns; expected n_components = {model.architecture.n_components}")
         z = model.backend.asarray(Z, model.dtype)
 
-        def mean(rows, buffers):
-            return model.mean(model.decode(self.parameters_, z[rows[0] : rows[-1] + 1], buffers).outputs)
+        def mean(drawn):
+            return lambda rows, buffers: model.mean(model.decode(drawn, z[rows[0] : rows[-1] + 1], buffers).outputs)
 
-        return self.preprocessor_.restore(_by_batches(model, mean, len(Z)))
+        draws = model.weights.draws(self.parameters_, self.seed_, WEIGHT_DRAWS)
+        return [self.preprocessor_.restore(_by_batches(model, mean(drawn), len(Z))) for drawn in draws]
+
+    def weight_divergence(self):
+        """Return D_KL(q(theta) || p(theta)) of all random weights together, in nats; 0 if none are random.
+
+        The bound on log p(X) is the number of datapoints times `score`, less this.
+        """
+        return self._fitted_model().weights.divergence(self.parameters_)
 
     def reconstruct(self, X):
         """Return E[x|z] at the posterior mean of each row, in the units of the data: (N, D) for X (N, D)."""
@@ -514,8 +567,8 @@ class VAE(Estimator):
         else:
             likelihood, preprocessor, _ = self._choose_preprocessing(X)
             architecture = self._architecture(likelihood, X.shape[1])
-            layout = Model(architecture, backends.get(self.backend)).layout
-            vector = layout.initial(_rng(_seed(self.random_state), "weights"), self.init_std)
+            model = Model(architecture, backends.get(self.backend))
+            vector = model.initial(_rng(_seed(self.random_state), "weights"), self.init_std)
         return architecture, preprocessor.data(X), vector
 
 

@@ -30,7 +30,7 @@ def test_against_gradients_kept_and_compared(X):
     architecture, data, vector = model.starting_point(X)
     inner = laboratory.Model(architecture, npvae.backends.get("reference"), "float64")
     estimates = laboratory._estimates(
-        npvae.estimators.ESTIMATORS["sgvb-a"](inner, 2), inner.parameters(vector), data, 3, 9
+        npvae.estimators.ESTIMATORS["sgvb-a"](inner, 2, len(data.X)), inner.parameters(vector), data, 3, 9
     )
     kept = [next(estimates)[0] for _ in range(2000)]
     for group in ("encoder", "decoder"):

@@ -5,20 +5,39 @@ deterministic, ``elbo`` is the bound that goes with its value, and ``first_nonfi
 wrong. ``model`` is the Model that all work on.
 """
 
-from .elbo import Scorer
+from .elbo import WEIGHT_DRAWS, Scorer
+from .full_vb import FullVB
 from .score_function import ScoreFunction
 from .sgvb import SGVB
 
-#: Estimators by name, as functions from (model, n_samples).
+#: Estimators by name, as functions from (model, samples z for each datapoint, datapoints N).
 ESTIMATORS = {
-    "sgvb-a": lambda model, n_samples: SGVB(model, n_samples, analytic_kl=False),
-    "sgvb-b": lambda model, n_samples: SGVB(model, n_samples, analytic_kl=True),
-    "score-function": ScoreFunction,
-    "score-function-running": lambda model, n_samples: ScoreFunction(model, n_samples, "running"),
-    "score-function-leave-one-out": lambda model, n_samples: ScoreFunction(model, n_samples, "leave-one-out"),
+    "sgvb-a": lambda model, L, N: SGVB(model, L, analytic_kl=False),
+    "sgvb-b": lambda model, L, N: SGVB(model, L, analytic_kl=True),
+    "score-function": lambda model, L, N: ScoreFunction(model, L),
+    "score-function-running": lambda model, L, N: ScoreFunction(model, L, "running"),
+    "score-function-leave-one-out": lambda model, L, N: ScoreFunction(model, L, "leave-one-out"),
+    "full-vb": lambda model, L, N: FullVB(model, L, N, analytic_kl=True),
+    "full-vb-sampled": lambda model, L, N: FullVB(model, L, N, analytic_kl=False),
 }
+
+#: What is random of the models that an estimator is for (`Architecture.random`), where anything is.
+RANDOM = {"full-vb": "decoder", "full-vb-sampled": "decoder"}
+
+#: Those that know q(z|x) as a Gaussian alone.
+GAUSSIAN_ONLY = ("score-function", "score-function-running", "score-function-leave-one-out")
 
 #: The fewest samples L for each datapoint, where one is not enough.
 FEWEST_SAMPLES = {"score-function-leave-one-out": 2}
 
-__all__ = ["ESTIMATORS", "FEWEST_SAMPLES", "SGVB", "ScoreFunction", "Scorer"]
+
+def suits(name, architecture):
+    """Tell whether the estimator of that name works on a model."""
+    known = architecture.posterior == "gaussian" or name not in GAUSSIAN_ONLY
+    return known and RANDOM.get(name) == architecture.random
+
+
+__all__ = [
+    "ESTIMATORS", "FEWEST_SAMPLES", "GAUSSIAN_ONLY", "RANDOM", "SGVB", "WEIGHT_DRAWS", "FullVB", "ScoreFunction",
+    "Scorer", "suits",
+]  # fmt: skip

@@ -6,7 +6,6 @@ Histories, early stopping, the choice of a step size and ``VAE.score_samples`` u
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
 
 from ..parameters import Buffers
 
@@ -22,10 +21,9 @@ class Forward(NamedTuple):
 
 
 def forward(model, parameters, x, eps, analytic_kl, buffers):
-    """Compute the terms of the bound for x (M, D) with the standard normal noise eps (L * M, J)."""
+    """Compute the terms of the bound for x (M, D) with the noise eps (L * M, J) of q(z|x)."""
     encoded = model.encode(parameters, x, buffers)
-    z_kl = buffers("z", *eps.shape), buffers("kl", len(x))
-    z, kl = model.backend.gaussian_latent(*encoded.outputs, eps, analytic_kl, z_kl)
+    z, kl = model.latent(encoded, eps, analytic_kl, buffers)
     decoded = model.decode(parameters, z, buffers)
     log_likelihood = model.log_likelihood(x, decoded, 1 / len(eps), buffers)
     return Forward(encoded, kl, z, decoded, log_likelihood)
@@ -38,11 +36,16 @@ def first_nonfinite(model, places, gradient):
     return next((name for name, array in places if not np.all(np.isfinite(model.backend.to_numpy(array)))), None)
 
 
+#: Draws of the weights that a score is averaged over, where weights are random.
+WEIGHT_DRAWS = 10
+
+
 class Scorer:
     """The bound of each datapoint, -D_KL(q(z|x) || p(z)) + 1/L sum_l log p(x|z_l), deterministic in x and seed.
 
     The noise of a row is keyed by its content: a score depends neither on the other rows nor on their order. (One
-    noise vector shared by all rows would do that too, but its error does not average out over rows.)
+    noise vector shared by all rows would do that too, but its error does not average out over rows.) Where weights are
+    random, it is the mean over draws of them.
 
     Parameters
     ----------
@@ -58,25 +61,26 @@ class Scorer:
 
     def __call__(self, parameters, data):
         """Return the bound of each row of ``data`` (preprocessing.Data), in nats of the data as given: float64 (N,)."""
-        elbo = np.empty(len(data.X))
-        buffers = Buffers(self.model.backend, self.model.dtype)
-        for start in range(0, len(elbo), self.batch_size):
-            rows = np.arange(start, min(start + self.batch_size, len(elbo)))
-            elbo[rows] = self._batch(parameters, data, rows, buffers)
-        return elbo + data.log_jacobian
+        buffers, draws = Buffers(self.model.backend, self.model.dtype), []
+        for drawn in self.model.weights.draws(parameters, self.seed, WEIGHT_DRAWS):
+            draws.append(np.empty(len(data.X)))
+            for start in range(0, len(data.X), self.batch_size):
+                rows = np.arange(start, min(start + self.batch_size, len(data.X)))
+                draws[-1][rows] = self._batch(drawn, data, rows, buffers)
+        return np.mean(draws, axis=0) + data.log_jacobian
 
     def _batch(self, parameters, data, rows, buffers):
         model = self.model
         x = model.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), data.X.shape[1]))
-        eps = keyed_noise(model.backend.to_numpy(x), self.seed, (self.n_samples, model.architecture.n_components))
-        eps = model.backend.asarray(eps, model.dtype)
+        uniform = keyed_uniform(model.backend.to_numpy(x), self.seed, (self.n_samples, model.architecture.n_components))
+        eps = model.backend.asarray(model.posterior.icdf(uniform), model.dtype)
         result = forward(model, parameters, x, eps, True, buffers)
         log_likelihood, kl = map(model.backend.to_numpy, (result.log_likelihood, result.kl))
         return log_likelihood.reshape(self.n_samples, -1).mean(axis=0, dtype=float) - kl
 
 
-def keyed_noise(x, seed, shape):
-    """Draw standard normal noise for each row from a hash of its content.
+def keyed_uniform(x, seed, shape):
+    """Draw numbers uniform on (0, 1) for each row from a hash of its content.
 
     Parameters
     ----------
@@ -84,7 +88,7 @@ def keyed_noise(x, seed, shape):
 
     Returns
     -------
-    eps (L * M, J) float64
+    uniform (L * M, J) float64
     """
     L, J = shape
     bits = (x + 0.0).astype(np.float32).view(np.uint32).astype(np.uint64)  # + 0.0 makes one zero of two
@@ -92,8 +96,7 @@ def keyed_noise(x, seed, shape):
     with np.errstate(over="ignore"):
         row_keys = _mix(bits @ keys)  # multilinear hashing, modulo 2^64
         counters = row_keys[None, :, None] + np.arange(L * J, dtype=np.uint64).reshape(L, 1, J)
-    uniform = ((_mix(counters) >> np.uint64(12)) + 0.5) * 2.0**-52  # inside (0, 1), ends excluded
-    return ndtri(uniform).reshape(-1, J)
+    return ((_mix(counters) >> np.uint64(12)) + 0.5).reshape(-1, J) * 2.0**-52  # ends excluded
 
 
 def _mix(key):

@@ -29,13 +29,13 @@ class SGVB:
         self._gradient = model.gradient()
 
     def draw(self, rng, n_rows):
-        """Draw the noise of a minibatch: eps (L * n_rows, J), standard normal; float32 whatever the model's type.
+        """Draw the noise of a minibatch: eps (L * n_rows, J), as q(z|x) has it; float32 whatever the model's type.
 
         So a seed gives the same noise in every precision and on every backend. The next call overwrites it.
         """
         shape = self.n_samples * n_rows, self.model.architecture.n_components
         noise = self._buffers.made(("noise", shape), lambda: np.empty(shape, np.float32))
-        return self.model.backend.asarray(rng.standard_normal(out=noise, dtype=np.float32), self.model.dtype)
+        return self.model.backend.asarray(self.model.noise(rng, noise), self.model.dtype)
 
     def sample(self, parameters, x, rows, noise, state=None):
         """Fix what the gradient holds constant: here the noise itself. Returns (samples, state)."""

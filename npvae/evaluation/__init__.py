@@ -2,5 +2,8 @@
 
 from .laboratory import Measurement, gradient_variance, table
 from .linear_gaussian import LinearGaussian, expectation_maximization
+from .quadrature import Quadrature, quadrature
 
-__all__ = ["LinearGaussian", "Measurement", "expectation_maximization", "gradient_variance", "table"]
+__all__ = [
+    "LinearGaussian", "Measurement", "Quadrature", "expectation_maximization", "gradient_variance", "quadrature", "table",
+]  # fmt: skip

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import backends
-from ..estimators import ESTIMATORS, FEWEST_SAMPLES
+from ..estimators import ESTIMATORS, FEWEST_SAMPLES, suits
 from ..model import Model
 from ..parameters import Buffers
 
@@ -36,7 +36,7 @@ class Measurement(NamedTuple):
 
 
 def gradient_variance(
-    model, X, *, estimators=tuple(ESTIMATORS), n_samples=(1, 2, 5, 10), batch_sizes=(1, 10, 100), repeats=100,
+    model, X, *, estimators=None, n_samples=(1, 2, 5, 10), batch_sizes=(1, 10, 100), repeats=100,
     random_state=0,
 ):  # fmt: skip
     """Measure how much estimates of the bound and of its gradient vary, at the parameters of a model.
@@ -48,7 +48,7 @@ def gradient_variance(
     ----------
     model : VAE, fitted or not (then at the initial parameters that a fit to X would start from)
     X : array (N, D)
-    estimators : sequence of names, of those that a VAE has
+    estimators : sequence of names, of those that a VAE has; by default all that work on this model
     n_samples, batch_sizes : sequences of int, the L and M of the paper
     repeats : int, minibatches for each
     random_state : int
@@ -60,12 +60,14 @@ def gradient_variance(
     architecture, data, vector = model.starting_point(X)
     inner = Model(architecture, backends.get(model.backend), model.dtype)
     parameters, measurements = inner.parameters(vector), []
+    if estimators is None:
+        estimators = [name for name in ESTIMATORS if suits(name, architecture)]
     for name in estimators:
         for L in n_samples:
             if L < FEWEST_SAMPLES.get(name, 1):
                 continue
             for M in batch_sizes:
-                estimates = _estimates(ESTIMATORS[name](inner, L), parameters, data, M, random_state)
+                estimates = _estimates(ESTIMATORS[name](inner, L, len(data.X)), parameters, data, M, random_state)
                 measurements += _measure(estimates, repeats, (name, L, M))
     return measurements
 
