@@ -81,7 +81,7 @@ def main(argv=None):
         log.setLevel(logging.INFO)
     try:
         return arguments.run(arguments)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError, MemoryError) as error:
         if arguments.debug:
             raise
         print(f"npvae: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -168,6 +168,7 @@ def build_parser():
     bench.add_argument("--epochs", type=int, default=7, help="epochs of each contestant (7)")
     bench.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for tables and the picture")
     bench.add_argument("--data-dir", type=Path, help="folder of MNIST and Frey Face; default: random pixels")
+    bench.add_argument("--backend", choices=("cpu", "cuda"), default="cpu", help="where all of them compute (cpu)")
 
     listing = command(
         "datasets", run_datasets, "list the data sets and where they would be read from", "datasets --data-dir ~/data"
@@ -500,9 +501,9 @@ def run_bench(arguments):
     unknown = set(arguments.parts) - set(PARTS)
     if unknown or arguments.epochs < 1:
         raise ValueError(f"bench measures {', '.join(PARTS)}, in 1 or more epochs; got {unknown or arguments.epochs}")
-    tables = report.run(
-        arguments.parts, arguments.out, arguments.data_dir and str(arguments.data_dir), arguments.epochs
-    )
+    parts = [part for part in arguments.parts if part != "growth" or arguments.backend == "cpu"]
+    folder = arguments.data_dir and str(arguments.data_dir)
+    tables = report.run(parts, arguments.out, folder, arguments.epochs, arguments.backend)
     figure = Figure(figsize=(10, 4 * len(tables)), layout="constrained")
     draw = {"kernels": plots.kernels, "epochs": plots.epochs, "growth": plots.growth}
     for figure_part, (part, rows) in zip(np.atleast_1d(figure.subfigures(len(tables))), tables.items()):

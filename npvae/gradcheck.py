@@ -220,7 +220,7 @@ def gradient_problem(model, X, n_rows, random_state):
     """Set up what `gradcheck` compares: the gradient on the first rows of X, computed in several ways."""
     architecture, data, vector = model.starting_point(X)
     rows = np.arange(min(n_rows, len(data.X)))
-    own, numpy = backends.get(model.backend), backends.get("reference")
+    own, numpy = model._backend(), backends.get("reference")
     parameters = Model(architecture, numpy).layout.view(vector)
 
     def parts(backend, dtype, rows):
@@ -238,7 +238,8 @@ def gradient_problem(model, X, n_rows, random_state):
         samples = _cast(exact.sample(parameters, exact_x, rows, noise)[0], inner)
 
         def value_and_grad(parameters):
-            return estimator.value_and_grad(inner.parameters(parameters.vector), x, samples)
+            value, gradient = estimator.value_and_grad(inner.parameters(parameters.vector), x, samples)
+            return value, inner.layout.view(backend.to_numpy(gradient.vector))
 
         return value_and_grad
 

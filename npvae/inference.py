@@ -16,6 +16,9 @@ from .reparameterization import MultivariateNormal
 #: far off would slow down the steps near the end, of which there are few here.)
 KEPT, EPSILON = 0.99, 1e-8
 
+#: A step is at most so many times the usual one: earlier gradients may have been small by chance.
+LONGEST = 10.0
+
 
 class Posterior(NamedTuple):
     """What `fit_posterior` returns."""
@@ -65,9 +68,10 @@ def fit_posterior(log_joint, q, *, steps=5000, n_samples=10, learning_rate=0.1, 
         for name, g in gradient.items():
             # The mean is of earlier steps alone: were this gradient part of its own scale, skewed noise would pull the
             # parameters away from where the gradient is zero on average.
-            mean = squares.get(name, g**2)
-            free[name] = free[name] + size * g / np.sqrt(mean + EPSILON)
-            squares[name] = KEPT * mean + (1 - KEPT) * g**2
+            total = squares.get(name, 0)
+            mean = total / (1 - KEPT**step) if step else g**2
+            free[name] = free[name] + size * np.clip(g / np.sqrt(mean + EPSILON), -LONGEST, LONGEST)
+            squares[name] = KEPT * total + (1 - KEPT) * g**2
             if step >= steps // 2:  # the answer is the mean of the later half, in which the noise averages out
                 average[name] = average.get(name, 0) + free[name] / (steps - steps // 2)
     here = _constrained(q, average)

@@ -88,7 +88,7 @@ class Network:
 
     def _dense(self, layer, parameters, x, out):
         W, b = parameters[layer.name + ".W"], parameters[layer.name + ".b"]
-        return self.backend.dense(x[:, : layer.n_inputs], W, b, layer.activation, out)
+        return self.backend.dense(_inputs(layer, x), W, b, layer.activation, out)
 
     def backward(self, parameters, x, done, gradient, buffers, dx=None):
         """From the gradients at the outputs to those of all parameters and, if asked for, of the inputs.
@@ -107,7 +107,7 @@ class Network:
         def layer_backward(layer, i, y, dy, accumulate=False):
             W, dW, db = parameters[layer.name + ".W"], gradient[layer.name + ".W"], gradient[layer.name + ".b"]
             gradients = dW, db, dreads[i] if layer.n_inputs else None, accumulate
-            self.backend.dense_backward(reads[i][:, : layer.n_inputs], W, y, dy, layer.activation, gradients)
+            self.backend.dense_backward(_inputs(layer, reads[i]), W, y, dy, layer.activation, gradients)
 
         accumulate = False
         for head, y, dy in zip(self.mlp.heads, done.outputs, done.doutputs):
@@ -115,3 +115,8 @@ class Network:
             accumulate = accumulate or head.n_inputs > 0
         for i in reversed(range(len(self.mlp.hidden))):
             layer_backward(self.mlp.hidden[i], i, reads[i + 1], dreads[i + 1])
+
+
+def _inputs(layer, x):
+    """Return x, or no columns of it for a head that is its bias alone."""
+    return x if layer.n_inputs else x[:, :0]

@@ -28,7 +28,7 @@ class State(NamedTuple):
     """What a step changes besides the parameters: the sum of squared gradients, and [steps, first bad step or -1]."""
 
     squares: object  # (P,)
-    counter: np.ndarray  # (2,) int64
+    counter: object  # (2,) int64
 
 
 class Optimizer:
@@ -36,15 +36,19 @@ class Optimizer:
 
     def __init__(self, name, backend, rule, size, dtype):
         self.rule = rule
-        self.state = State(backend.asarray(np.zeros(size), dtype), np.array([0, -1]))
+        self.state = State(backend.asarray(np.zeros(size), dtype), backend.asarray([0, -1], np.int64))
         self._step = getattr(backend, STEPS[name])
 
+    def launch(self, parameters, gradient):
+        """Move the `Parameters` along their gradient, in place, without waiting to know; the gradient is used up."""
+        self._step(parameters, gradient, self.state, self.rule)
+
     def step(self, parameters, gradient):
-        """Move the `Parameters` along their gradient, in place; the gradient is used up.
+        """The same, and tell whether it was done.
 
         Returns
         -------
         bool : False if the gradient was not finite; the parameters are then as they were
         """
-        self._step(parameters, gradient, self.state, self.rule)
+        self.launch(parameters, gradient)
         return bool(self.state.counter[1] < 0)

@@ -6,9 +6,10 @@ import time
 
 import numpy as np
 
+from . import backends
 from .conventions import check_number
 from .health import Health
-from .model import Architecture
+from .model import Architecture, Model
 from .preprocessing import Preprocessor, Scaling
 from .training import Epoch, Progress, State
 
@@ -55,9 +56,11 @@ def from_file(kind, header, arrays):
     vae.notes_ = dict(header["notes"])
     vae.history_ = [Epoch(*epoch) for epoch in header["history"]]
 
-    model = vae._model(vae.dtype)
-    vector = _expect(arrays, "parameters", model.layout.size)
-    vae.parameters_ = model.parameters(vector)
+    if vae.backend == "cuda" and backends.missing_for_cuda():
+        vae.backend = "auto"
+    layout = Model(vae.architecture_, backends.get("reference")).layout
+    vector = _expect(arrays, "parameters", layout.size)
+    vae.parameters_ = layout.view(np.array(vector, np.dtype(vae.dtype)))
     scaling = Scaling(*(_expect(arrays, name, vae.architecture_.n_features) for name in Scaling._fields))
     vae.preprocessor_ = Preprocessor(vae.architecture_.likelihood, scaling, float(header["uint8_scale"]))
     vae.training_ = State(

@@ -126,15 +126,18 @@ class Trainer:
         rule = Rule(settings.learning_rate, decay, self.progress.accumulate_only, layout.n_weights)
         self.optimizer = Optimizer(settings.optimizer, model.backend, rule, layout.size, model.dtype)
         if state is not None:
-            parameters.vector[...] = model.backend.asarray(state.parameters, model.dtype)
-            self.optimizer.state.squares[...] = model.backend.asarray(state.squares, model.dtype)
-            self.optimizer.state.counter[...] = state.progress.counter
+            asarray = model.backend.asarray
+            parameters.vector[:] = asarray(state.parameters, model.dtype)
+            self.optimizer.state.squares[:] = asarray(state.squares, model.dtype)
+            self.optimizer.state.counter[:] = asarray(state.progress.counter, np.int64)
             rng.bit_generator.state = state.progress.rng
+        runner = getattr(model.backend, "Runner", None)
+        self._runner = None if runner is None else runner(estimator, self.optimizer, parameters, data)
 
     def snapshot(self):
         """Return a copy of where the run stands, a `State`."""
         to_numpy, optimizer = self.estimator.model.backend.to_numpy, self.optimizer.state
-        self.progress.counter = optimizer.counter.tolist()
+        self.progress.counter = to_numpy(optimizer.counter).tolist()
         self.progress.rng = self.rng.bit_generator.state
         arrays = self.parameters.vector, optimizer.squares, [] if self.best is None else self.best
         return State(*(np.array(to_numpy(array)) for array in arrays), dataclasses.replace(self.progress))
@@ -166,29 +169,58 @@ class Trainer:
             If the value or its gradient is not finite.
         """
         estimator, progress = self.estimator, self.progress
-        buffer = self._buffers("x", len(rows), self.data.X.shape[1])
-        x = estimator.model.backend.gather(self.data.X, rows, self.data.scaling, buffer)
+        x = self._gather(rows)
         noise = estimator.draw(self.rng, len(rows))
         samples, progress.estimator = estimator.sample(self.parameters, x, rows, noise, progress.estimator)
         value, gradient = estimator.value_and_grad(self.parameters, x, samples)
         if not math.isfinite(value) or not self.optimizer.step(self.parameters, gradient):
-            step = int(self.optimizer.state.counter[0]) + (not math.isfinite(value))
-            place = estimator.first_nonfinite(self.parameters, x, samples) or "the bound"
-            raise NonFiniteError(step, place, self.settings.learning_rate)
+            self._fail(int(self.optimizer.state.counter[0]) + (not math.isfinite(value)), x, samples)
         return estimator.elbo(value, samples) + self.data.log_jacobian
 
+    def _gather(self, rows):
+        buffer = self._buffers("x", len(rows), self.data.X.shape[1])
+        return self.estimator.model.backend.gather(self.data.X, rows, self.data.scaling, buffer)
+
+    def _fail(self, step, x, samples):
+        place = self.estimator.first_nonfinite(self.parameters, x, samples) or "the bound"
+        raise NonFiniteError(step, place, self.settings.learning_rate)
+
+    def steps(self, batches):
+        """Take a step on each minibatch, and return their values: see `step`.
+
+        A backend that has a ``Runner`` takes them without waiting for each.
+        """
+        if self._runner is None:
+            return [self.step(rows) for rows in batches]
+        to_numpy, counter = self.estimator.model.backend.to_numpy, self.optimizer.state.counter
+        before = int(to_numpy(counter)[0])
+        values = self._runner.run(batches, self.rng)
+        failed = int(to_numpy(counter)[1])
+        if failed >= 0:  # the parameters are those before it: look at its rows again, with other noise
+            rows = batches[failed - before - 1]
+            self._fail(failed, self._gather(rows), self.estimator.draw(self.rng, len(rows)))
+        return values + self.data.log_jacobian
+
+    def _runs(self):
+        """Yield lists of minibatches of one size, what is left of the epoch: as many as may be stepped through at once."""
+        for size, batches in itertools.groupby(self.minibatches(), len):
+            most = 1 if self._runner is None else self._runner.most(size)
+            while run := list(itertools.islice(batches, most)):
+                yield run
+
     def epoch(self, stop):
-        """Go through what is left of the epoch, calling ``stop()`` after each step, until it returns true.
+        """Go through what is left of the epoch, calling ``stop()`` after each step or few, until it returns true.
 
         Returns
         -------
         elbo : float, mean of the epoch's values by row; whole : bool, whether the epoch is at its end
         """
         progress = self.progress
-        for rows in self.minibatches():
-            progress.total += float(len(rows) * self.step(rows))
-            progress.seen += len(rows)
-            progress.samples_seen += len(rows)
+        for run in self._runs():
+            for rows, value in zip(run, self.steps(run)):
+                progress.total += float(len(rows) * value)
+                progress.seen += len(rows)
+                progress.samples_seen += len(rows)
             if stop():
                 break
         elbo, whole = progress.total / progress.seen, progress.seen == len(self.data.X)
@@ -204,7 +236,8 @@ class Trainer:
             return math.nan
         bound = float(score_valid(self.parameters))
         if bound > self.progress.best_bound:
-            self.best, self.progress.best_bound, self.progress.since_best = self.parameters.vector.copy(), bound, 0
+            self.best = np.array(self.estimator.model.backend.to_numpy(self.parameters.vector))
+            self.progress.best_bound, self.progress.since_best = bound, 0
         return bound
 
 
@@ -262,7 +295,8 @@ def train(trainer, score_valid=None, callbacks=(), keep=lambda trainer, epoch: N
             )
     finally:
         if trainer.best is not None:
-            trainer.parameters.vector[...] = trainer.best
+            model = trainer.estimator.model
+            trainer.parameters.vector[:] = model.backend.asarray(trainer.best, model.dtype)
     return None
 
 

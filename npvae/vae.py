@@ -11,7 +11,7 @@ import numpy as np
 
 from . import backends, modelfile, persistence, training
 from .conventions import Estimator, check_choice, check_number, column_names, compare_names, not_fitted
-from .estimators import ESTIMATORS, FEWEST_SAMPLES, GAUSSIAN_ONLY, RANDOM, WEIGHT_DRAWS, Scorer
+from .estimators import ESTIMATORS, FEWEST_SAMPLES, GAUSSIAN_ONLY, ON_CUDA, RANDOM, WEIGHT_DRAWS, Scorer
 from .health import examine
 from .model import LIKELIHOODS, POSTERIORS, Architecture, Model
 from .optimizers import STEPS
@@ -68,8 +68,9 @@ class VAE(Estimator):
     max_epochs : int
     patience : int
         Epochs without a better validation bound after which training stops, when there is validation data.
-    backend : {"auto", "reference", "cpu"}
-        Where the arithmetic is done.
+    backend : {"auto", "reference", "cpu", "cuda"}
+        Where the arithmetic is done. "auto" takes a GPU where there is one and the work is large enough to gain: a
+        training of 1e13 floating-point operations or more, with 1e7 in a step. On "cuda" the estimators are SGVB's.
     dtype : {"float32", "float64"}
     callbacks : sequence of callables
         Each is called after an epoch with a `training.Epoch`; returning True stops training.
@@ -84,7 +85,7 @@ class VAE(Estimator):
     history_ : list of Epoch
     report_ : list of str, what was found in the data and chosen
     health_ : Health, what the model has learnt of (up to 2000 rows of) the training data; not after `partial_fit`
-    likelihood_, learning_rate_ : what "auto" became
+    likelihood_, learning_rate_, backend_ : what "auto" became
     n_features_in_ : int, columns of the data; feature_names_in_ : their names, where they have any
     n_samples_seen_ : int, rows of the training data, the N of the paper
     architecture_, preprocessor_, seed_ : what the parameters belong to
@@ -143,7 +144,7 @@ class VAE(Estimator):
         check_choice("posterior", self.posterior, tuple(POSTERIORS))
         check_choice("optimizer", self.optimizer, tuple(STEPS))
         check_choice("dtype", self.dtype, ("float32", "float64", np.float32, np.float64))
-        backends.get(self.backend)
+        self._check_backend()
         for name in ("n_components", "n_samples", "batch_size", "max_epochs", "patience"):
             check_number(name, getattr(self, name), np.integer, 1)
         for name, kind in (("hidden_layer_sizes", "integers"), ("callbacks", "functions")):
@@ -168,6 +169,19 @@ class VAE(Estimator):
                 raise ValueError("learning_rate is 0; expected 'auto' or a number above 0")
         if self.random_state is not None:
             check_number("random_state", self.random_state, np.integer, 0)
+
+    def _check_backend(self):
+        if self.backend == "auto":
+            return
+        backends.get(self.backend)
+        if self.backend == "cuda" and not self._runs_on_cuda():
+            raise ValueError(
+                f"estimator is {self.estimator!r} and posterior is {self.posterior!r}; expected one of "
+                f"{', '.join(map(repr, ON_CUDA))} and 'gaussian' on the backend 'cuda'"
+            )
+
+    def _runs_on_cuda(self):
+        return self.estimator in ON_CUDA and self.posterior == "gaussian"
 
     # Fitting ----------------------------------------------------------------------------------------------------------
 
@@ -308,6 +322,7 @@ class VAE(Estimator):
         self.n_samples_seen_, self.n_features_in_ = array.shape
         self.likelihood_, self.preprocessor_ = likelihood, preprocessor
         self.architecture_ = self._architecture(likelihood, array.shape[1])
+        self.backend_ = self._choose_backend(len(array))
         self.seed_ = _seed(self.random_state)
         self.report_, self.history_, self.notes_ = [], [], {}
         for message in messages:
@@ -323,6 +338,15 @@ class VAE(Estimator):
         """Take a learning rate that was set since the fit; one that was chosen by it stays."""
         if self.learning_rate != "auto":
             self.learning_rate_ = self.learning_rate
+
+    def _choose_backend(self, n_rows):
+        """Return the backend: as set, or by the work that a fit to so many rows is."""
+        if self.backend != "auto":
+            return self.backend
+        rows = min(self.batch_size, n_rows)
+        multiplied = Model(self.architecture_, backends.get("reference")).layout.n_weights * self.n_samples
+        step = 6 * rows * multiplied  # a multiplication and an addition in each of three products of a layer
+        return backends.choose(step, step * self.max_epochs * n_rows / rows) if self._runs_on_cuda() else "cpu"
 
     def _choose_preprocessing(self, X):
         likelihood, reason = self.likelihood, "as set"
@@ -346,13 +370,22 @@ class VAE(Estimator):
         except NonFiniteError as error:
             self.stopped_ = str(error)
             raise
+        finally:  # what stays is on the host
+            vector = model.backend.to_numpy(self.parameters_.vector)
+            if vector is not self.parameters_.vector:
+                self.parameters_ = model.layout.view(vector)
         if self.stopped_:
             self._say(self.stopped_)
         if whole:
-            self.health_ = examine(model, self.parameters_, self._some_rows(trainer.data), scorer, self.history_)
+            self.health_ = examine(model, self._parameters(model), self._some_rows(trainer.data), scorer, self.history_)
             self._tell(str(self.health_))
         keeper.save()
         return self
+
+    def _parameters(self, model):
+        """Return the parameters where the model's backend computes."""
+        vector = model.backend.asarray(self.parameters_.vector, model.dtype)
+        return self.parameters_ if vector is self.parameters_.vector else model.layout.view(vector)
 
     def _choose_step_size(self, model, data, initial, changes):
         subset, scorer = self._some_rows(data), self._scorer(model)
@@ -387,7 +420,11 @@ class VAE(Estimator):
         )  # fmt: skip
 
     def _model(self, dtype):
-        return Model(self.architecture_, backends.get(self.backend), dtype)
+        return Model(self.architecture_, self._backend(), dtype)
+
+    def _backend(self):
+        """Return the backend in use; "auto" is what the last fit has chosen."""
+        return backends.get(getattr(self, "backend_", "cpu") if self.backend == "auto" else self.backend)
 
     def _scorer(self, model):
         return Scorer(model, self.seed_, self.n_samples)
@@ -410,10 +447,11 @@ class VAE(Estimator):
     def transform(self, X):
         """Return the posterior means: the mu of q(z|x), (N, J) for X (N, D)."""
         model, data = self._fitted_model(), self._data(X)
+        parameters = self._parameters(model)
 
         def mu(rows, buffers):
             x = model.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), self.n_features_in_))
-            return model.encode(self.parameters_, x, buffers).outputs[0]
+            return model.encode(parameters, x, buffers).outputs[0]
 
         return self._wrap(_by_batches(model, mu, len(data.X)), X)
 
@@ -454,7 +492,7 @@ class VAE(Estimator):
         def mean(drawn):
             return lambda rows, buffers: model.mean(model.decode(drawn, z[rows[0] : rows[-1] + 1], buffers).outputs)
 
-        draws = model.weights.draws(self.parameters_, self.seed_, WEIGHT_DRAWS)
+        draws = model.weights.draws(self._parameters(model), self.seed_, WEIGHT_DRAWS)
         return [self.preprocessor_.restore(_by_batches(model, mean(drawn), len(Z))) for drawn in draws]
 
     def weight_divergence(self):
@@ -486,7 +524,7 @@ class VAE(Estimator):
         with the other rows. With standardized columns it is in nats of the data as given.
         """
         model, data = self._fitted_model(), self._data(X)
-        return self._scorer(model)(self.parameters_, data)
+        return self._scorer(model)(self._parameters(model), data)
 
     def score(self, X, y=None):
         """Return the mean of `score_samples`: the lower bound a datapoint, in nats. ``y`` is ignored."""
@@ -567,7 +605,7 @@ class VAE(Estimator):
         else:
             likelihood, preprocessor, _ = self._choose_preprocessing(X)
             architecture = self._architecture(likelihood, X.shape[1])
-            model = Model(architecture, backends.get(self.backend))
+            model = Model(architecture, self._backend())
             vector = model.initial(_rng(_seed(self.random_state), "weights"), self.init_std)
         return architecture, preprocessor.data(X), vector
 

@@ -201,7 +201,7 @@ def test_a_network_tells_that_its_gradient_is_not_finite(rng, place, bad):
 
 
 def test_unknown_backend():
-    with pytest.raises(ValueError, match="backend is 'gpu'; expected one of 'reference', 'cpu', 'auto'"):
+    with pytest.raises(ValueError, match="backend is 'gpu'; expected one of 'reference', 'cpu', 'cuda', 'auto'"):
         backends.get("gpu")
 
 
@@ -214,3 +214,17 @@ def test_backends_have_the_same_functions():
         if inspect.isfunction(function) and not name.startswith("_") and name not in own:
             signature = inspect.signature(getattr(cpu, name))
             assert list(signature.parameters) == list(inspect.signature(function).parameters), name
+
+
+def test_cuda_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(backends.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"backend is 'cuda', but the package numba-cuda is not installed; pip inst"):
+        backends.get("cuda")
+
+
+def test_auto_takes_a_gpu_for_large_work_alone(monkeypatch):
+    monkeypatch.setattr(backends, "missing_for_cuda", lambda: None)
+    assert backends.choose(1e8, 1e14) == "cuda"
+    assert backends.choose(1e6, 1e14) == backends.choose(1e8, 1e12) == "cpu"
+    monkeypatch.setattr(backends, "missing_for_cuda", lambda: "there is none")
+    assert backends.choose(1e8, 1e14) == "cpu"

@@ -1,25 +1,55 @@
-"""The places where the time goes, each written once to be read (`reference`) and once to be fast (`cpu`).
+"""The places where the time goes, each written once to be read (`reference`) and to be fast (`cpu`, `cuda`).
 
 A backend is a module; all have the names, arguments and results of `reference`. `get` imports one by name, so that
-nothing is compiled before it is asked for.
+nothing is compiled, and no GPU touched, before it is asked for.
 """
 
-from importlib import import_module
+from importlib import import_module, util
 
 #: Names that `get` knows, besides "auto".
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "cuda")
+
+#: "auto" takes a GPU where a step and the whole training have so many floating-point operations. A step that takes a
+#: processor 0.1 ms has little to gain from a GPU, which spends half of that on launching it; and the kernels take some
+#: ten seconds to compile, which is 1e12 operations of a processor.
+LARGE_STEP, LARGE_RUN = 1e7, 1e13
 
 
 def get(name):
-    """Return a backend module: "reference" (NumPy), "cpu" (Numba), or "auto", which is the fastest one here.
+    """Return a backend module: "reference" (NumPy), "cpu" (Numba) or "cuda" (numba.cuda).
 
     Raises
     ------
     ValueError
         If there is no backend of that name.
+    RuntimeError
+        If it is "cuda", and there is no GPU that it could use; the message says what is missing.
     """
-    if name == "auto":
-        name = "cpu"
     if name not in BACKENDS:
         raise ValueError(f"backend is {name!r}; expected one of {', '.join(map(repr, (*BACKENDS, 'auto')))}")
+    if name == "cuda":
+        missing = missing_for_cuda()
+        if missing:
+            raise RuntimeError(f"backend is 'cuda', but {missing}")
     return import_module(f"{__name__}.{name}")
+
+
+def missing_for_cuda():
+    """Say what is missing for the backend "cuda"; None if nothing is. Looking for a GPU takes a second or two."""
+    if util.find_spec("numba_cuda") is None:
+        return 'the package numba-cuda is not installed; pip install "npvae[cuda]" installs it'
+    from numba import cuda
+
+    if cuda.is_available():
+        return None
+    try:
+        cuda.get_current_device()
+    except Exception as error:  # the driver's own words
+        return f"no GPU can be used: {' '.join(str(error).split()) or type(error).__name__}"
+    return "no GPU can be used"
+
+
+def choose(flop_of_step, flop_of_run):
+    """Return the name of the backend that "auto" stands for, given the work of a step and of the whole training."""
+    large = flop_of_step >= LARGE_STEP and flop_of_run >= LARGE_RUN
+    return "cuda" if large and missing_for_cuda() is None else "cpu"

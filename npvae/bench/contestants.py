@@ -25,6 +25,8 @@ class Setup(NamedTuple):
     batch_size: int = 100
     rows: int = 50_000
     data_dir: str | None = None  # with MNIST or Frey Face; else random pixels, which take as long
+    device: str = "cpu"  # or "cuda"
+    tf32: bool = False  # whether the others may round the factors of products to 10 bits; npvae never does
 
     def pixels(self):
         """Return the data: uint8 (rows, n_features)."""
@@ -67,7 +69,7 @@ class Setup(NamedTuple):
 class Npvae:
     """This library, through the objects of which `VAE.fit` is made."""
 
-    backend = "cpu"
+    backend = None  # that of the device
 
     def __init__(self, setup):
         from ..vae import VAE
@@ -75,7 +77,8 @@ class Npvae:
         X = setup.pixels()
         model = VAE(
             setup.n_components, hidden_layer_sizes=setup.hidden_layer_sizes, likelihood=setup.likelihood,
-            batch_size=setup.batch_size, learning_rate=LEARNING_RATE, max_epochs=1, backend=self.backend,
+            batch_size=setup.batch_size, learning_rate=LEARNING_RATE, max_epochs=1,
+            backend=self.backend or setup.device,
         ).set_params(callbacks=(lambda epoch: True,)).fit(X[: setup.batch_size])  # fmt: skip
         inner = model._fitted_model()
         initial = inner.layout.initial(np.random.default_rng(1), 0.01)
@@ -102,10 +105,12 @@ class Torch:
         from torch.nn import functional
 
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        torch.set_float32_matmul_precision("highest")
+        torch.set_float32_matmul_precision("high" if setup.tf32 else "highest")
+        torch.set_default_device(setup.device)
         self.setup, self.torch = setup, torch
-        self.X = torch.from_numpy(setup.pixels().astype(np.float32) / 255)
-        arrays = {name: torch.nn.Parameter(torch.from_numpy(array)) for name, array in setup.initial().items()}
+        self.X = torch.from_numpy(setup.pixels().astype(np.float32) / 255).to(setup.device)
+        initial = {name: torch.from_numpy(array).to(setup.device) for name, array in setup.initial().items()}
+        arrays = {name: torch.nn.Parameter(array) for name, array in initial.items()}
         names, self.parameters = list(arrays), list(arrays.values())
         weights = [p for name, p in arrays.items() if name.endswith(".W")]
         biases = [p for name, p in arrays.items() if name.endswith(".b")]
@@ -134,7 +139,8 @@ class Torch:
             kl = -0.5 * torch.sum(1 + log_var - mu * mu - torch.exp(log_var))
             return (error + kl) / len(x)
 
-        self.loss = torch.compile(loss) if self.compiled else loss
+        mode = "reduce-overhead" if setup.device == "cuda" else "default"  # which is: with CUDA graphs
+        self.loss = torch.compile(loss, mode=mode) if self.compiled else loss
 
     def epoch(self):
         """Run through the data once; return the mean bound in nats."""
@@ -170,6 +176,8 @@ class Jax:
         import jax.numpy as jnp
 
         self.jax, depth = jax, len(setup.hidden_layer_sizes)
+        jax.config.update("jax_platform_name", "gpu" if setup.device == "cuda" else "cpu")
+        jax.config.update("jax_default_matmul_precision", "tensorfloat32" if setup.tf32 else "highest")
         self.X = jnp.asarray(setup.pixels().astype(np.float32) / 255)
         self.parameters = {name: jnp.asarray(array) for name, array in setup.initial().items()}
         self.squares = {name: jnp.zeros_like(array) for name, array in self.parameters.items()}

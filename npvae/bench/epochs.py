@@ -26,6 +26,18 @@ SETUPS = {
 }
 
 
+#: Those on a GPU, each without and with tf32 for the others.
+GPU_SETUPS = {
+    f"{title}{', tf32' if tf32 else ''}": setup._replace(device="cuda", tf32=tf32)
+    for title, setup in {
+        "MNIST, batch 100": Setup(),
+        "MNIST, batch 1000": Setup(batch_size=1000),
+        "MNIST, batch 10000": Setup(batch_size=10_000),
+        "2 x 2000 units, batch 1000": Setup(hidden_layer_sizes=(2000, 2000), batch_size=1000),
+    }.items()
+    for tf32 in (False, True)
+}
+
 #: Of small data several epochs are run at a time, until so many rows were seen: waking up takes time, too.
 ROWS_AT_A_TIME = 25_000
 
@@ -75,17 +87,20 @@ def available():
     return [name for name, (_, module) in CONTESTANTS.items() if importlib.util.find_spec(module)]
 
 
-def compare(setup, names, threads, epochs=7):
+def compare(setup, names, threads, epochs=7, peak=None):
     """Run epochs of all contestants in turn; return a list of `Result`, first that of the ceiling itself.
 
-    The ceiling is the time that the multiplications and additions of the matrix products take in registers alone.
+    The ceiling is the time that the multiplications and additions of the matrix products take in registers alone: it is
+    measured in turn, or follows from the operations a second of another device, ``peak``.
     """
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(Process(name, setup, threads)) for name in names}
-        work_at_peak(1e6, threads)
+        if not peak:
+            work_at_peak(1e6, threads)
         ceiling = []
         for _ in range(epochs):
-            ceiling.append(seconds_of(lambda: work_at_peak(setup.flop(), threads)))
+            measured = setup.flop() / peak if peak else seconds_of(lambda: work_at_peak(setup.flop(), threads))
+            ceiling.append(measured)
             for process in processes.values():
                 process.turn()
     results = [Result("ceiling", ceiling, float("nan"), float("nan"))]

@@ -6,6 +6,7 @@ import statistics
 
 import numba
 
+from .. import backends
 from . import epochs, kernels, machine
 from .contestants import Setup
 
@@ -14,7 +15,7 @@ ROWS = (1_000, 5_000, 20_000, 100_000, 500_000)
 UNITS = (100, 200, 500, 1000, 2000)
 
 
-def run(parts, folder, data_dir=None, n_epochs=7):
+def run(parts, folder, data_dir=None, n_epochs=7, backend="cpu"):
     """Measure what is asked for, print it, and write it to CSV files in a folder.
 
     Parameters
@@ -23,6 +24,7 @@ def run(parts, folder, data_dir=None, n_epochs=7):
     folder : Path
     data_dir : folder of MNIST and Frey Face; by default random pixels, which take as long
     n_epochs : int, epochs of each contestant
+    backend : {"cpu", "cuda"}, where all of them compute; "growth" is of the first
 
     Returns
     -------
@@ -30,11 +32,18 @@ def run(parts, folder, data_dir=None, n_epochs=7):
     """
     threads = numba.get_num_threads()
     print(machine.describe())
+    if backend == "cuda":
+        backends.get(backend)
+        from . import gpu
+
+        print(gpu.describe())
     missing = [name for name in epochs.CONTESTANTS if name not in epochs.available()]
     print(f"not installed, so left out: {', '.join(missing)}" if missing and "epochs" in parts else "", flush=True)
     measure = {
-        "kernels": lambda: _kernels(threads),
-        "epochs": lambda: _epochs(threads, data_dir, n_epochs),
+        "kernels": lambda: _kernels(gpu.table(gpu.ceilings()) if backend == "cuda" else kernels.table(threads)),
+        "epochs": lambda: _epochs(
+            threads, data_dir, n_epochs, gpu.ceilings()["GFLOP/s"] if backend == "cuda" else None
+        ),
         "growth": lambda: _growth(threads, n_epochs),
     }
     tables = {}
@@ -53,16 +62,18 @@ def _printed(rows):
     print()
 
 
-def _kernels(threads):
+def _kernels(table):
     yield "kernel", "unit", "npvae", "ceiling", "NumPy", "npvae / ceiling"
-    for row in kernels.table(threads):
+    for row in table:
         yield (*row[:2], *(f"{rate:.3g}" for rate in row[2:]), f"{row.rate / row.ceiling:.0%}")
 
 
-def _epochs(threads, data_dir, n_epochs):
+def _epochs(threads, data_dir, n_epochs, gpu_peak=None):
     yield "setup", "contestant", "median s", "shortest s", "longest s", "npvae / this", "of the ceiling", "MB", "bound"
-    for title, setup in epochs.SETUPS.items():
-        results = epochs.compare(setup._replace(data_dir=data_dir), epochs.available(), threads, n_epochs)
+    names = [name for name in epochs.available() if gpu_peak is None or name != "NumPy"]
+    peak = None if gpu_peak is None else 1e9 * gpu_peak
+    for title, setup in (epochs.SETUPS if gpu_peak is None else epochs.GPU_SETUPS).items():
+        results = epochs.compare(setup._replace(data_dir=data_dir), names, threads, n_epochs, peak)
         medians = {result.contestant: statistics.median(result.seconds) for result in results}
         for result in results:
             median, known = medians[result.contestant], not math.isnan(result.bound)

@@ -24,6 +24,9 @@ ESTIMATORS = {
 #: What is random of the models that an estimator is for (`Architecture.random`), where anything is.
 RANDOM = {"full-vb": "decoder", "full-vb-sampled": "decoder"}
 
+#: Those that the backend "cuda" has kernels for.
+ON_CUDA = ("sgvb-a", "sgvb-b")
+
 #: Those that know q(z|x) as a Gaussian alone.
 GAUSSIAN_ONLY = ("score-function", "score-function-running", "score-function-leave-one-out")
 
@@ -38,6 +41,6 @@ def suits(name, architecture):
 
 
 __all__ = [
-    "ESTIMATORS", "FEWEST_SAMPLES", "GAUSSIAN_ONLY", "RANDOM", "SGVB", "WEIGHT_DRAWS", "FullVB", "ScoreFunction",
+    "ESTIMATORS", "FEWEST_SAMPLES", "GAUSSIAN_ONLY", "ON_CUDA", "RANDOM", "SGVB", "WEIGHT_DRAWS", "FullVB", "ScoreFunction",
     "Scorer", "suits",
 ]  # fmt: skip

@@ -53,16 +53,24 @@ class SGVB:
         value : float, in nats, averaged over the M rows
         gradient : Parameters; its memory is used again by the next call
         """
-        model, M = self.model, len(x)
-        done = elbo.forward(model, parameters, x, samples, self.analytic_kl, self._buffers)
-        value = _mean(model, done.log_likelihood) - _mean(model, done.kl)
+        done, gradient = self.passes(parameters, x, samples)
+        return _mean(self.model, done.log_likelihood) - _mean(self.model, done.kl), gradient
 
+    def passes(self, parameters, x, samples):
+        """Compute the terms of the bound, forward, and its gradient, backward, where the backend computes.
+
+        Returns
+        -------
+        done : elbo.Forward; gradient : Parameters
+        """
+        model, M = self.model, x.shape[0]
+        done = elbo.forward(model, parameters, x, samples, self.analytic_kl, self._buffers)
         dz = self._buffers("dz", *samples.shape)
         model.decoder.backward(parameters, done.z, done.decoded, self._gradient, self._buffers, dz)
         encoded = done.encoded
         model.backend.gaussian_latent_backward(*encoded.outputs, samples, dz, self.analytic_kl, 1 / M, encoded.doutputs)
         model.encoder.backward(parameters, x, encoded, self._gradient, self._buffers)
-        return value, self._gradient
+        return done, self._gradient
 
     def elbo(self, value, samples):
         """Return the estimate of the bound, in nats a datapoint, that goes with a value: the value itself."""

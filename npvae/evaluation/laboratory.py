@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import backends
 from ..estimators import ESTIMATORS, FEWEST_SAMPLES, suits
 from ..model import Model
 from ..parameters import Buffers
@@ -58,7 +57,7 @@ def gradient_variance(
     list of Measurement
     """
     architecture, data, vector = model.starting_point(X)
-    inner = Model(architecture, backends.get(model.backend), model.dtype)
+    inner = Model(architecture, model._backend(), model.dtype)
     parameters, measurements = inner.parameters(vector), []
     if estimators is None:
         estimators = [name for name in ESTIMATORS if suits(name, architecture)]

@@ -63,7 +63,8 @@ def quadrature(model, X, *, n_nodes=41):
             f"the model has {inner.architecture.n_components} latent dimensions and "
             f"{'random' if inner.architecture.random else 'fixed'} weights; expected at most {MOST_LATENTS}, and fixed"
         )
-    rows = [_integrate(inner, model.parameters_, data, row, n_nodes) for row in range(len(data.X))]
+    parameters = model._parameters(inner)
+    rows = [_integrate(inner, parameters, data, row, n_nodes) for row in range(len(data.X))]
     log_prob, divergence, error = np.transpose(rows)
     return Quadrature(log_prob + data.log_jacobian, divergence, error)
 

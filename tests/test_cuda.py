@@ -1,0 +1,248 @@
+"""The CUDA backend, on a GPU or in Numba's simulator: each function against the reference, and a VAE that trains on it.
+
+In the simulator a kernel of a few hundred threads takes a tenth of a second: shapes are small there, though odd, and
+larger than a tile. On a device the sizes of the paper's model are added.
+"""
+
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import npvae
+from npvae import backends
+from npvae.backends import reference
+from npvae.optimizers import Optimizer, Rule
+from npvae.parameters import Layout
+from npvae.preprocessing import Scaling
+
+MISSING = backends.missing_for_cuda()
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(
+        MISSING is not None, reason=f"{MISSING}; NUMBA_ENABLE_CUDASIM=1 runs these tests in a simulator"
+    ),
+]
+
+if MISSING is None:
+    from npvae.backends import cuda, cuda_graph, cuda_kernels
+
+    SIMULATED = cuda_kernels.SIMULATED
+else:
+    SIMULATED = True
+
+#: (rows, inputs, outputs) of layers.
+SHAPES = [(5, 7, 3), (1, 9, 6), (9, 2, 5)] + ([] if SIMULATED else [(100, 784, 500), (100, 500, 784), (1000, 20, 500)])
+TOLERANCE = {"float32": 2e-5, "float64": 1e-11}
+
+
+@pytest.fixture(params=["forward", "backward"] if SIMULATED else ["device"], autouse=True)
+def order(request, monkeypatch):
+    """The order in which the simulator runs the blocks of a grid: no result may depend on it."""
+    if request.param == "backward":
+        from numba.cuda.simulator import kernel
+
+        backwards = lambda *shape: reversed(list(np.ndindex(*shape)))
+        monkeypatch.setattr(kernel, "np", SimpleNamespace(**vars(np) | {"ndindex": backwards}))
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    return np.dtype(request.param)
+
+
+def on_device(dtype, *arrays):
+    return [cuda.asarray(array, dtype) for array in arrays]
+
+
+def check(found, expected, dtype):
+    """Compare results of the device with the reference's, which are in float64."""
+    for one, other in zip(found, expected):
+        size = np.abs(other).max() if other.size else 0
+        np.testing.assert_allclose(cuda.to_numpy(one), other, atol=TOLERANCE[dtype.name] * max(1, size), rtol=0)
+
+
+def normal(rng, dtype, *shape):
+    """Draw numbers that both precisions hold exactly."""
+    return rng.standard_normal(shape).astype(np.float32).astype(dtype)
+
+
+@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_layer(rng, dtype, shape, activation):
+    M, I, O = shape
+    x, W, b, dy = (normal(rng, float, *s) for s in ((M, I), (I, O), (O,), (M, O)))
+    W /= np.sqrt(I)
+    y = reference.dense(x, W, b, activation)
+    found = cuda.dense(*on_device(dtype, x, W, b), activation)
+    check([found], [y], dtype)
+
+    for accumulate in (False, True):
+        expected = [np.empty(s) for s in (W.shape, b.shape)] + [np.ones(x.shape)]
+        reference.dense_backward(x, W, y, dy.copy(), activation, (*expected, accumulate))
+        got = [cuda.asarray(np.ones(array.shape), dtype) for array in expected]
+        cuda.dense_backward(*on_device(dtype, x, W, y, dy), activation, (*got, accumulate))
+        check(got, expected, dtype)
+    got = [cuda.asarray(np.ones(s), dtype) for s in (W.shape, b.shape)]
+    cuda.dense_backward(*on_device(dtype, x, W, y, dy), activation, (*got, None, False))
+    check(got, expected[:2], dtype)
+
+
+@pytest.mark.parametrize("analytic_kl", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5, 1), (2, 3, 3)] + ([] if SIMULATED else [(100, 200, 2)]))
+def test_latent_layer(rng, dtype, shape, analytic_kl):
+    M, J, L = shape
+    mu, log_var, eps, dz = (normal(rng, float, *s) for s in ((M, J), (M, J), (L * M, J), (L * M, J)))
+    arguments = mu, log_var, eps
+    found = cuda.gaussian_latent(*on_device(dtype, *arguments), analytic_kl)
+    check(found, reference.gaussian_latent(*arguments, analytic_kl), dtype)
+    found = cuda.gaussian_latent_backward(*on_device(dtype, *arguments, dz), analytic_kl, 0.3)
+    check(found, reference.gaussian_latent_backward(*arguments, dz, analytic_kl, 0.3), dtype)
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 1), (2, 9, 2)] + ([] if SIMULATED else [(100, 784, 2)]))
+def test_likelihoods(rng, dtype, shape):
+    M, D, L = shape
+    x, outputs = rng.random((M, D)).astype(np.float32).astype(float), [normal(rng, float, L * M, D) for _ in range(2)]
+    outputs[0][0, :2] = 90, -90  # far out a sigmoid must not overflow
+    found = cuda.bernoulli_log_prob(*on_device(dtype, x, outputs[0]), 0.7)
+    check(found, reference.bernoulli_log_prob(x, outputs[0], 0.7), dtype)
+    found = cuda.gaussian_log_prob(*on_device(dtype, x, outputs[1], outputs[1]), 0.7)
+    check(found, reference.gaussian_log_prob(x, outputs[1], outputs[1], 0.7), dtype)
+
+
+@pytest.mark.parametrize("X_dtype", [np.uint8, np.float32, np.float64, np.int64])
+def test_gather(rng, dtype, X_dtype):
+    X, rows = rng.integers(0, 200, (7, 5)).astype(X_dtype), np.array([6, 0, 3])
+    scaling = Scaling(rng.random(5), rng.random(5) / 255)
+    found = cuda.gather(X, rows, scaling, cuda.empty((3, 5), dtype))
+    check([found], [reference.gather(X, rows, scaling, np.empty((3, 5)))], dtype)
+
+
+@pytest.mark.parametrize("name", ["adagrad", "sgd"])
+@pytest.mark.parametrize("bad", [None, np.nan, np.inf, 1e200])
+def test_updates(rng, dtype, name, bad):
+    """Steps that only accumulate, steps, one that is not finite, and one after it, which must change nothing."""
+    layout, rule = Layout({"W": (3, 2), "a.W": (1, 3), "a.b": (4,)}), Rule(0.1, 0.05, 1, 9)
+    start = normal(rng, float, layout.size)
+    states = []
+    for backend, kind in ((reference, np.dtype(float)), (cuda, dtype)):
+        parameters, gradient = layout.view(backend.asarray(start.copy(), kind)), backend.gradient(layout, kind)
+        optimizer, draws = Optimizer(name, backend, rule, layout.size, kind), np.random.default_rng(0)
+        for step in range(4):
+            vector = normal(draws, float, layout.size)
+            if bad is not None and step == 2:
+                vector[5] = bad if kind == float or not np.isfinite(bad) else 1e30  # its square overflows
+            gradient.vector[:] = backend.asarray(vector, kind)
+            done = optimizer.step(parameters, gradient)
+            assert done == (bad is None or step < 2)
+        counter = backend.to_numpy(optimizer.state.counter).tolist()
+        states.append((parameters.vector, optimizer.state.squares, counter))
+    assert states[0][2] == states[1][2] == ([4, -1] if bad is None else [3, 3])
+    check(states[1][:2], states[0][:2], dtype)
+
+
+# A VAE on the device --------------------------------------------------------------------------------------------------
+
+SMALL = {"n_components": 2, "hidden_layer_sizes": (3,), "learning_rate": 0.05, "batch_size": 4, "max_epochs": 1}
+
+
+@pytest.fixture
+def X(rng):
+    return rng.integers(0, 256, (9, 4), dtype=np.uint8)
+
+
+@pytest.fixture
+def once(order, request):
+    """Whole trainings run in one order of the blocks only: they take seconds."""
+    if "backward" in request.node.name:
+        pytest.skip("in the other order of blocks")
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("estimator", ["sgvb-a", "sgvb-b"])
+def test_training_equals_the_references(once, X, estimator, likelihood):
+    """An epoch of two whole minibatches and a smaller one; the same order of rows, the same noise."""
+    settings = SMALL | {"dtype": "float64", "estimator": estimator, "likelihood": likelihood, "n_samples": 2}
+    found, expected = (npvae.VAE(**settings, backend=name).fit(X) for name in ("cuda", "reference"))
+    np.testing.assert_allclose(found.parameters_.vector, expected.parameters_.vector, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(found.training_.squares, expected.training_.squares, rtol=1e-8)
+    assert found.history_[0].elbo == pytest.approx(expected.history_[0].elbo, rel=1e-10)
+    assert found.training_.progress.counter == expected.training_.progress.counter
+    np.testing.assert_allclose(found.score_samples(X), expected.score_samples(X), rtol=1e-9)
+    np.testing.assert_allclose(found.transform(X), expected.transform(X), rtol=1e-9)
+    assert isinstance(found.parameters_.vector, np.ndarray)
+
+
+def test_data_that_does_not_fit_is_copied_as_needed(once, X, monkeypatch):
+    """In the same order, to the same bits; also where a run has many chunks."""
+    monkeypatch.setattr(cuda_graph, "CHUNK", 1)
+    resident = npvae.VAE(**SMALL, backend="cuda").fit(X)
+    monkeypatch.setattr(cuda_graph, "SHARE", 0)
+    monkeypatch.setattr(cuda_graph, "RUN", 1)
+    streamed = npvae.VAE(**SMALL, backend="cuda").fit(X)
+    np.testing.assert_array_equal(streamed.parameters_.vector, resident.parameters_.vector)
+
+
+def test_resumed_to_the_same_bits(once, X, tmp_path):
+    """And after a file, a pickle, and with validation data."""
+    whole = npvae.VAE(**SMALL | {"max_epochs": 2}, backend="cuda").fit(X, X_valid=X[:3])
+    part = npvae.VAE(**SMALL, backend="cuda").fit(X, X_valid=X[:3])
+    part.save(tmp_path / "m.npz")
+    part = pickle.loads(pickle.dumps(npvae.load(tmp_path / "m.npz")))
+    part.set_params(max_epochs=2).resume(X, X_valid=X[:3])
+    np.testing.assert_array_equal(part.parameters_.vector, whole.parameters_.vector)
+
+
+def test_gradcheck(once, X):
+    sizes = () if SIMULATED else (50, 20)
+    model = npvae.VAE(1, hidden_layer_sizes=sizes, likelihood="bernoulli", backend="cuda")
+    report = npvae.gradcheck(model, X, n_rows=3, full=False)
+    assert report.passed, str(report)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of overflow, in the simulator
+def test_divergence_stops_at_the_step_of_the_reference(once, X):
+    """With the parameters before it, though steps after it were already on their way."""
+    X = X.astype(np.float32)
+    X[6] = 1e30
+    settings = SMALL | {"batch_size": 2, "likelihood": "gaussian", "learning_rate": 0.5}
+    found = []
+    for name in ("reference", "cuda"):
+        model = npvae.VAE(**settings, backend=name)
+        preprocessed = npvae.VAE(**settings).fit(np.ones((4, 4)) * np.arange(4)[:, None])
+        model.__dict__.update({k: v for k, v in vars(preprocessed).items() if k.endswith("_")})
+        with pytest.raises(npvae.training.NonFiniteError) as error, np.errstate(all="ignore"):
+            model.partial_fit(X)
+        found.append((error.value.step, model.parameters_.vector))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-3, atol=1e-5)
+
+
+def test_what_does_not_run_there_is_named(once, X):
+    with pytest.raises(
+        ValueError, match="estimator is 'full-vb' and posterior is 'gaussian'; expected one of 'sgvb-a'"
+    ):
+        npvae.VAE(**SMALL, estimator="full-vb", backend="cuda").fit(X)
+    with pytest.raises(ValueError, match="'sgvb-b' and posterior is 'laplace'; .* 'gaussian' on the backend 'cuda'"):
+        npvae.VAE(**SMALL, posterior="laplace", backend="cuda").fit(X)
+
+
+def test_too_little_memory_is_explained(once):
+    with pytest.raises(MemoryError, match=r"no room for an array of shape \(3, 2\); a smaller batch_size"):
+        with cuda.explained("an array of shape (3, 2)"):
+            raise RuntimeError("[CUresult.CUDA_ERROR_OUT_OF_MEMORY] Call to cuMemAlloc results in it")
+    with pytest.raises(RuntimeError, match="something else"), cuda.explained("nothing"):
+        raise RuntimeError("something else")
+
+
+def test_benchmark_of_kernels(once, monkeypatch):
+    """Every kernel of a step has its row; the rates are those of the simulator here."""
+    from npvae.bench import gpu
+
+    for name, value in {"LAUNCHES": 1, "REPEATS": 1, "ROUNDS": 2, "THREADS": 4}.items():
+        monkeypatch.setattr(gpu, name, value)
+    top = gpu.ceilings(blocks=1, size=8)
+    rows = gpu.table(top, M=2, D=5, H=4, J=2, rows=3)
+    assert len(rows) == 16 and all(row.rate > 0 and row.ceiling == top[row.unit] > 0 for row in rows)

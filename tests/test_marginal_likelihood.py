@@ -1,0 +1,67 @@
+"""log p(x, z) and its gradient, and log p(x) from samples of the posterior, against the linear-Gaussian model."""
+
+import numpy as np
+import pytest
+
+import npvae
+from npvae.evaluation import LinearGaussian, log_joint, marginal_likelihood, quadrature
+from npvae.inference import fit_posterior
+from npvae.reparameterization import MultivariateNormal, Normal
+
+
+def fitted(X, n_components, likelihood, hidden):
+    settings = {"learning_rate": 0.05, "max_epochs": 100, "dtype": "float64", "init_std": 0.3}
+    return npvae.VAE(n_components, hidden_layer_sizes=hidden, likelihood=likelihood, **settings).fit(X)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_gradient_by_z(rng, likelihood):
+    X = rng.random((30, 6))
+    function, z = log_joint(fitted(X, 2, likelihood, (5,)), X[3]), rng.standard_normal((4, 2))
+    _, gradient = function(z)
+    for j in range(2):
+        step = 1e-4 * np.eye(2)[j]
+        near, far = (function(z + h * step)[0] - function(z - h * step)[0] for h in (1, 2))
+        np.testing.assert_allclose(gradient[:, j], (8 * near - far) / 12e-4, rtol=1e-6, atol=1e-8)
+
+
+@pytest.fixture
+def linear(rng):
+    """A VAE that is linear-Gaussian: (VAE, a datapoint, the model and the datapoint in its units, log-Jacobian)."""
+    X = rng.standard_normal((60, 5)) @ rng.standard_normal((5, 5))
+    vae = fitted(X, 2, "gaussian", ())
+    vae.parameters_["decoder.log_var.W"][...] = 0
+    W, b, head = (vae.parameters_[f"decoder.{name}"] for name in ("mu.W", "mu.b", "log_var.b"))
+    variance = np.exp(npvae.backends.reference.ACTIVATIONS["floored"][0](head))
+    data = vae.preprocessor_.data(X[:1])
+    row = (data.X - data.scaling.shift) * data.scaling.scale
+    return vae, X[0], LinearGaussian(W, b, variance), row, data.log_jacobian
+
+
+def test_samples_of_the_posterior_give_the_evidence(rng, linear):
+    """Exactly where q is the posterior; within its error where q was fitted to other samples, or is another density."""
+    vae, x, exact, row, log_jacobian = linear
+    log_p_x = exact.log_prob(row)[0] + log_jacobian
+    mean, covariance = exact.posterior(row)
+    posterior, function = MultivariateNormal(mean[0], np.linalg.cholesky(covariance)), log_joint(vae, x)
+    z, others = (posterior.rsample(posterior.draw(rng, n)) for n in (4000, 500))
+    assert marginal_likelihood(posterior.log_prob(z), function(z)[0]) == pytest.approx(log_p_x, abs=1e-9)
+    narrow = MultivariateNormal(mean[0] + 0.1, 0.8 * posterior.scale_tril)
+    for q in (MultivariateNormal(others.mean(axis=0), np.linalg.cholesky(np.cov(others.T))), narrow):
+        ratios = np.exp(q.log_prob(z) - function(z)[0] + log_p_x)  # their mean is 1
+        error = ratios.std() / np.sqrt(len(z))
+        assert 0 < error < 0.05
+        assert abs(marginal_likelihood(q.log_prob(z), function(z)[0]) - log_p_x) < 5 * error
+    wrong = function(z)[0] - np.sum(z**2, axis=1)  # the prior counted three times, say
+    assert abs(marginal_likelihood(posterior.log_prob(z), wrong) - log_p_x) > 0.3
+
+
+def test_a_posterior_fitted_to_one_datapoint_is_closer_than_the_encoders(rng):
+    """Between the encoder's bound and log p(x)."""
+    X = (rng.random((60, 8)) < rng.random((60, 1))).astype(float)
+    vae = fitted(X, 2, "bernoulli", (5,))
+    exact = quadrature(vae, X[:2])
+    for x, log_p_x, divergence in zip(X, exact.log_prob, exact.divergence):
+        found = fit_posterior(log_joint(vae, x), Normal(np.zeros(2), np.ones(2)), steps=2000)
+        assert log_p_x - divergence - 5 * found.elbo_error < found.elbo < log_p_x + 5 * found.elbo_error
+        assert log_p_x - found.elbo < 0.5 * divergence + 5 * found.elbo_error or divergence < 0.05
