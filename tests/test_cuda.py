@@ -68,9 +68,10 @@ def normal(rng, dtype, *shape):
     return rng.standard_normal(shape).astype(np.float32).astype(dtype)
 
 
-@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_layer(rng, dtype, shape, activation):
+@pytest.mark.parametrize("busy", [1, 10**9], ids=["large tiles", "small tiles"])
+@pytest.mark.parametrize("shape, activation", [*zip(SHAPES, reference.ACTIVATIONS), ((6, 13, 9), "floored")])
+def test_layer(rng, monkeypatch, dtype, shape, activation, busy):
+    monkeypatch.setattr(cuda, "BUSY", busy)
     M, I, O = shape
     x, W, b, dy = (normal(rng, float, *s) for s in ((M, I), (I, O), (O,), (M, O)))
     W /= np.sqrt(I)

@@ -45,7 +45,7 @@ def kernels(dtype):
 
     dtype = np.dtype(dtype)
     for kernel, threads, rows, columns in module.PRODUCTS[dtype]:
-        yield f"product, {rows} x {columns} tile, {threads} threads", "product", kernel
+        yield f"product, {rows} x {columns} tile, {threads[0]} x {threads[1]} threads", "product", kernel
     for name in ("delta", "latent", "latent_backward", "bernoulli", "gaussian"):
         yield name, name, getattr(module, name.upper())[dtype]
     for name in ("gather", "take", "record_value", "look", "count_step", "adagrad", "sgd"):

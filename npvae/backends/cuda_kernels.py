@@ -101,18 +101,20 @@ def take(noise, position, out):
 # Matrix products ------------------------------------------------------------------------------------------------------
 
 
-def make_product(rows, columns, depth, thread_rows, thread_columns, dtype):
+def make_product(rows, columns, depth, thread_rows, thread_columns, slices, dtype):
     """Return a kernel for ``out = f(a b + bias)``, and its threads a block.
 
     A block makes ``rows x columns`` elements of the product, a thread ``thread_rows x thread_columns`` of them. The
     factors pass through shared memory, ``depth`` terms of the sums at a time; while these are multiplied, each thread
-    has its share of the next already on the way.
+    has its share of the next already on the way. Where blocks are few, ``slices`` teams of threads share the terms of
+    the same elements: more threads hide more of the time that memory takes. Their sums are added in order at the end.
     """
     across = columns // thread_columns
     threads = rows // thread_rows * across
     # A row more than needed: neighbours in a column of a tile are then in different banks of the memory.
     step_a, step_b = rows + 1, columns + 1
     size_a, size_b = depth * step_a, depth * step_b
+    size = max(slices * (size_a + size_b), (slices - 1) * rows * columns)
     shape_sums = thread_rows, thread_columns
     share_a, share_b = -(-rows * depth // threads), -(-columns * depth // threads)
 
@@ -135,21 +137,20 @@ def make_product(rows, columns, depth, thread_rows, thread_columns, dtype):
                 share[n] = dtype(0)
 
     @cuda.jit(device=True)
-    def put(share, along, extent, tile):
-        """Write a thread's share to the tile in shared memory: a row for each of ``depth`` terms."""
+    def put(share, along, extent, shared, start):
+        """Write a thread's share to its team's tile, from ``start`` on: a row for each of ``depth`` terms."""
         thread = uint32(cuda.threadIdx.x)
         for n in range(len(share)):
             element = thread + uint32(n * threads)
             if element < uint32(extent * depth):
                 i = element // uint32(depth) if along else element % uint32(extent)
                 j = element % uint32(depth) if along else element // uint32(extent)
-                tile[j * uint32(extent + 1) + i] = share[n]
+                shared[start + j * uint32(extent + 1) + i] = share[n]
 
     @cuda.jit
     def product(a, a_along, b, b_along, out, bias, code, accumulate):
         """``a_along``: a is (M, K), not (K, M); ``b_along``: b is (N, K), not (K, N). out (M, N), bias (N,) or (0,)."""
-        tile_a = cuda.shared.array(size_a, dtype)
-        tile_b = cuda.shared.array(size_b, dtype)
+        shared = cuda.shared.array(size, dtype)  # the teams' tiles of a, those of b; in the end their sums
         next_a = cuda.local.array(share_a, dtype)
         next_b = cuda.local.array(share_b, dtype)
         of_a = cuda.local.array(thread_rows, dtype)
@@ -158,28 +159,29 @@ def make_product(rows, columns, depth, thread_rows, thread_columns, dtype):
         M, N = uint32(out.shape[0]), uint32(out.shape[1])
         K = uint32(a.shape[1]) if a_along else uint32(a.shape[0])
         row, column = uint32(cuda.blockIdx.y * rows), uint32(cuda.blockIdx.x * columns)
-        thread = uint32(cuda.threadIdx.x)
+        thread, team = uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
+        start_a, start_b = team * uint32(size_a), uint32(slices * size_a) + team * uint32(size_b)
         y, x = thread // uint32(across), thread % uint32(across)
         for i in range(thread_rows):
             for j in range(thread_columns):
                 sums[i, j] = dtype(0)
 
-        fetch(a, a_along, row, uint32(0), M, K, rows, next_a)
-        fetch(b, b_along, column, uint32(0), N, K, columns, next_b)
-        k = uint32(0)
+        k, own = uint32(0), team * uint32(depth)  # all teams turn as often, whatever is left for the last
+        fetch(a, a_along, row, own, M, K, rows, next_a)
+        fetch(b, b_along, column, own, N, K, columns, next_b)
         while k < K:
-            put(next_a, a_along, rows, tile_a)
-            put(next_b, b_along, columns, tile_b)
+            put(next_a, a_along, rows, shared, start_a)
+            put(next_b, b_along, columns, shared, start_b)
             cuda.syncthreads()
-            k += uint32(depth)
-            fetch(a, a_along, row, k, M, K, rows, next_a)
-            fetch(b, b_along, column, k, N, K, columns, next_b)
-            at_a, at_b = y * uint32(thread_rows), x
+            k += uint32(slices * depth)
+            fetch(a, a_along, row, k + own, M, K, rows, next_a)
+            fetch(b, b_along, column, k + own, N, K, columns, next_b)
+            at_a, at_b = start_a + y * uint32(thread_rows), start_b + x
             for _ in range(depth):
                 for i in range(thread_rows):
-                    of_a[i] = tile_a[at_a + uint32(i)]
+                    of_a[i] = shared[at_a + uint32(i)]
                 for j in range(thread_columns):
-                    of_b[j] = tile_b[at_b + uint32(j * across)]
+                    of_b[j] = shared[at_b + uint32(j * across)]
                 at_a += uint32(step_a)
                 at_b += uint32(step_b)
                 for i in range(thread_rows):
@@ -187,6 +189,20 @@ def make_product(rows, columns, depth, thread_rows, thread_columns, dtype):
                         sums[i, j] += of_a[i] * of_b[j]
             cuda.syncthreads()
 
+        if slices > 1:
+            here = thread * uint32(thread_rows * thread_columns)
+            if team > 0:
+                place = (team - uint32(1)) * uint32(rows * columns) + here
+                for i in range(thread_rows):
+                    for j in range(thread_columns):
+                        shared[place + uint32(i * thread_columns + j)] = sums[i, j]
+            cuda.syncthreads()
+            if team > 0:
+                return
+            for other in range(slices - 1):
+                for i in range(thread_rows):
+                    for j in range(thread_columns):
+                        sums[i, j] += shared[here + uint32(other * rows * columns + i * thread_columns + j)]
         for i in range(thread_rows):
             for j in range(thread_columns):
                 m, n = row + y * uint32(thread_rows) + uint32(i), column + x + uint32(j * across)
@@ -196,13 +212,15 @@ def make_product(rows, columns, depth, thread_rows, thread_columns, dtype):
                         total = activate(total + bias[n], code)
                     out[m, n] = out[m, n] + total if accumulate else total
 
-    return product, threads
+    return product, (threads, slices)
 
 
 def make_products(dtype):
     """Return the products in this precision: (kernel, threads, rows, columns), the one with small tiles first."""
-    tiles = ((4, 4, 4, 2, 2), (8, 8, 4, 2, 4)) if SIMULATED else ((32, 32, 16, 2, 4), (64, 64, 16, 4, 4))
-    return [(*make_product(*tile, dtype), *tile[:2]) for tile in tiles]
+    small, large = (32, 32, 16, 2, 4, 4), (64, 64, 16, 4, 4, 1)
+    if SIMULATED:
+        small, large = (4, 4, 2, 2, 2, 2), (8, 8, 4, 4, 4, 1)
+    return [(*make_product(*tile, dtype), *tile[:2]) for tile in (small, large)]
 
 
 PRODUCTS = {np.dtype(name): make_products(dtype) for name, dtype in (("float32", float32), ("float64", float64))}
