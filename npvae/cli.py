@@ -16,7 +16,7 @@ import numpy as np
 
 from . import __version__, datasets
 from .backends import BACKENDS
-from .estimators import ESTIMATORS
+from .estimators import ESTIMATORS, GAUSSIAN_ONLY, ON_CUDA
 from .gradcheck import TOLERANCE, gradcheck
 from .model import LIKELIHOODS, POSTERIORS
 from .optimizers import STEPS
@@ -474,7 +474,8 @@ def run_gradcheck(arguments):
 def _models_to_check(arguments, X):
     """Yield (title, VAE, data): every likelihood and estimator not fixed by an option, on a small and a full net.
 
-    Likelihoods that want data in [0, 1] are left out where the data lies elsewhere.
+    Likelihoods that want data in [0, 1] are left out where the data lies elsewhere, and estimators that the posterior
+    or the backend does not go with.
     """
     settings = _settings(arguments)
     middle = X.shape[1] // 2
@@ -482,9 +483,14 @@ def _models_to_check(arguments, X):
         ("all parameters of a small net", {"n_components": 3, "hidden_layer_sizes": (5, 4)}, X[:, middle : middle + 8]),
         ("each array of the full net", {}, X),
     )
+    estimators = [
+        name for name in ESTIMATORS
+        if (name in ON_CUDA or arguments.backend != "cuda")
+        and (name not in GAUSSIAN_ONLY or arguments.posterior in (None, "gaussian"))
+    ]  # fmt: skip
     likelihoods = LIKELIHOODS if X.dtype == np.uint8 or (X.min() >= 0 and X.max() <= 1) else ("gaussian",)
     for likelihood in (arguments.likelihood,) if arguments.likelihood else likelihoods:
-        for estimator in (arguments.estimator,) if arguments.estimator else ESTIMATORS:
+        for estimator in (arguments.estimator,) if arguments.estimator else estimators:
             for size, net, columns in nets:
                 # Two samples, so that one can be left out.
                 chosen = {"n_samples": 2} | settings | net | {"likelihood": likelihood, "estimator": estimator}
@@ -502,6 +508,8 @@ def run_bench(arguments):
     if unknown or arguments.epochs < 1:
         raise ValueError(f"bench measures {', '.join(PARTS)}, in 1 or more epochs; got {unknown or arguments.epochs}")
     parts = [part for part in arguments.parts if part != "growth" or arguments.backend == "cpu"]
+    if not parts:
+        raise ValueError("growth is measured on the backend 'cpu' alone; expected kernels or epochs with 'cuda'")
     folder = arguments.data_dir and str(arguments.data_dir)
     tables = report.run(parts, arguments.out, folder, arguments.epochs, arguments.backend)
     figure = Figure(figsize=(10, 4 * len(tables)), layout="constrained")

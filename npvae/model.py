@@ -102,7 +102,7 @@ class Model:
         return self.layout.view(self.backend.asarray(np.array(vector), self.dtype))
 
     def gradient(self):
-        """Return an uninitialised gradient: `Parameters`, or what the backend has in their place."""
+        """Return a place for a gradient: `Parameters`, or what the backend has in their place."""
         return self.backend.gradient(self.layout, self.dtype)
 
     def encode(self, parameters, x, buffers):

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 #: Fitted attributes that go into the header as they are; those that there may not be are null.
 FITTED = (
     "n_features_in_", "feature_names_in_", "likelihood_", "learning_rate_", "seed_", "report_", "n_samples_seen_",
-    "fingerprints_", "stopped_",
+    "fingerprints_", "stopped_", "backend_",
 )  # fmt: skip
 
 
@@ -45,7 +45,9 @@ def to_file(vae):
 def from_file(kind, header, arrays):
     """Return the VAE, of this class; KeyError, TypeError, ValueError or AttributeError if something does not fit."""
     vae = kind(**{name: _tuples(value) for name, value in header["settings"].items()})
-    fitted = {name: header["fitted"][name] for name in FITTED}
+    fitted = {"backend_": "cpu"} | {name: header["fitted"][name] for name in FITTED if name in header["fitted"]}
+    if set(fitted) != set(FITTED):
+        raise ValueError(f"it lacks {', '.join(sorted(set(FITTED) - set(fitted)))}")
     names = fitted.pop("feature_names_in_")
     vars(vae).update(fitted)
     if names is not None:
@@ -56,8 +58,9 @@ def from_file(kind, header, arrays):
     vae.notes_ = dict(header["notes"])
     vae.history_ = [Epoch(*epoch) for epoch in header["history"]]
 
-    if vae.backend == "cuda" and backends.missing_for_cuda():
+    if vae.backend == "cuda" and (missing := backends.missing_for_cuda()):
         vae.backend = "auto"
+        vae.report_.append(f"backend: auto instead of cuda ({missing})")
     layout = Model(vae.architecture_, backends.get("reference")).layout
     vector = _expect(arrays, "parameters", layout.size)
     vae.parameters_ = layout.view(np.array(vector, np.dtype(vae.dtype)))

@@ -23,6 +23,9 @@ INTERRUPTED = "interrupted"
 #: The step sizes that the paper compares.
 STEP_SIZES = (0.01, 0.02, 0.1)
 
+#: Most steps that are taken before anything is recorded, interrupted or saved, on a backend that does not wait for each.
+RUN = 1000
+
 #: Steps that each of them gets, after those that only accumulate.
 TRIAL_STEPS = 200
 
@@ -122,7 +125,8 @@ class Trainer:
         self.progress = Progress(accumulate_only) if state is None else dataclasses.replace(state.progress)
         self.best = None if state is None or not len(state.best) else state.best.copy()
         layout, model = parameters.layout, estimator.model
-        decay = 0.0 if model.architecture.random else settings.weight_prior / len(data.X)  # they have a prior already
+        # Random weights have a prior already; the encoder's are then parameters of q alone, and have none.
+        decay = 0.0 if model.architecture.random else settings.weight_prior / len(data.X)
         rule = Rule(settings.learning_rate, decay, self.progress.accumulate_only, layout.n_weights)
         self.optimizer = Optimizer(settings.optimizer, model.backend, rule, layout.size, model.dtype)
         if state is not None:
@@ -131,8 +135,7 @@ class Trainer:
             self.optimizer.state.squares[:] = asarray(state.squares, model.dtype)
             self.optimizer.state.counter[:] = asarray(state.progress.counter, np.int64)
             rng.bit_generator.state = state.progress.rng
-        runner = getattr(model.backend, "Runner", None)
-        self._runner = None if runner is None else runner(estimator, self.optimizer, parameters, data)
+        self._runner = None  # made for the first run of steps
 
     def snapshot(self):
         """Return a copy of where the run stands, a `State`."""
@@ -190,8 +193,11 @@ class Trainer:
 
         A backend that has a ``Runner`` takes them without waiting for each.
         """
-        if self._runner is None:
+        if not self._runs_ahead:
             return [self.step(rows) for rows in batches]
+        if self._runner is None:
+            backend = self.estimator.model.backend
+            self._runner = backend.Runner(self.estimator, self.optimizer, self.parameters, self.data)
         to_numpy, counter = self.estimator.model.backend.to_numpy, self.optimizer.state.counter
         before = int(to_numpy(counter)[0])
         values = self._runner.run(batches, self.rng)
@@ -201,10 +207,15 @@ class Trainer:
             self._fail(failed, self._gather(rows), self.estimator.draw(self.rng, len(rows)))
         return values + self.data.log_jacobian
 
+    @property
+    def _runs_ahead(self):
+        """Whether the backend takes many steps without waiting for each."""
+        return hasattr(self.estimator.model.backend, "Runner")
+
     def _runs(self):
         """Yield lists of minibatches of one size, what is left of the epoch: as many as may be stepped through at once."""
         for size, batches in itertools.groupby(self.minibatches(), len):
-            most = 1 if self._runner is None else self._runner.most(size)
+            most = RUN if self._runs_ahead else 1
             while run := list(itertools.islice(batches, most)):
                 yield run
 
@@ -244,8 +255,8 @@ class Trainer:
 def train(trainer, score_valid=None, callbacks=(), keep=lambda trainer, epoch: None):
     """Train until ``max_epochs`` are done, or the validation bound has not risen for ``patience`` epochs.
 
-    With validation data the best parameters are kept. Ctrl-C stops after the running minibatch, and what has been
-    learnt is kept. A callback that returns True stops the training after its epoch.
+    With validation data the best parameters are kept. Ctrl-C stops after the running minibatch (or the running `RUN` of
+    them), and what has been learnt is kept. A callback that returns True stops the training after its epoch.
 
     Parameters
     ----------
@@ -253,7 +264,7 @@ def train(trainer, score_valid=None, callbacks=(), keep=lambda trainer, epoch: N
     score_valid : callable, from Parameters to the bound of the validation data in nats; or None
     callbacks : sequence of callables, each called with an `Epoch`; True stops
     keep : callable
-        Called with the trainer and None after each step, and with the `Epoch` after each epoch, before the callbacks:
+        Called with the trainer and None after each step or run of steps, and with the `Epoch` after each epoch, before the callbacks:
         the time to take a `Trainer.snapshot`.
 
     Returns

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import backends, modelfile, persistence, training
 from .conventions import Estimator, check_choice, check_number, column_names, compare_names, not_fitted
-from .estimators import ESTIMATORS, FEWEST_SAMPLES, GAUSSIAN_ONLY, ON_CUDA, RANDOM, WEIGHT_DRAWS, Scorer
+from .estimators import ESTIMATORS, FEWEST_SAMPLES, GAUSSIAN_ONLY, ON_CUDA, RANDOM, WEIGHT_DRAWS, Scorer, suits
 from .health import examine
 from .model import LIKELIHOODS, POSTERIORS, Architecture, Model
 from .optimizers import STEPS
@@ -322,7 +322,7 @@ class VAE(Estimator):
         self.n_samples_seen_, self.n_features_in_ = array.shape
         self.likelihood_, self.preprocessor_ = likelihood, preprocessor
         self.architecture_ = self._architecture(likelihood, array.shape[1])
-        self.backend_ = self._choose_backend(len(array))
+        self.backend_ = self._choose_backend(len(array), changes.get("max_epochs", self.max_epochs))
         self.seed_ = _seed(self.random_state)
         self.report_, self.history_, self.notes_ = [], [], {}
         for message in messages:
@@ -339,14 +339,14 @@ class VAE(Estimator):
         if self.learning_rate != "auto":
             self.learning_rate_ = self.learning_rate
 
-    def _choose_backend(self, n_rows):
+    def _choose_backend(self, n_rows, max_epochs):
         """Return the backend: as set, or by the work that a fit to so many rows is."""
         if self.backend != "auto":
             return self.backend
         rows = min(self.batch_size, n_rows)
         multiplied = Model(self.architecture_, backends.get("reference")).layout.n_weights * self.n_samples
         step = 6 * rows * multiplied  # a multiplication and an addition in each of three products of a layer
-        return backends.choose(step, step * self.max_epochs * n_rows / rows) if self._runs_on_cuda() else "cpu"
+        return backends.choose(step, step * max_epochs * n_rows / rows) if self._runs_on_cuda() else "cpu"
 
     def _choose_preprocessing(self, X):
         likelihood, reason = self.likelihood, "as set"
@@ -405,9 +405,12 @@ class VAE(Estimator):
         settings = training.Settings(
             self.optimizer, self.learning_rate_, self.weight_prior, self.batch_size, self.max_epochs, self.patience
         )
-        if model.architecture.random != RANDOM.get(self.estimator):
-            raise ValueError(f"estimator is {self.estimator!r}, but the model was fitted by another, with "
-                             f"{'random' if model.architecture.random else 'fixed'} weights; fit it anew")  # fmt: skip
+        if not suits(self.estimator, model.architecture):
+            raise ValueError(
+                f"estimator is {self.estimator!r}, but the model was fitted by another, with "
+                f"{'random' if model.architecture.random else 'fixed'} weights and the posterior "
+                f"{model.architecture.posterior!r}; fit it anew"
+            )
         estimator = ESTIMATORS[self.estimator](model, self.n_samples, self.n_samples_seen_)
         settings, rng = settings._replace(**changes), self._rng("training")
         return training.Trainer(estimator, model.parameters(initial), data, rng, settings, state)
@@ -420,11 +423,20 @@ class VAE(Estimator):
         )  # fmt: skip
 
     def _model(self, dtype):
-        return Model(self.architecture_, self._backend(), dtype)
+        backend, architecture = self._backend(), self.architecture_
+        if self.backend == "cuda" and (architecture.random or architecture.posterior != "gaussian"):
+            raise ValueError(
+                f"backend is 'cuda', but the model has {'random' if architecture.random else 'fixed'} weights and the "
+                f"posterior {architecture.posterior!r}; expected fixed weights and 'gaussian' there, or another backend"
+            )
+        return Model(architecture, backend, dtype)
 
     def _backend(self):
-        """Return the backend in use; "auto" is what the last fit has chosen."""
-        return backends.get(getattr(self, "backend_", "cpu") if self.backend == "auto" else self.backend)
+        """Return the backend in use; "auto" is what the last fit has chosen, where there is a GPU if that is one."""
+        if self.backend != "auto":
+            return backends.get(self.backend)
+        chosen = getattr(self, "backend_", "cpu")
+        return backends.get("cpu" if chosen == "cuda" and backends.missing_for_cuda() else chosen)
 
     def _scorer(self, model):
         return Scorer(model, self.seed_, self.n_samples)

@@ -4,6 +4,7 @@ In the simulator a kernel of a few hundred threads takes a tenth of a second: sh
 larger than a tile. On a device the sizes of the paper's model are added.
 """
 
+import inspect
 import pickle
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import npvae
-from npvae import backends
+from npvae import backends, training
 from npvae.backends import reference
 from npvae.optimizers import Optimizer, Rule
 from npvae.parameters import Layout
@@ -181,7 +182,7 @@ def test_data_that_does_not_fit_is_copied_as_needed(once, X, monkeypatch):
     monkeypatch.setattr(cuda_graph, "CHUNK", 1)
     resident = npvae.VAE(**SMALL, backend="cuda").fit(X)
     monkeypatch.setattr(cuda_graph, "SHARE", 0)
-    monkeypatch.setattr(cuda_graph, "RUN", 1)
+    monkeypatch.setattr(cuda_graph, "MOST", 1)
     streamed = npvae.VAE(**SMALL, backend="cuda").fit(X)
     np.testing.assert_array_equal(streamed.parameters_.vector, resident.parameters_.vector)
 
@@ -194,6 +195,48 @@ def test_resumed_to_the_same_bits(once, X, tmp_path):
     part = pickle.loads(pickle.dumps(npvae.load(tmp_path / "m.npz")))
     part.set_params(max_epochs=2).resume(X, X_valid=X[:3])
     np.testing.assert_array_equal(part.parameters_.vector, whole.parameters_.vector)
+
+
+def test_resumed_inside_an_epoch(once, X, monkeypatch):
+    """From a checkpoint after its first step."""
+    monkeypatch.setattr(training, "RUN", 1)
+    kept = []
+    model = npvae.VAE(**SMALL, backend="cuda")
+    model.fit(X, checkpoint=lambda model: kept.append(pickle.dumps(model)), checkpoint_every=0)
+    part = pickle.loads(kept[1])
+    assert part.training_.progress.seen == 4
+    np.testing.assert_array_equal(part.resume(X).parameters_.vector, model.parameters_.vector)
+
+
+@pytest.mark.skipif(SIMULATED, reason="the simulator has no graphs")
+def test_steps_are_captured_and_give_the_same_bits(X, monkeypatch):
+    steps, fits = [], []
+    monkeypatch.setattr(cuda_graph.Step, "prepare", _remember(cuda_graph.Step.prepare, steps))
+    for capture in (cuda_graph.captured, lambda launches: None):
+        monkeypatch.setattr(cuda_graph, "captured", capture)
+        fits.append(npvae.VAE(**SMALL | {"max_epochs": 3}, backend="cuda").fit(X).parameters_.vector)
+    assert any(step._graph is not None for step in steps)
+    np.testing.assert_array_equal(*fits)
+
+
+def _remember(method, instances):
+    def remembering(self, *arguments):
+        instances.append(self)
+        return method(self, *arguments)
+
+    return remembering
+
+
+@pytest.mark.skipif(SIMULATED, reason="too many blocks for the simulator")
+def test_many_rows(rng):
+    """More of them than a grid has room for in its second dimension."""
+    X, scaling = rng.integers(0, 256, (70_000, 3), dtype=np.uint8), Scaling(np.zeros(3), np.ones(3))
+    check(
+        [cuda.gather(X, np.arange(len(X)), scaling, cuda.empty(X.shape, "float32"))], [X.astype(float)], np.dtype("f4")
+    )
+    mu, log_var, eps, dz = (rng.standard_normal(X.shape) for _ in range(4))
+    found = cuda.gaussian_latent_backward(*on_device(np.dtype("f4"), mu, log_var, eps, dz), True, 0.3)
+    check(found, reference.gaussian_latent_backward(mu, log_var, eps, dz, True, 0.3), np.dtype("f4"))
 
 
 def test_gradcheck(once, X):
@@ -228,6 +271,20 @@ def test_what_does_not_run_there_is_named(once, X):
         npvae.VAE(**SMALL, estimator="full-vb", backend="cuda").fit(X)
     with pytest.raises(ValueError, match="'sgvb-b' and posterior is 'laplace'; .* 'gaussian' on the backend 'cuda'"):
         npvae.VAE(**SMALL, posterior="laplace", backend="cuda").fit(X)
+    for settings in ({"posterior": "laplace"}, {"estimator": "full-vb"}):
+        model = npvae.VAE(**SMALL, **settings, backend="cpu").fit(X).set_params(backend="cuda")
+        with pytest.raises(ValueError, match="backend is 'cuda', but the model has .* or another backend"):
+            model.score(X)
+
+
+def test_functions_of_the_interface(once):
+    """All names of the reference that the layers above call, with the same arguments."""
+    own = "sigmoid", "softplus", "count_step", "squares_are_finite"
+    for name, function in vars(reference).items():
+        if inspect.isfunction(function) and not name.startswith("_") and name not in own:
+            assert list(inspect.signature(getattr(cuda, name)).parameters) == list(
+                inspect.signature(function).parameters
+            ), name
 
 
 def test_too_little_memory_is_explained(once):

@@ -227,9 +227,11 @@ def test_history_is_the_datapoints_bound(X):
 
 
 def test_no_second_prior_on_the_weights(X):
-    """The optimizer adds none: with a step of nearly nothing, the encoder's weights feel the bound alone."""
-    inner = npvae.VAE(**SMALL, estimator="full-vb").fit(X)
-    assert inner._trainer(inner._fitted_model(), inner._data(X), inner.parameters_.vector).optimizer.rule[1] == 0
+    """The optimizer adds none, to no array; for fixed weights it does."""
+    for estimator, decay in (("full-vb", 0), ("sgvb-b", 1 / len(X))):
+        vae = npvae.VAE(**SMALL, estimator=estimator).fit(X)
+        trainer = vae._trainer(vae._fitted_model(), vae._data(X), vae.parameters_.vector)
+        assert trainer.optimizer.rule.weight_decay == decay
     with pytest.raises(ValueError, match="weight_prior is 0.5; expected 1 for full-vb"):
         npvae.VAE(**SMALL, estimator="full-vb", weight_prior=0.5).fit(X)
 
@@ -241,3 +243,17 @@ def test_other_estimators_do_not_go_on_with_it(X):
     model = npvae.VAE(**SMALL).fit(X)
     with pytest.raises(ValueError, match="'full-vb', but the model was fitted by another, with fixed weights"):
         model.set_params(estimator="full-vb", max_epochs=8).resume(X)
+    model = npvae.VAE(**SMALL, posterior="laplace").fit(X)
+    with pytest.raises(ValueError, match="'score-function', but the model .* the posterior 'laplace'; fit it anew"):
+        model.set_params(estimator="score-function", posterior="gaussian", max_epochs=8).resume(X)
+
+
+def test_a_value_that_is_not_finite_is_named(X):
+    """The array that it is in, not what the inner estimator has no gradient of."""
+    vae = npvae.VAE(**SMALL, estimator="full-vb", backend="reference").fit(X)
+    model = vae._fitted_model()
+    estimator, x = FullVB(model, 1, len(X)), X.astype(np.float32)
+    noise = estimator.draw(np.random.default_rng(0), len(x))
+    assert estimator.first_nonfinite(vae.parameters_, x, noise) is None
+    vae.parameters_["decoder.logits.b.log_var"][2] = np.nan
+    assert estimator.first_nonfinite(vae.parameters_, x, noise) == "decoder.logits"

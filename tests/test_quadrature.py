@@ -7,6 +7,7 @@ import npvae
 import npvae.datasets
 from npvae.estimators.elbo import forward
 from npvae.evaluation import LinearGaussian, quadrature
+from npvae.model import POSTERIORS
 from npvae.parameters import Buffers
 
 
@@ -32,12 +33,11 @@ def test_linear_gaussian_model(rng, n_components):
     assert found.error.max() < 1e-4 and found.divergence.min() > 0
 
 
-@pytest.mark.parametrize("posterior", ["gaussian", "logistic"])
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("likelihood, posterior", [("gaussian", "gaussian"), *(("bernoulli", n) for n in POSTERIORS)])
 def test_bound_and_divergence_make_log_p(rng, likelihood, posterior):
     """Equation 1 where neither is known in closed form; the bound is the estimator's, on quadrature nodes of its own."""
     X = rng.random((40, 6)) if likelihood == "gaussian" else (rng.random((40, 6)) < 0.4).astype(float)
-    model = fitted(X, 2, likelihood, posterior=posterior)
+    model = fitted(X, 2, likelihood, posterior=posterior, max_epochs=30)
     found = quadrature(model, X[:5], n_nodes=81)
     inner, data = model._fitted_model(), model.preprocessor_.data(X[:5])
     x = inner.backend.gather(data.X, np.arange(5), data.scaling, np.empty((5, 6)))
@@ -49,19 +49,23 @@ def test_bound_and_divergence_make_log_p(rng, likelihood, posterior):
     )
     weights = np.outer(weights, weights).ravel() / 4
     bound = weights @ done.log_likelihood.reshape(-1, 5) - done.kl + data.log_jacobian
-    np.testing.assert_allclose(bound + found.divergence, found.log_prob, atol=1e-5)
+    np.testing.assert_allclose(bound + found.divergence, found.log_prob, atol=3e-5)
     assert found.error.max() < 1e-6 and found.divergence.min() > 1e-4
 
 
 def test_trained_model_in_float32(rng):
-    """Halving the nodes changes little, and log p(x) lies above the bound."""
+    """Halving the nodes changes little, and log p(x) lies above the bound by the divergence."""
     X, _ = npvae.datasets.make_digits(300, random_state=1)
     model = npvae.VAE(2, hidden_layer_sizes=(50,), learning_rate=0.05, max_epochs=30, batch_size=20, n_samples=20).fit(
         X
     )
     found = quadrature(model, X[:3])
     assert found.error.max() < 0.05
-    assert np.all(found.log_prob > model.score_samples(X[:3]) - 1) and np.all(found.divergence > 0)
+    many = model._scorer(model._fitted_model())
+    many.n_samples = 500
+    bound = many(model.parameters_, model.preprocessor_.data(X[:3]))
+    np.testing.assert_allclose(bound + found.divergence, found.log_prob, atol=1)  # the samples' error is 0.2
+    assert np.all(found.divergence > 0)
 
 
 def test_what_it_cannot_do_is_refused(rng):

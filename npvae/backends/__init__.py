@@ -10,8 +10,8 @@ from importlib import import_module, util
 BACKENDS = ("reference", "cpu", "cuda")
 
 #: "auto" takes a GPU where a step and the whole training have so many floating-point operations. A step that takes a
-#: processor 0.1 ms has little to gain from a GPU, which spends half of that on launching it; and the kernels take some
-#: ten seconds to compile, which is 1e12 operations of a processor.
+#: processor 0.1 ms (at 1e11 a second) has little to gain from a GPU, which needs as long to launch it; and where the
+#: training takes a processor less than a hundred seconds, compiling the kernels takes a good part of that.
 LARGE_STEP, LARGE_RUN = 1e7, 1e13
 
 

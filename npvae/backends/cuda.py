@@ -17,6 +17,9 @@ from .cuda_graph import Runner, captured  # noqa: F401  (training and benchmarks
 from .reference import ADAGRAD_EPSILON
 from .scalar import CODES
 
+# A training step has kernels of one block: that they do not fill a GPU is known, and no reason to warn.
+cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+
 #: So many blocks keep the processors of a large GPU busy: with fewer, smaller tiles do better.
 BUSY = 128
 
@@ -54,7 +57,7 @@ def _blocks(size, by=kernels.THREADS):
 
 def empty(shape, dtype):
     """See `reference.empty`; MemoryError if the device has no room for it."""
-    with explained(f"an array of shape {tuple(np.atleast_1d(shape))}"):
+    with explained(f"an array of shape {shape}"):
         return cuda.device_array(shape, dtype)
 
 
@@ -106,7 +109,7 @@ def gradient(layout, dtype):
 
 def gather(X, rows, scaling, out):
     """See `reference.gather`, for data on the host: only the rows asked for are copied."""
-    part = asarray(X[rows], _readable(X.dtype))
+    part = asarray(X[rows], readable(X.dtype))
     places = asarray(np.arange(len(rows))[None], np.int64), asarray(np.zeros(1), np.int32)
     scales = (asarray(scale, np.float64) for scale in (scaling.shift, scaling.scale))
     gather_rows(part, *places, *scales, out)
@@ -115,18 +118,18 @@ def gather(X, rows, scaling, out):
 
 def gather_rows(X, rows, position, shift, scale, out):
     """The same for data on the device: the rows are ``rows[position]`` of (steps, M), the scaling is there too."""
-    grid = _blocks(out.shape[1]), out.shape[0]
+    grid = out.shape[0], _blocks(out.shape[1])
     launch(kernels.gather, grid, kernels.THREADS, X, rows, position, shift, scale, out)
 
 
-def _readable(dtype):
+def readable(dtype):
     """Return the type in which data of this one is copied to the device."""
     return dtype if dtype in (np.uint8, np.float32, np.float64) else np.dtype(np.float64)
 
 
 def take_noise(noise, position, out):
     """``out = noise[position]``, (L * M, J) of (steps, L * M, J)."""
-    launch(kernels.take, (_blocks(out.shape[1]), out.shape[0]), kernels.THREADS, noise, position, out)
+    launch(kernels.take, (out.shape[0], _blocks(out.shape[1])), kernels.THREADS, noise, position, out)
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
@@ -187,7 +190,7 @@ def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
 def gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, scale, out=(None, None)):
     """See `reference.gaussian_latent_backward`."""
     dmu, dlog_var = _made(out, mu.shape, mu.shape, dtype=mu.dtype)
-    grid, arguments = (_blocks(mu.shape[1]), mu.shape[0]), (mu, log_var, eps, dz, analytic_kl, mu.dtype.type(scale))
+    grid, arguments = (mu.shape[0], _blocks(mu.shape[1])), (mu, log_var, eps, dz, analytic_kl, mu.dtype.type(scale))
     launch(kernels.LATENT_BACKWARD[mu.dtype], grid, kernels.THREADS, *arguments, dmu, dlog_var)
     return dmu, dlog_var
 

@@ -13,11 +13,11 @@ from numba import cuda
 
 logger = logging.getLogger(__name__)
 
-#: Most steps of a run, and steps whose order and noise are prepared at a time.
-RUN, CHUNK = 1000, 50
+#: Steps whose order and noise are prepared at a time.
+CHUNK = 50
 
-#: Most bytes of noise of a run.
-NOISE_BYTES = 2**27
+#: Most steps before the host waits, and most bytes of their noise.
+MOST, NOISE_BYTES = 1000, 2**27
 
 #: Share of the device's free memory that the data may take; more of it is copied as it is needed.
 SHARE = 0.7
@@ -42,14 +42,14 @@ class Runner:
         self.stream = cuda.stream()
         self._steps = {}  # size of a minibatch -> Step
         self._scaling = [backend.asarray(array, np.float64) for array in data.scaling]
-        self._resident = None
-        if data.X.nbytes < SHARE * cuda.current_context().get_memory_info().free:
-            self._resident = backend.asarray(data.X, backend._readable(data.X.dtype))
+        self._resident, dtype = None, np.dtype(backend.readable(data.X.dtype))
+        if data.X.size * dtype.itemsize < SHARE * cuda.current_context().get_memory_info().free:
+            self._resident = backend.asarray(data.X, dtype)
 
-    def most(self, n_rows):
-        """Return how many steps with minibatches of this size a run may have."""
+    def _most(self, n_rows):
+        """Return how many steps with minibatches of this size have room for their noise on the device."""
         noise = 4 * n_rows * self.estimator.n_samples * self.estimator.model.architecture.n_components
-        return max(1, min(RUN, NOISE_BYTES // noise))
+        return max(1, min(MOST, NOISE_BYTES // noise))
 
     def run(self, batches, rng):
         """Take a step for each minibatch.
@@ -63,6 +63,10 @@ class Runner:
         -------
         values : array (n,) float64; those after a step that failed have no meaning
         """
+        most = self._most(len(batches[0]))
+        return np.concatenate([self._run(batches[i : i + most], rng) for i in range(0, len(batches), most)])
+
+    def _run(self, batches, rng):
         M = len(batches[0])
         if M not in self._steps:
             self._steps[M] = Step(self, M)
@@ -70,9 +74,9 @@ class Runner:
         step.position.copy_to_device(np.zeros(1, np.int32), stream=self.stream)
         for start in range(0, len(batches), CHUNK):
             part = slice(start, min(start + CHUNK, len(batches)))
-            step.prepare(part, np.array(batches[part], np.int64), rng)
+            step.prepare(self, part, np.array(batches[part], np.int64), rng)
             for _ in range(part.start, part.stop):
-                step.launch()
+                step.launch(self)
         values = step.values.copy_to_host(stream=self.stream)
         self.stream.synchronize()
         return values[: len(batches)]
@@ -82,9 +86,8 @@ class Step:
     """A step with minibatches of one size: its buffers, and its graph once it has been captured."""
 
     def __init__(self, runner, n_rows):
-        self.runner = runner
         backend, model, L = runner.backend, runner.estimator.model, runner.estimator.n_samples
-        most, J = runner.most(n_rows), model.architecture.n_components
+        most, J = runner._most(n_rows), model.architecture.n_components
         self.x = backend.empty((n_rows, runner.data.X.shape[1]), model.dtype)
         self.eps = backend.empty((L * n_rows, J), model.dtype)
         self.rows = backend.empty((most, n_rows), np.int64)
@@ -96,36 +99,35 @@ class Step:
         self.X = runner._resident
         if self.X is None:
             shape = CHUNK * n_rows, runner.data.X.shape[1]
-            self.X = backend.empty(shape, backend._readable(runner.data.X.dtype))
+            self.X = backend.empty(shape, backend.readable(runner.data.X.dtype))
         self._launches, self._graph = 0, None
 
-    def prepare(self, part, rows, rng):
+    def prepare(self, runner, part, rows, rng):
         """Draw the noise of some steps and send it ahead, with their rows (n, M)."""
-        stream, X = self.runner.stream, self.runner.data.X
-        if self.runner._resident is None:  # the device gets these rows, and counts them from zero in every chunk
+        stream, X = runner.stream, runner.data.X
+        if runner._resident is None:  # the device gets these rows, and counts them from zero in every chunk
             self.X[: rows.size].copy_to_device(X[rows.ravel()].astype(self.X.dtype, copy=False), stream=stream)
             rows = np.arange(rows.size).reshape(rows.shape)
         self._rows[part] = rows
-        rng.standard_normal(out=self._noise[part], dtype=np.float32)
+        runner.estimator.model.noise(rng, self._noise[part])
         self.rows[part].copy_to_device(self._rows[part], stream=stream)
         self.noise[part].copy_to_device(self._noise[part], stream=stream)
 
-    def launch(self):
+    def launch(self, runner):
         """Take the next step: the first compiles and allocates, the second captures, and from then on it is replayed."""
-        backend, stream = self.runner.backend, self.runner.stream
+        backend, stream = runner.backend, runner.stream
         self._launches += 1
         if self._launches == 2:
-            self._graph = captured(self._compute)
+            self._graph = captured(lambda: self._compute(runner))
         if self._graph is not None:
             self._graph(stream)
         else:
             with backend.launching_on(stream):
-                self._compute()
+                self._compute(runner)
 
-    def _compute(self):
+    def _compute(self, runner):
         """Launch the kernels of a step."""
-        runner, backend = self.runner, self.runner.backend
-        estimator, parameters = runner.estimator, runner.parameters
+        backend, estimator, parameters = runner.backend, runner.estimator, runner.parameters
         backend.gather_rows(self.X, self.rows, self.position, *runner._scaling, self.x)
         backend.take_noise(self.noise, self.position, self.eps)
         done, gradient = estimator.passes(parameters, self.x, self.eps)

@@ -79,21 +79,27 @@ def sum_of_block(parts):
     return parts[0]
 
 
+@cuda.jit(device=True)
+def row_and_column():
+    """Return a thread's place in a matrix whose rows are along the grid's x, which alone may be long."""
+    return cuda.blockIdx.x, cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
+
+
 # Minibatches ----------------------------------------------------------------------------------------------------------
 
 
 @cuda.jit
 def gather(X, rows, position, shift, scale, out):
-    """``out = (X[rows[position]] - shift) * scale``: a thread for each column, a block row for each datapoint."""
-    d, i = cuda.grid(1), cuda.blockIdx.y
+    """``out = (X[rows[position]] - shift) * scale``: a thread for each number."""
+    i, d = row_and_column()
     if d < out.shape[1]:
         out[i, d] = (X[rows[position[0], i], d] - shift[d]) * scale[d]
 
 
 @cuda.jit
 def take(noise, position, out):
-    """``out = noise[position]``, element by element."""
-    j, i = cuda.grid(1), cuda.blockIdx.y
+    """``out = noise[position]``: a thread for each number."""
+    i, j = row_and_column()
     if j < out.shape[1]:
         out[i, j] = noise[position[0], i, j]
 
@@ -290,7 +296,7 @@ def make_latent_backward(dtype):
     @cuda.jit
     def latent_backward(mu, log_var, eps, dz, analytic_kl, scale, dmu, dlog_var):
         """See `reference.gaussian_latent_backward`: a thread for each latent of each datapoint."""
-        j, i, half = cuda.grid(1), cuda.blockIdx.y, dtype(0.5)
+        (i, j), half = row_and_column(), dtype(0.5)
         if j < mu.shape[1]:
             M, L = mu.shape[0], eps.shape[0] // mu.shape[0]
             m, s = mu[i, j], log_var[i, j]

@@ -39,11 +39,11 @@ def to_numpy(array):
 
 
 def gradient(layout, dtype):
-    """Return a place for the gradient of all parameters: uninitialised, with the names of the layout.
+    """Return a place for the gradient of all parameters, with the names of the layout: zeros.
 
     A backend may return an object of its own that has the ``vector``, names and ``items`` of `Parameters`.
     """
-    return layout.view(np.empty(layout.size, dtype))
+    return layout.view(np.zeros(layout.size, dtype))
 
 
 def gather(X, rows, scaling, out):

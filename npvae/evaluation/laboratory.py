@@ -21,7 +21,8 @@ WARM_UP = 10
 
 class Measurement(NamedTuple):
     """Variances of an estimator, each with its standard error: of the bound in nats^2 (``group`` "value"), or of the
-    gradient, summed over the parameters of a group."""
+    gradient, summed over the parameters of a group. The bound is that of `elbo`: the datapoints' alone, where weights are
+    random."""
 
     estimator: str
     n_samples: int  # L
