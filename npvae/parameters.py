@@ -50,7 +50,9 @@ class Parameters:
         return self._views[name]
 
     def __reduce__(self):
-        return Parameters, (self.layout, self.vector)  # a copy's views are views of the copy's vector
+        # A copy's views are views of the copy's vector, which is on the host wherever this one is.
+        vector = self.vector.copy_to_host() if hasattr(self.vector, "copy_to_host") else self.vector
+        return Parameters, (self.layout, vector)
 
     def items(self):
         """Iterate over (name, view)."""

@@ -381,3 +381,15 @@ def test_two_latents_separate_most_digits():
     nearest = np.argsort(((Z_test[:, None] - Z) ** 2).sum(axis=2), axis=1)[:, :15]
     predicted = [np.bincount(labels).argmax() for labels in y[nearest]]
     assert np.mean(predicted == y_test) > 0.65
+
+
+def test_auto_backend_looks_at_the_work(X, monkeypatch):
+    """At the operations of a step and of the whole training; what a GPU cannot do stays on the CPU."""
+    seen = []
+    monkeypatch.setattr(npvae.backends, "choose", lambda step, run: seen.append((step, run)) or "cpu")
+    n, d = X.shape
+    model = npvae.VAE(**SMALL | {"batch_size": 20, "max_epochs": 3}).fit(X)
+    n_weights = d * 8 + 2 * 8 * 2 + 2 * 8 + 8 * d
+    assert seen == [(6 * 20 * n_weights, 6 * 20 * n_weights * 3 * n / 20)] and model.backend_ == "cpu"
+    assert npvae.VAE(**SMALL, estimator="full-vb").fit(X).backend_ == "cpu" and len(seen) == 1
+    assert npvae.VAE(**SMALL, backend="reference").fit(X).backend_ == "reference" and len(seen) == 1

@@ -106,7 +106,6 @@ class Torch:
 
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         torch.set_float32_matmul_precision("high" if setup.tf32 else "highest")
-        torch.set_default_device(setup.device)
         self.setup, self.torch = setup, torch
         self.X = torch.from_numpy(setup.pixels().astype(np.float32) / 255).to(setup.device)
         initial = {name: torch.from_numpy(array).to(setup.device) for name, array in setup.initial().items()}
@@ -145,10 +144,12 @@ class Torch:
     def epoch(self):
         """Run through the data once; return the mean bound in nats."""
         torch, setup = self.torch, self.setup
-        order, total = torch.randperm(setup.rows), torch.zeros(())
+        device = setup.device
+        order, total = torch.randperm(setup.rows, device=device), torch.zeros((), device=device)
         for start in range(0, setup.rows, setup.batch_size):
             x = self.X[order[start : start + setup.batch_size]]
-            loss = self.loss(x, torch.randn(len(x), setup.n_components), *self.parameters)
+            eps = torch.randn(len(x), setup.n_components, device=device)
+            loss = self.loss(x, eps, *self.parameters)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
