@@ -493,6 +493,12 @@ class Chi2(Reparameterized):
         return Gamma(np.divide(self.df, 2), 0.5)
 
 
+def _of_two(parts, parameter, eps):
+    """Return samples of two distributions, from eps (..., 2), and their derivatives by the parameter of that name."""
+    samples = [part.rsample(eps[..., i]) for i, part in enumerate(parts)]
+    return *samples, *(part.gradients(eps[..., i])[parameter] for i, part in enumerate(parts))
+
+
 @dataclass(frozen=True)
 class Beta(Composed):
     """x / (x + y) for x and y of Gamma distributions with these concentrations, in this order."""
@@ -515,9 +521,7 @@ class Beta(Composed):
         return x / (x + y)
 
     def gradients(self, eps):
-        gammas = Gamma(self.concentration1), Gamma(self.concentration0)
-        x, y = (gamma.rsample(eps[..., i]) for i, gamma in enumerate(gammas))
-        dx, dy = (gamma.gradients(eps[..., i])["concentration"] for i, gamma in enumerate(gammas))
+        x, y, dx, dy = _of_two((Gamma(self.concentration1), Gamma(self.concentration0)), "concentration", eps)
         return {"concentration1": y * dx / (x + y) ** 2, "concentration0": -x * dy / (x + y) ** 2}
 
 
@@ -542,9 +546,7 @@ class FisherSnedecor(Composed):
         return x / y
 
     def gradients(self, eps):
-        parts = Chi2(self.df1), Chi2(self.df2)
-        x, y = (part.rsample(eps[..., i]) for i, part in enumerate(parts))
-        dx, dy = (part.gradients(eps[..., i])["df"] for i, part in enumerate(parts))
+        x, y, dx, dy = _of_two((Chi2(self.df1), Chi2(self.df2)), "df", eps)
         z = (x / self.df1) / (y / self.df2)
         return {"df1": z * (dx / x - 1 / self.df1), "df2": z * (1 / self.df2 - dy / y)}
 

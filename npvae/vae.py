@@ -144,6 +144,7 @@ class VAE(Estimator):
         check_choice("posterior", self.posterior, tuple(POSTERIORS))
         check_choice("optimizer", self.optimizer, tuple(STEPS))
         check_choice("dtype", self.dtype, ("float32", "float64", np.float32, np.float64))
+        check_choice("backend", self.backend, ("auto", *backends.BACKENDS))
         self._check_backend()
         for name in ("n_components", "n_samples", "batch_size", "max_epochs", "patience"):
             check_number(name, getattr(self, name), np.integer, 1)

@@ -119,6 +119,9 @@ def test_a_fit(digits, name, tmp_path):
     model.fit(X)
     assert model.health_.elbo > model.health_.baseline + 5
     inner = model._fitted_model()
+    encoded = inner.encode(model.parameters_, X / np.float32(255), Buffers(inner.backend, "float32"))
+    kl = inner.latent(encoded, np.zeros((len(X), 2), np.float32), True, Buffers(inner.backend, "float32"))[1]
+    assert sum(model.health_.kl) == pytest.approx(kl.mean(), rel=1e-4)
     scaling = model.preprocessor_.data(X).scaling
     x = inner.backend.gather(X, np.arange(len(X)), scaling, np.empty(X.shape, np.float32))
     for analytic_kl in (True, False):

@@ -6,7 +6,7 @@ nothing is compiled, and no GPU touched, before it is asked for.
 
 from importlib import import_module, util
 
-#: Names that `get` knows, besides "auto".
+#: Names that `get` knows.
 BACKENDS = ("reference", "cpu", "cuda")
 
 #: "auto" takes a GPU where a step and the whole training have so many floating-point operations. A step that takes a
@@ -26,7 +26,7 @@ def get(name):
         If it is "cuda", and there is no GPU that it could use; the message says what is missing.
     """
     if name not in BACKENDS:
-        raise ValueError(f"backend is {name!r}; expected one of {', '.join(map(repr, (*BACKENDS, 'auto')))}")
+        raise ValueError(f"backend is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}")
     if name == "cuda":
         missing = missing_for_cuda()
         if missing:
