@@ -16,7 +16,7 @@ import numpy as np
 
 from . import __version__, datasets
 from .backends import BACKENDS
-from .estimators import ESTIMATORS, GAUSSIAN_ONLY, ON_CUDA
+from .estimators import ESTIMATORS, available
 from .gradcheck import TOLERANCE, gradcheck
 from .model import LIKELIHOODS, POSTERIORS
 from .optimizers import STEPS
@@ -483,11 +483,7 @@ def _models_to_check(arguments, X):
         ("all parameters of a small net", {"n_components": 3, "hidden_layer_sizes": (5, 4)}, X[:, middle : middle + 8]),
         ("each array of the full net", {}, X),
     )
-    estimators = [
-        name for name in ESTIMATORS
-        if (name in ON_CUDA or arguments.backend != "cuda")
-        and (name not in GAUSSIAN_ONLY or arguments.posterior in (None, "gaussian"))
-    ]  # fmt: skip
+    estimators = available(arguments.posterior or "gaussian", arguments.backend)
     likelihoods = LIKELIHOODS if X.dtype == np.uint8 or (X.min() >= 0 and X.max() <= 1) else ("gaussian",)
     for likelihood in (arguments.likelihood,) if arguments.likelihood else likelihoods:
         for estimator in (arguments.estimator,) if arguments.estimator else estimators:

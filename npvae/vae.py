@@ -11,7 +11,7 @@ import numpy as np
 
 from . import backends, modelfile, persistence, training
 from .conventions import Estimator, check_choice, check_number, column_names, compare_names, not_fitted
-from .estimators import ESTIMATORS, FEWEST_SAMPLES, GAUSSIAN_ONLY, ON_CUDA, RANDOM, WEIGHT_DRAWS, Scorer, suits
+from .estimators import ESTIMATORS, FEWEST_SAMPLES, ON_CUDA, RANDOM, WEIGHT_DRAWS, Scorer, available, suits
 from .health import examine
 from .model import LIKELIHOODS, POSTERIORS, Architecture, Model
 from .optimizers import STEPS
@@ -155,7 +155,7 @@ class VAE(Estimator):
             check_number("hidden_layer_sizes", size, np.integer, 1)
         for name in ("weight_prior", "init_std"):
             check_number(name, getattr(self, name), np.floating, 0)
-        if self.posterior != "gaussian" and self.estimator in GAUSSIAN_ONLY:
+        if self.estimator not in available(self.posterior):
             raise ValueError(f"posterior is {self.posterior!r}; expected 'gaussian' for {self.estimator}")
         if self.estimator in RANDOM and self.weight_prior != 1:
             raise ValueError(
@@ -182,7 +182,7 @@ class VAE(Estimator):
             )
 
     def _runs_on_cuda(self):
-        return self.estimator in ON_CUDA and self.posterior == "gaussian"
+        return self.estimator in available(self.posterior, "cuda")
 
     # Fitting ----------------------------------------------------------------------------------------------------------
 

@@ -34,13 +34,19 @@ GAUSSIAN_ONLY = ("score-function", "score-function-running", "score-function-lea
 FEWEST_SAMPLES = {"score-function-leave-one-out": 2}
 
 
+def available(posterior, backend="cpu"):
+    """List the names of the estimators that know this family of q(z|x), on a backend."""
+    if posterior != "gaussian":
+        return [] if backend == "cuda" else [name for name in ESTIMATORS if name not in GAUSSIAN_ONLY]
+    return list(ON_CUDA if backend == "cuda" else ESTIMATORS)
+
+
 def suits(name, architecture):
     """Tell whether the estimator of that name works on a model."""
-    known = architecture.posterior == "gaussian" or name not in GAUSSIAN_ONLY
-    return known and RANDOM.get(name) == architecture.random
+    return name in available(architecture.posterior) and RANDOM.get(name) == architecture.random
 
 
 __all__ = [
-    "ESTIMATORS", "FEWEST_SAMPLES", "GAUSSIAN_ONLY", "ON_CUDA", "RANDOM", "SGVB", "WEIGHT_DRAWS", "FullVB", "ScoreFunction",
-    "Scorer", "suits",
+    "ESTIMATORS", "FEWEST_SAMPLES", "ON_CUDA", "RANDOM", "SGVB", "WEIGHT_DRAWS", "FullVB", "ScoreFunction", "Scorer",
+    "available", "suits",
 ]  # fmt: skip
