@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .reparameterization import MultivariateNormal
+from .distributions import MultivariateNormal
 
 #: How much of the mean squared gradient is kept from one step to the next. (Adagrad keeps all: the gradients of a start
 #: far off would slow down the steps near the end, of which there are few here.)

@@ -9,8 +9,8 @@ import numpy as np
 
 from . import nn
 from .backends import reference
+from .distributions import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
 from .parameters import Layout
-from .reparameterization import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
 from .weights import INITIAL_LOG_VAR, WeightPosterior
 
 
