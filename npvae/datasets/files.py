@@ -19,22 +19,22 @@ from typing import NamedTuple
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "NPVAE_DATA"
-_SILENCE_SECONDS = 20         # after which a server counts as gone
-_DOWNLOAD_SECONDS = 900       # for a whole file, however steadily it trickles
+_SILENCE_SECONDS = 20  # after which a server counts as gone
+_DOWNLOAD_SECONDS = 900  # for a whole file, however steadily it trickles
 _BLOCK_BYTES = 1 << 16
-_GZIP_BYTES = 1 << 10         # that gzipping may add to a file it cannot make smaller
+_GZIP_BYTES = 1 << 10  # that gzipping may add to a file it cannot make smaller
 
 
 class Source(NamedTuple):
     """One array in one public file."""
 
-    folder: str               # where it lies in the cache, and may lie below a data folder
-    filename: str             # without .gz: files are read gzipped or not
-    urls: tuple               # public addresses, tried in this order
-    parse: Callable           # from (bytes, shape) to an array of uint8
+    folder: str  # where it lies in the cache, and may lie below a data folder
+    filename: str  # without .gz: files are read gzipped or not
+    urls: tuple  # public addresses, tried in this order
+    parse: Callable  # from (bytes, shape) to an array of uint8
     shape: tuple
-    max_bytes: int            # of the file once inflated
-    sha256: str               # of the decoded array's bytes
+    max_bytes: int  # of the file once inflated
+    sha256: str  # of the decoded array's bytes
 
 
 class DownloadError(OSError):
@@ -67,8 +67,10 @@ def read(source, data_dir=None):
     if path is None and data_dir is None:
         return _download(source, cache_dir() / source.folder)
     if path is None:
-        raise FileNotFoundError(f"data_dir {str(data_dir)!r} lacks {source.filename} (gzipped or not): "
-                                f"put it there, or into {Path(data_dir) / source.folder}")
+        raise FileNotFoundError(
+            f"data_dir {str(data_dir)!r} lacks {source.filename} (gzipped or not): "
+            f"put it there, or into {Path(data_dir) / source.folder}"
+        )
     try:
         return _decode(path, source)
     except ValueError as error:
@@ -94,13 +96,15 @@ def cache_dir():
         If there is no home folder.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):                       # the XDG specification ignores relative paths
+    if os.path.isabs(base):  # the XDG specification ignores relative paths
         return Path(base) / "npvae"
     try:
         return Path.home() / ".cache" / "npvae"
     except RuntimeError:
-        raise FileNotFoundError("there is no home folder to keep data in: set "
-                                f"{ENVIRONMENT_VARIABLE}, HOME or XDG_CACHE_HOME, or pass data_dir") from None
+        raise FileNotFoundError(
+            "there is no home folder to keep data in: set "
+            f"{ENVIRONMENT_VARIABLE}, HOME or XDG_CACHE_HOME, or pass data_dir"
+        ) from None
 
 
 def _folders(data_dir):
@@ -118,8 +122,7 @@ def _decode(path, source):
     array = source.parse(_read_bounded(path, source.max_bytes), source.shape)
     found = hashlib.sha256(array).hexdigest()
     if found != source.sha256:
-        raise ValueError("has other values than the public data: "
-                         f"their SHA-256 is {found}, expected {source.sha256}")
+        raise ValueError(f"has other values than the public data: their SHA-256 is {found}, expected {source.sha256}")
     return array
 
 
@@ -142,9 +145,10 @@ def _download(source, folder):
             return _download_from(url, source, folder)
         except (OSError, ValueError, http.client.HTTPException) as error:
             failures.append(f"\n  {url}: {error or type(error).__name__}")
-    raise DownloadError(f"{source.filename} is not on this machine and could not be downloaded. Put it into "
-                        f"{folder}, or name its folder by data_dir or {ENVIRONMENT_VARIABLE}. Tried:"
-                        + "".join(failures))
+    raise DownloadError(
+        f"{source.filename} is not on this machine and could not be downloaded. Put it into "
+        f"{folder}, or name its folder by data_dir or {ENVIRONMENT_VARIABLE}. Tried:" + "".join(failures)
+    )
 
 
 def _download_from(url, source, folder):

@@ -33,7 +33,7 @@ def parse_idx(content, shape):
     ValueError
         If the magic number, the dimensions or the number of bytes are others than expected.
     """
-    magic = bytes([0, 0, 8, len(shape)])                      # 8 stands for unsigned bytes
+    magic = bytes([0, 0, 8, len(shape)])  # 8 stands for unsigned bytes
     if content[:4] != magic:
         raise ValueError(f"starts with 0x{content[:4].hex()}, expected the IDX magic number 0x{magic.hex()}")
     start = 4 + 4 * len(shape)
@@ -63,7 +63,7 @@ def parse_amat(content, shape):
     """
     _check_size(len(content), 2 * math.prod(shape))
     pairs = np.frombuffer(content, np.uint8).reshape(*shape, 2)
-    values = pairs[..., 0] - np.uint8(ord("0"))       # characters below "0" wrap around, to more than 1
+    values = pairs[..., 0] - np.uint8(ord("0"))  # characters below "0" wrap around, to more than 1
     if values.max() > 1:
         raise ValueError("has other values than the digits 0 and 1")
     if (pairs[:, :-1, 1] != ord(" ")).any() or (pairs[:, -1, 1] != ord("\n")).any():
@@ -94,7 +94,7 @@ def parse_frey(content, shape):
     _check_inflated_size(content, limit=2 * math.prod(shape))
     try:
         variables = loadmat(io.BytesIO(content), variable_names=["ff"])
-    except Exception as error:        # on a damaged file, SciPy raises whatever its parser ran into
+    except Exception as error:  # on a damaged file, SciPy raises whatever its parser ran into
         raise ValueError(f"is not a whole MATLAB file ({error})") from error
     if "ff" not in variables:
         raise ValueError("has no variable ff")
@@ -117,7 +117,7 @@ def _check_inflated_size(content, limit):
     position = _MAT_HEADER_BYTES
     while position + 8 <= len(content):
         kind, size = struct.unpack_from(order + "II", content, position)
-        packed = content[position + 8:position + 8 + size]
+        packed = content[position + 8 : position + 8 + size]
         if kind == _MAT_COMPRESSED and len(_inflate(packed, limit + 1)) > limit:
             raise ValueError(f"has a variable of more than {limit} bytes")
         position += 8 + size

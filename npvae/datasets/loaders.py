@@ -15,13 +15,13 @@ class Dataset(NamedTuple):
     """Images, one a row, split to train, validate and test."""
 
     name: str
-    X_train: np.ndarray              # (rows, pixels), uint8
+    X_train: np.ndarray  # (rows, pixels), uint8
     X_valid: np.ndarray | None
     X_test: np.ndarray
-    y_train: np.ndarray | None       # (rows,), uint8
+    y_train: np.ndarray | None  # (rows,), uint8
     y_valid: np.ndarray | None
     y_test: np.ndarray | None
-    image_shape: tuple               # (height, width) in pixels
+    image_shape: tuple  # (height, width) in pixels
 
 
 class Description(NamedTuple):
@@ -33,8 +33,10 @@ class Description(NamedTuple):
 
 
 def _mnist_source(filename, shape, sha256):
-    urls = (f"https://ossci-datasets.s3.amazonaws.com/mnist/{filename}.gz",
-            f"https://storage.googleapis.com/cvdf-datasets/mnist/{filename}.gz")
+    urls = (
+        f"https://ossci-datasets.s3.amazonaws.com/mnist/{filename}.gz",
+        f"https://storage.googleapis.com/cvdf-datasets/mnist/{filename}.gz",
+    )
     max_bytes = 4 + 4 * len(shape) + math.prod(shape)
     return files.Source("mnist", filename, urls, parse_idx, shape, max_bytes, sha256)
 
@@ -46,20 +48,28 @@ def _binarized_source(part, rows, sha256):
 
 
 _MNIST = (
-    _mnist_source("train-images-idx3-ubyte", (60000, 28, 28),
-                  "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"),
-    _mnist_source("train-labels-idx1-ubyte", (60000,),
-                  "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13"),
-    _mnist_source("t10k-images-idx3-ubyte", (10000, 28, 28),
-                  "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161"),
-    _mnist_source("t10k-labels-idx1-ubyte", (10000,),
-                  "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5"),
+    _mnist_source(
+        "train-images-idx3-ubyte", (60000, 28, 28), "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"
+    ),
+    _mnist_source(
+        "train-labels-idx1-ubyte", (60000,), "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13"
+    ),
+    _mnist_source(
+        "t10k-images-idx3-ubyte", (10000, 28, 28), "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161"
+    ),
+    _mnist_source(
+        "t10k-labels-idx1-ubyte", (10000,), "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5"
+    ),
 )
 _FREY_FACE = files.Source(
-    "frey_face", "frey_rawface.mat", ("https://cs.nyu.edu/~roweis/data/frey_rawface.mat",), parse_frey,
+    "frey_face",
+    "frey_rawface.mat",
+    ("https://cs.nyu.edu/~roweis/data/frey_rawface.mat",),
+    parse_frey,
     shape=(1965, 560),
-    max_bytes=2 * 1965 * 560,        # compressed or not, with room for headers
-    sha256="2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78")
+    max_bytes=2 * 1965 * 560,  # compressed or not, with room for headers
+    sha256="2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78",
+)
 _BINARIZED_MNIST = (
     _binarized_source("train", 50000, "43490d4d6ac9002727af4426d8748609fdb7e4094fa65ad8d681ea60082a7a5a"),
     _binarized_source("valid", 10000, "069b4f0beb389b776478c3e872b4df71c95ac4be64d7cbe6d32e24ebac8e6d5e"),
@@ -77,7 +87,8 @@ def load_digits():
     Dataset
     """
     (X_train, y_train), (X_valid, y_valid), (X_test, y_test) = (
-        make_digits(n, random_state=seed) for seed, n in enumerate((10000, 1000, 1000)))
+        make_digits(n, random_state=seed) for seed, n in enumerate((10000, 1000, 1000))
+    )
     return Dataset("digits", X_train, X_valid, X_test, y_train, y_valid, y_test, IMAGE_SHAPE)
 
 
@@ -160,15 +171,16 @@ def load_binarized_mnist(data_dir=None):
 class _Entry(NamedTuple):
     description: str
     sources: tuple
-    load: Callable                   # from data_dir to a Dataset
+    load: Callable  # from data_dir to a Dataset
 
 
 _ENTRIES = {
     "digits": _Entry("12000 handwriting-like digits, 28 x 28, labelled", (), lambda data_dir: load_digits()),
     "mnist": _Entry("70000 handwritten digits, 28 x 28, labelled", _MNIST, load_mnist),
     "frey": _Entry("1965 video frames of a face, 28 x 20", (_FREY_FACE,), load_frey_face),
-    "binarized-mnist": _Entry("70000 handwritten digits, 28 x 28, each pixel 0 or 1", _BINARIZED_MNIST,
-                              load_binarized_mnist),
+    "binarized-mnist": _Entry(
+        "70000 handwritten digits, 28 x 28, each pixel 0 or 1", _BINARIZED_MNIST, load_binarized_mnist
+    ),
 }
 NAMES = tuple(_ENTRIES)
 
@@ -212,8 +224,9 @@ def describe(data_dir=None):
     list of Description
         Its `location` is the folder that has the files, "generated", or a text that starts with "not found".
     """
-    return [Description(name, entry.description, _location(entry.sources, data_dir))
-            for name, entry in _ENTRIES.items()]
+    return [
+        Description(name, entry.description, _location(entry.sources, data_dir)) for name, entry in _ENTRIES.items()
+    ]
 
 
 def _location(sources, data_dir):
