@@ -1,20 +1,21 @@
 """Handwriting-like digits drawn from strokes: a data set that needs no download and no licence.
 
-A *glyph* is one way of writing a digit: a few pen strokes, each a smooth curve through control points. An
-image is drawn by moving the control points at random, deforming them as a whole, scaling the curve to the
-box that MNIST uses, and inking every pixel by its distance to the curve. Shapes vary more than slant,
-rotation and thickness do, so that two latent dimensions can still tell most digits apart.
+A *glyph* is one way of writing a digit: a few pen strokes, each a smooth curve through control points. An image is
+drawn in four steps: the control points move at random, the whole curve is deformed, it is scaled to the box that MNIST
+uses, and each pixel gets ink by its distance to the curve. Shapes vary more than slant, rotation and thickness, so two
+latent dimensions still separate most digits.
 """
 
 import operator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 IMAGE_SHAPE = (28, 28)
 
-# Strokes are separated by "|"; control points are "x,y" in pixels of a box 20 high, y downwards. A point that
-# is named twice in a glyph is one point: strokes stay joined there, with a corner, however it moves.
+# Strokes are separated by "|"; control points are "x,y" in pixels of a box 20 pixels high, y downwards. A point that
+# appears twice in a glyph is one point: the strokes stay joined there, with a corner, wherever it moves.
 _GLYPHS = {
     0: (
         "9,1 6,0 2,3 0,9 1,15 5,20 10,18 13,12 12,5 9,1 6,1",
@@ -70,18 +71,18 @@ _GLYPHS = {
 }
 
 _BOX = 20.0  # the longer side of a digit in pixels, as in MNIST
-_SPACING = 0.7  # of the points that stand for a curve: below a pixel, the gaps cannot be seen
-_CHUNK = 128  # images drawn at once: the distances then stay in the processor's cache
+_SPACING = 0.7  # distance between the points that represent a curve: gaps below a pixel are invisible
+_CHUNK = 128  # images drawn together: their distances fit into the processor's cache
 _PIXELS = np.arange(28, dtype=np.float32)
 
 
 class _Glyph(NamedTuple):
-    points: np.ndarray  # (k, 2) distinct control points
-    shift_root: np.ndarray  # (k, k) root of the covariance of their shifts
-    basis: np.ndarray  # (s, k) curve = basis @ points: a spline is linear in its control points
+    points: NDArray[np.float64]  # (k, 2) distinct control points
+    shift_root: NDArray[np.float64]  # (k, k) Cholesky factor of the covariance of their shifts
+    basis: NDArray[np.float64]  # (s, k) curve = basis @ points: a spline is linear in its control points
 
 
-def make_digits(n, random_state=0):
+def make_digits(n: int, random_state: int | np.random.Generator = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw digits that look handwritten.
 
     Parameters
@@ -89,14 +90,14 @@ def make_digits(n, random_state=0):
     n : int
         Number of images, at least 0.
     random_state : int or numpy.random.Generator
-        The same integer gives the same images. They depend on `n` too: few images are not the first of many.
+        The same integer gives the same images. They also depend on `n`: a small set is not the start of a large one.
 
     Returns
     -------
     X : ndarray (n, 784), uint8
         Images of 28 x 28 pixels, white ink (255) on black (0).
     y : ndarray (n,), uint8
-        The digits 0 to 9 in random order; no two of them differ in number by more than one.
+        The digits 0 to 9 in random order; their counts differ by at most one.
 
     Raises
     ------
@@ -104,6 +105,15 @@ def make_digits(n, random_state=0):
         If `n` is not an integer.
     ValueError
         If `n` is negative.
+
+    Examples
+    --------
+    >>> from npvae.datasets import make_digits
+    >>> X, y = make_digits(20, random_state=0)
+    >>> X.shape, X.dtype
+    ((20, 784), dtype('uint8'))
+    >>> np.bincount(y)
+    array([2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
     n = _check_count(n)
     rng = np.random.default_rng(random_state)
@@ -120,7 +130,7 @@ def make_digits(n, random_state=0):
     return X.reshape(n, 784), y
 
 
-def _check_count(n):
+def _check_count(n: int) -> int:
     try:
         n = operator.index(n)
     except TypeError:
@@ -130,18 +140,18 @@ def _check_count(n):
     return n
 
 
-def _parse_glyph(text):
+def _parse_glyph(text: str) -> _Glyph:
     strokes = [stroke.split() for stroke in text.split("|")]
     names = list(dict.fromkeys(name for stroke in strokes for name in stroke))
     points = np.array([name.split(",") for name in names], dtype=float)
-    # row by row, which of the distinct points a stroke goes through
+    # one matrix a stroke: row by row, which of the distinct points the stroke goes through
     selections = [np.array([[name == other for other in names] for name in stroke]) for stroke in strokes]
     basis = np.concatenate([_spline_basis(selection @ points) @ selection for selection in selections])
     return _Glyph(points, _shift_root(points), basis)
 
 
-def _spline_basis(points):
-    """Basis (s, k) of a Catmull-Rom spline: through its points (k, 2), with tangents between neighbours."""
+def _spline_basis(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the basis (s, k) of a Catmull-Rom spline through points (k, 2); its tangents join the neighbours."""
     values = np.eye(len(points))
     tangents = np.gradient(values, axis=0)
     pieces = []
@@ -156,15 +166,18 @@ def _spline_basis(points):
     return np.concatenate(pieces)
 
 
-def _shift_root(points):
-    """Points close by move together, so that curves stay smooth; a tenth of the variance is their own."""
+def _shift_root(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the Cholesky factor (k, k) of the shifts' covariance: near points move together, so curves stay smooth.
+
+    A tenth of the variance is independent for each point.
+    """
     distance = np.linalg.norm(points[:, None] - points, axis=2)
     return np.linalg.cholesky(0.9 * np.exp(-0.5 * (distance / 5.0) ** 2) + 0.1 * np.eye(len(points)))
 
 
-def _draw(glyph, n, rng):
-    """Images (n, 28, 28), uint8, of one glyph."""
-    # einsum throughout, not a matrix library, whose bits may change with the number of its threads
+def _draw(glyph: _Glyph, n: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return n images (n, 28, 28) of one glyph."""
+    # einsum instead of a matrix library, whose last bits may depend on its number of threads
     shifts = np.einsum("jk,nkc->njc", glyph.shift_root, rng.normal(size=(n, *glyph.points.shape)))
     points = glyph.points + rng.uniform(0.4, 1.8, size=(n, 1, 1)) * shifts
     points = np.einsum("nkc,cdn->nkd", points, _deformations(n, rng))
@@ -176,8 +189,8 @@ def _draw(glyph, n, rng):
     return np.rint(darkness * _coverage(curve.astype(np.float32), radius.astype(np.float32))).astype(np.uint8)
 
 
-def _deformations(n, rng):
-    """Matrices (2, 2, n) that, from the right, widen points (x, y), then slant, then rotate them."""
+def _deformations(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return matrices (2, 2, n) that widen, then slant, then rotate points (x, y) multiplied from the left."""
     width = np.exp(rng.normal(0.08, 0.12, size=n))
     slant = rng.normal(-0.2, 0.14, size=n)
     angle = rng.normal(0.0, 0.06, size=n)
@@ -185,14 +198,14 @@ def _deformations(n, rng):
     return np.array([[width * cos, width * sin], [slant * cos - sin, slant * sin + cos]])
 
 
-def _fit_box(curve, radius):
-    """Curves (n, s, 2) with their mean at the origin, scaled so that the ink fills the box's longer side."""
+def _fit_box(curve: NDArray[np.float64], radius: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centre curves (n, s, 2) at the origin and scale them so that the ink fills the longer side of the box."""
     extent = np.ptp(curve, axis=1).max(axis=1)[:, None, None]
     return (curve - curve.mean(axis=1, keepdims=True)) * (_BOX - 2 * radius) / extent
 
 
-def _coverage(curve, radius):
-    """Part (n, 28, 28) of each pixel under a round pen: from 1 to 0 over the pixel at the ink's edge."""
+def _coverage(curve: NDArray[np.float32], radius: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the share (n, 28, 28) of each pixel under a round pen: it falls from 1 to 0 across the edge of the ink."""
     squared = (_PIXELS - curve[..., None]) ** 2  # (n, s, 2, 28): along x and along y
     nearest = np.full((len(curve), *IMAGE_SHAPE), np.inf, dtype=np.float32)
     for s in range(curve.shape[1]):
