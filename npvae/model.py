@@ -9,7 +9,7 @@ import numpy as np
 
 from . import nn
 from .backends.interface import Backend
-from .reparameterization import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
+from .distributions import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
 from .likelihoods import LIKELIHOODS
 from .parameters import Layout
 from .weight_posterior import INITIAL_LOG_VAR, WeightPosterior
