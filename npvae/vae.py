@@ -9,12 +9,11 @@ import sys
 
 import numpy as np
 
-from . import backends, modelfile, persistence, training
-from .conventions import Estimator, check_choice, check_number, column_names, compare_names, not_fitted
-from .estimators import ESTIMATORS, FEWEST_SAMPLES, ON_CUDA, RANDOM, WEIGHT_DRAWS, Scorer, available, suits
+from . import backends, modelfile, persistence, settings, training
+from .conventions import Estimator, check_number, column_names, compare_names, not_fitted
+from .estimators import ESTIMATORS, RANDOM, WEIGHT_DRAWS, Scorer, available, suits
 from .health import examine
-from .model import LIKELIHOODS, POSTERIORS, Architecture, Model
-from .optimizers import STEPS
+from .model import Architecture, Model
 from .parameters import Buffers
 from .preprocessing import check_array, choose_likelihood, fingerprints, fit_preprocessor
 from .progress import show_progress
@@ -27,71 +26,47 @@ SOME_ROWS = 2000
 
 
 class VAE(Estimator):
-    """A variational autoencoder, trained by stochastic gradient variational Bayes (Kingma & Welling, 2014).
+    __doc__ = f"""A variational autoencoder, trained by stochastic gradient variational Bayes (Kingma & Welling, 2014).
 
-    Every setting is stored as given and checked by `fit`.
+    The constructor stores every setting as given; `fit` checks them.
 
-    Parameters
-    ----------
-    n_components : int
-        Dimension J of the latent space.
-    hidden_layer_sizes : tuple of int
-        Units of the encoder's hidden layers; the decoder has the same in reverse. ``()`` is a linear model.
-    activation : {"tanh", "sigmoid"}
-        Of the hidden layers.
-    likelihood : {"auto", "bernoulli", "gaussian", "sigmoid-gaussian"}
-        p(x|z). "auto" looks at the data: 0 and 1, pixels (uint8) or values in [0, 1] are Bernoulli, anything else is
-        Gaussian on standardized columns. "sigmoid-gaussian" has means in (0, 1), as for the paper's Frey faces. The
-        log-variance of a Gaussian never falls below -13.57: the rounding error of an 8-bit pixel in [0, 1], and one
-        883rd of the standard deviation of a standardized column. uint8 data is read as pixels, divided by 255, unless
-        it holds 0 and 1 alone.
-    estimator : {"sgvb-b", "sgvb-a", "score-function", "score-function-running", "score-function-leave-one-out",
-                 "full-vb", "full-vb-sampled"}
-        Of the bound's gradient: reparameterized, with the divergence from the prior in closed form or sampled; or by
-        the score function, with no baseline, a running one, or that of a datapoint's other samples. Or full variational
-        Bayes: the decoder's weights and biases are random, with the prior N(0, I) and a Gaussian posterior, whose sigma
-        starts at 0.01; the divergences are in closed form or sampled.
-    posterior : {"gaussian", "laplace", "logistic", "uniform", "triangular", "gumbel"}
-        The family of q(z|x), with mean and variance from the encoder. The score function knows the Gaussian alone.
-    n_samples : int
-        Samples z for each datapoint, the L of the paper.
-    batch_size : int
-        Datapoints in a minibatch, the M of the paper.
-    optimizer : {"adagrad", "sgd"}
-    learning_rate : "auto" or float
-        Step size. "auto" compares 0.01, 0.02 and 0.1 on the training bound after the first iterations.
-    weight_prior : float
-        Precision of the Gaussian prior on all weights, not biases (maximum a posteriori); 0 is maximum likelihood. In
-        full variational Bayes the prior is N(0, I) on the decoder, and this must stay at 1.
-    init_std : float
-        Standard deviation of the initial weights.
-    max_epochs : int
-    patience : int
-        Epochs without a better validation bound after which training stops, when there is validation data.
-    backend : {"auto", "reference", "cpu", "cuda"}
-        Where the arithmetic is done. "auto" takes a GPU where there is one and the work is large enough to gain: a
-        training of 1e13 floating-point operations or more, with 1e7 in a step. On "cuda" the estimators are SGVB's.
-    dtype : {"float32", "float64"}
-    callbacks : sequence of callables
-        Each is called after an epoch with a `training.Epoch`; returning True stops training.
-    verbose : bool
-        Whether to show progress, and the choices made, on standard error.
-    random_state : int or None
-        Seed of everything random: the same seed gives the same bits. None takes a new one for each fit.
+    {settings.numpydoc()}
 
     Attributes
     ----------
-    parameters_ : Parameters, the flat vector and its named views
+    parameters_ : Parameters
+        Flat vector of all parameters, and its named views.
     history_ : list of Epoch
-    report_ : list of str, what was found in the data and chosen
-    health_ : Health, what the model has learnt of (up to 2000 rows of) the training data; not after `partial_fit`
-    likelihood_, learning_rate_, backend_ : what "auto" became
-    n_features_in_ : int, columns of the data; feature_names_in_ : their names, where they have any
-    n_samples_seen_ : int, rows of the training data, the N of the paper
-    architecture_, preprocessor_, seed_ : what the parameters belong to
-    training_, fingerprints_ : where training stands, and what tells its data, for `resume` and `partial_fit`
-    stopped_ : str or None, why training ended before ``max_epochs``
-    notes_ : dict, what `save` was given to remember
+        One entry for each epoch.
+    report_ : list of str
+        What was found in the data and what was chosen.
+    health_ : Health
+        What the model has learnt, measured on up to 2000 rows of the training data. Not set by `partial_fit`.
+    likelihood_, learning_rate_, backend_
+        The values used, chosen where the setting is "auto".
+    n_features_in_ : int
+        Columns of the training data, the D of the paper.
+    feature_names_in_ : array of str
+        Names of the columns, if they have names.
+    n_samples_seen_ : int
+        Rows of the training data, the N of the paper.
+    architecture_, preprocessor_, seed_
+        Architecture, preprocessing and seed that belong to the parameters.
+    training_, fingerprints_
+        State of the training and fingerprints of its data, for `resume` and `partial_fit`.
+    stopped_ : str or None
+        Why training ended before ``max_epochs``.
+    notes_ : dict
+        What was given to `save` as ``notes``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npvae
+    >>> X = np.random.default_rng(0).normal(size=(200, 5))
+    >>> model = npvae.VAE(2, hidden_layer_sizes=(8,), learning_rate=0.05, max_epochs=2, backend="reference").fit(X)
+    >>> model.transform(X).shape
+    (200, 2)
     """
 
     def __init__(
@@ -138,48 +113,7 @@ class VAE(Estimator):
         self.random_state = random_state
 
     def _check_settings(self):
-        check_choice("activation", self.activation, ("tanh", "sigmoid"))
-        check_choice("likelihood", self.likelihood, ("auto", *LIKELIHOODS))
-        check_choice("estimator", self.estimator, tuple(ESTIMATORS))
-        check_choice("posterior", self.posterior, tuple(POSTERIORS))
-        check_choice("optimizer", self.optimizer, tuple(STEPS))
-        check_choice("dtype", self.dtype, ("float32", "float64", np.float32, np.float64))
-        check_choice("backend", self.backend, ("auto", *backends.BACKENDS))
-        self._check_backend()
-        for name in ("n_components", "n_samples", "batch_size", "max_epochs", "patience"):
-            check_number(name, getattr(self, name), np.integer, 1)
-        for name, kind in (("hidden_layer_sizes", "integers"), ("callbacks", "functions")):
-            if not isinstance(getattr(self, name), tuple | list):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a tuple of {kind}, which may be empty")
-        for size in self.hidden_layer_sizes:
-            check_number("hidden_layer_sizes", size, np.integer, 1)
-        for name in ("weight_prior", "init_std"):
-            check_number(name, getattr(self, name), np.floating, 0)
-        if self.estimator not in available(self.posterior):
-            raise ValueError(f"posterior is {self.posterior!r}; expected 'gaussian' for {self.estimator}")
-        if self.estimator in RANDOM and self.weight_prior != 1:
-            raise ValueError(
-                f"weight_prior is {self.weight_prior!r}; expected 1 for {self.estimator}, whose prior is N(0, I)"
-            )
-        fewest = FEWEST_SAMPLES.get(self.estimator, 1)
-        if self.n_samples < fewest:
-            raise ValueError(f"n_samples is {self.n_samples}; expected at least {fewest} for {self.estimator}")
-        if self.learning_rate != "auto":
-            check_number("learning_rate", self.learning_rate, np.floating, 0)
-            if self.learning_rate == 0:
-                raise ValueError("learning_rate is 0; expected 'auto' or a number above 0")
-        if self.random_state is not None:
-            check_number("random_state", self.random_state, np.integer, 0)
-
-    def _check_backend(self):
-        if self.backend == "auto":
-            return
-        backends.get(self.backend)
-        if self.backend == "cuda" and not self._runs_on_cuda():
-            raise ValueError(
-                f"estimator is {self.estimator!r} and posterior is {self.posterior!r}; expected one of "
-                f"{', '.join(map(repr, ON_CUDA))} and 'gaussian' on the backend 'cuda'"
-            )
+        settings.check(vars(self))
 
     def _runs_on_cuda(self):
         return self.estimator in available(self.posterior, "cuda")
@@ -623,8 +557,8 @@ class VAE(Estimator):
         return architecture, preprocessor.data(X), vector
 
 
-def fit(X, *, X_valid=None, **settings):
-    """Train a `VAE` on X with settings suited to its size, and say what was chosen and why.
+def fit(X, *, X_valid=None, **values):
+    """Train a `VAE` on X with settings suited to its size, and report what was chosen and why.
 
     Parameters
     ----------
@@ -632,22 +566,17 @@ def fit(X, *, X_valid=None, **settings):
         See `VAE.fit`.
     X_valid : array (N', D), optional
         Validation data: training then stops after ``patience`` epochs without a better bound on it.
-    **settings
-        Any parameter of `VAE`: what is given is not chosen.
+    **values
+        Any setting of `VAE`; the settings given are not chosen.
 
     Returns
     -------
-    VAE, fitted; ``report_`` lists the choices
+    VAE
+        Fitted; ``report_`` lists the choices.
     """
-    n, d = check_array(X).shape
-    choices = {
-        "n_components": (min(20, max(1, d // 2)), "at most half the columns; what is superfluous stays at the prior"),
-        "hidden_layer_sizes": ((500,) if d >= 100 else (100,), f"for {d} columns"),
-        "max_epochs": (int(np.clip(1_000_000 // n, 10, 1000)), f"a million samples of {n} rows, in 10 to 1000 epochs"),
-    }
-    chosen = {name: value for name, (value, _) in choices.items()}
-    model = VAE(**{"verbose": True} | chosen | settings)
-    report = [f"{name}: {value} ({reason})" for name, (value, reason) in choices.items() if name not in settings]
+    choices = [choice for choice in settings.for_data(*check_array(X).shape) if choice.name not in values]
+    model = VAE(**{"verbose": True} | {choice.name: choice.value for choice in choices} | values)
+    report = [f"{name}: {value} ({reason})" for name, value, reason in choices]
     if model.verbose and report:
         print(*report, sep="\n", file=sys.stderr)
     model.fit(X, X_valid=X_valid)
