@@ -21,7 +21,7 @@ class Dataset(NamedTuple):
     y_train: np.ndarray | None       # (rows,), uint8
     y_valid: np.ndarray | None
     y_test: np.ndarray | None
-    image_shape: tuple               # (height, width) in pixels
+    image_shape: tuple[int, int] | None  # (height, width) in pixels
 
 
 class Description(NamedTuple):
