@@ -114,7 +114,7 @@ def read_table(path: str | Path) -> np.ndarray:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "table.csv")
-    ...     _ = path.write_text("length,width\\n1,2\\n3,4\\n")
+    ...     np.savetxt(path, [[1, 2], [3, 4]], delimiter=",", header="length,width", comments="")
     ...     read_table(path)
     array([[1., 2.],
            [3., 4.]])
