@@ -408,9 +408,8 @@ def numpydoc(indent: int = 4) -> str:
 
     Examples
     --------
-    >>> print("\\n".join(numpydoc(indent=0).splitlines()[:5]))
-    Parameters
-    ----------
+    >>> for line in numpydoc(indent=0).splitlines()[2:5]:
+    ...     print(line)
     n_components : int, default 20
         Dimension J of the latent space.
     hidden_layer_sizes : tuple of int, default (500,)

@@ -9,6 +9,7 @@ import pytest
 
 import npvae
 from npvae import cli
+from npvae.cli.check import models_to_check
 from npvae.estimators import ESTIMATORS
 
 SMALL = ["--components", "2", "--hidden", "8", "--epochs", "3", "--learning-rate", "0.05"]
@@ -19,10 +20,7 @@ def folder(tmp_path, monkeypatch, rng):
     """An empty working folder with a data file of 6 x 6 images."""
     monkeypatch.chdir(tmp_path)
     np.save("images.npy", rng.integers(0, 256, (60, 36), dtype=np.uint8))
-    for name in ("empty.npy", "damaged.npz", "empty.csv"):
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "holes.csv").write_text("1,2,3\n4,,6\n")
-    np.save("flat.npy", np.zeros(5))
+    (tmp_path / "empty.npy").write_bytes(b"")
     np.savez("images.npz", np.load("images.npy"))
     (tmp_path / "folder.npz").mkdir()
     return tmp_path
@@ -86,7 +84,7 @@ def test_gradcheck_passes_and_fails(trained, capsys, monkeypatch):
     assert cli.main(["gradcheck", *options, "--backend", "reference"]) == 0
     assert f"{2 * len(ESTIMATORS)} of {2 * len(ESTIMATORS)} models passed" in capsys.readouterr().out
     arguments = cli.build_parser().parse_args(["gradcheck", *options, "--posterior", "laplace"])
-    assert len(list(cli._models_to_check(arguments, np.load("images.npy")))) == 2 * (len(ESTIMATORS) - 3)
+    assert len(list(models_to_check(arguments, np.load("images.npy")))) == 2 * (len(ESTIMATORS) - 3)
     assert cli.main(["gradcheck", "model.npz", "--dataset", "images.npy"]) == 0
     assert "1 of 1 models passed" in capsys.readouterr().out
 
@@ -112,14 +110,10 @@ def test_datasets(capsys):
         assert name in said
 
 
-@pytest.mark.parametrize("suffix", ["csv", "npz", "npy"])
-def test_files_that_are_not_images(folder, rng, suffix, capsys):
+def test_a_table_that_is_not_images(folder, rng):
     X = rng.standard_normal((50, 3)) * 4 + 2
-    if suffix == "csv":
-        np.savetxt("table.csv", X, delimiter=",", header="length,width,height", comments="")
-    else:
-        {"npz": np.savez, "npy": np.save}[suffix](f"table.{suffix}", X)
-    assert cli.main(["train", f"table.{suffix}", *SMALL]) == 0
+    np.savetxt("table.csv", X, delimiter=",", header="length,width,height", comments="")
+    assert cli.main(["train", "table.csv", *SMALL]) == 0
     model = npvae.load("model.npz")
     assert model.likelihood_ == "gaussian" and model.n_features_in_ == 3
     assert png_size(folder / "model.png")
@@ -141,12 +135,9 @@ def test_files_that_are_not_images(folder, rng, suffix, capsys):
         (["train", "images.npy", "--out", "nowhere/model.npz"], "there is no folder nowhere"),
         (["train", "images.npy", "--image-shape", "5x5"], "--image-shape 5x5 does not fit rows of 36 features"),
         (["train", "empty.npy"], "empty.npy cannot be read"),
-        (["train", "damaged.npz"], "damaged.npz cannot be read"),
-        (["train", "flat.npy"], "expected a 2-D array"),
-        (["train", "empty.csv"], "empty.csv cannot be read as a table of numbers: it is empty"),
-        (["train", "holes.csv"], "holes.csv cannot be read as a table of numbers"),
-        (["train", "images.txt"], "images.txt is no data set; expected digits, mnist"),
-        (["gradcheck", "model.npz", "--components", "7"], "model.npz brings its own settings"),
+        (["train", "images.txt"], "images.txt is not a data set; expected digits, mnist"),
+        (["gradcheck", "model.npz", "--components", "7"], "model.npz has its own settings"),
+        (["gradcheck", "model.npz", "--hidden", "7"], "model.npz has its own settings"),
     ],
 )
 def test_errors_are_one_line_and_a_status(folder, capsys, arguments, message):
@@ -210,7 +201,7 @@ def test_resume_after_ctrl_c(folder, capsys, monkeypatch):
         patch.setattr(npvae.estimators.SGVB, "draw", press)
         assert cli.main(["train", "images.npy", *SMALL, "--out", "part", "--batch-size", "20"]) == 130
     said = capsys.readouterr()
-    assert "interrupted in epoch 2" in said.err and "to go on: npvae resume part.npz" in said.out
+    assert "interrupted in epoch 2" in said.err and "to resume: npvae resume part.npz" in said.out
     assert cli.main(["train", "images.npy", *SMALL, "--out", "whole", "--batch-size", "20"]) == 0
     monkeypatch.chdir("/")
     assert cli.main(["resume", str(folder / "part.npz")]) == 0
@@ -226,7 +217,7 @@ def test_resume_after_ctrl_c(folder, capsys, monkeypatch):
 def test_resume_needs_a_model_of_this_command(folder, capsys):
     npvae.VAE(2, max_epochs=1).fit(np.load("images.npy")).save("mine.npz")
     assert cli.main(["resume", "mine.npz"]) == 1
-    assert "mine.npz was not trained by this command; go on with npvae.load('mine.npz')" in capsys.readouterr().err
+    assert "mine.npz was not trained by `npvae train`; resume it with npvae.load('mine.npz')" in capsys.readouterr().err
     assert cli.main(["train", "images.npy", *SMALL]) == 0
     np.save("images.npy", np.load("images.npy")[::-1])
     assert cli.main(["resume", "model.npz", "--epochs", "9"]) == 1

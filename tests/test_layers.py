@@ -18,7 +18,7 @@ LAYERS = (
     ("model",),
     ("estimators", "inference"),
     ("evaluation", "training", "gradcheck", "modelfile", "health"),
-    ("persistence",),
+    ("persistence", "settings"),
     ("vae",),
     ("bench",),
     ("cli",),

@@ -1,6 +1,10 @@
-"""Benchmarks: ``npvae bench``. What the machine can do, what each kernel makes of it, and training epochs beside others.
+"""Benchmarks: ``npvae bench``.
 
-``machine`` measures the ceilings, ``kernels`` the backend function by function, ``contestants`` has one program of each
-library for the same training, and ``epochs`` runs them in turn, each in a process of its own. Timings on shared
-machines drift: compare only what one run has measured, and quote medians.
+- ``machine`` measures the ceilings: what the machine can do at best.
+- ``kernels`` and ``gpu`` measure the functions of a backend.
+- ``contestants`` has a program of each library for the same training, and ``epochs`` runs them in turn, each in its own
+  process.
+- ``report`` prints tables and writes them to files.
+
+Timings on shared machines drift: compare only numbers of one run, and quote medians.
 """

@@ -1,34 +1,42 @@
-"""The same training in each library, as its best user would write it.
+"""The same training in each library, written as an expert of that library would write it.
 
-All of them: float32, the data in memory, minibatches of shuffled rows, the bound with the closed-form divergence and
-one sample, Adagrad, a Gaussian prior on the weights, decoders computed from logits. What is timed is an epoch.
+All use float32, data in memory, minibatches of shuffled rows, the bound with one sample and the KL divergence in closed
+form, Adagrad, a Gaussian prior on the weights, and densities computed from logits. `epochs` measures the time of an
+epoch.
 """
 
 import itertools
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..backends.reference import MIN_LOG_VAR as FLOOR
+from ..backends.formulas import MIN_LOG_VAR as FLOOR
+from ..likelihoods import LIKELIHOODS
 
 LEARNING_RATE = 0.01
 
+#: Functions of another library, by the names that a row of ``LIKELIHOODS`` has for npvae's.
+Functions = dict[str, Callable[..., Any]]
+
 
 class Setup(NamedTuple):
-    """What is trained."""
+    """The model that is trained, its data, and the device."""
 
     n_features: int = 784
-    hidden_layer_sizes: tuple = (500,)
+    hidden_layer_sizes: tuple[int, ...] = (500,)
     n_components: int = 20
-    likelihood: str = "bernoulli"  # or "sigmoid-gaussian"
+    likelihood: str = "bernoulli"  # a name in LIKELIHOODS; pixels are data in [0, 1] for all of them
     batch_size: int = 100
     rows: int = 50_000
-    data_dir: str | None = None  # with MNIST or Frey Face; else random pixels, which take as long
+    data_dir: str | None = None  # folder of MNIST or Frey Face; without it, random pixels, which take the same time
     device: str = "cpu"  # or "cuda"
-    tf32: bool = False  # whether the others may round the factors of products to 10 bits; npvae never does
+    tf32: bool = False  # whether other libraries may round the factors of products to 10 bits; npvae never does
 
-    def pixels(self):
+    def pixels(self) -> NDArray[np.uint8]:
         """Return the data: uint8 (rows, n_features)."""
         X = None
         if self.data_dir is not None:
@@ -40,7 +48,11 @@ class Setup(NamedTuple):
             X = np.random.default_rng(0).integers(0, 256, (min(self.rows, 20_000), self.n_features), dtype=np.uint8)
         return np.resize(X, (self.rows, self.n_features))
 
-    def layers(self):
+    def heads(self) -> tuple[tuple[str, str], ...]:
+        """Return (name, activation) of the decoder's heads, the output layers that parametrize p(x|z)."""
+        return tuple((f"head.{name}", activation) for name, activation in LIKELIHOODS[self.likelihood].heads)
+
+    def layers(self) -> list[tuple[str, int, int]]:
         """List (name, inputs, outputs) of all layers."""
         encoder, decoder = (
             (self.n_features, *self.hidden_layer_sizes),
@@ -49,16 +61,15 @@ class Setup(NamedTuple):
         layers = [(f"encoder{i}", *sizes) for i, sizes in enumerate(itertools.pairwise(encoder))]
         layers += [("mu", encoder[-1], self.n_components), ("log_var", encoder[-1], self.n_components)]
         layers += [(f"decoder{i}", *sizes) for i, sizes in enumerate(itertools.pairwise(decoder))]
-        heads = ("logits",) if self.likelihood == "bernoulli" else ("mean", "spread")
-        return layers + [(head, decoder[-1], self.n_features) for head in heads]
+        return layers + [(name, decoder[-1], self.n_features) for name, _ in self.heads()]
 
-    def flop(self):
-        """Return the floating-point operations of the matrix products of an epoch."""
+    def flop(self) -> int:
+        """Return the number of floating-point operations in the matrix products of an epoch."""
         sizes = [I * O for _, I, O in self.layers()]
         return 2 * self.rows * (3 * sum(sizes) - self.n_features * self.hidden_layer_sizes[0])
 
-    def initial(self):
-        """Return the initial weights by name: those called ``*.W`` from N(0, 0.01^2), the others zero."""
+    def initial(self) -> dict[str, NDArray[np.float32]]:
+        """Return the initial parameters by name: weights ``*.W`` from N(0, 0.01^2), biases ``*.b`` zero."""
         rng, arrays = np.random.default_rng(1), {}
         for name, I, O in self.layers():
             arrays[name + ".W"] = rng.normal(0, 0.01, (I, O)).astype(np.float32)
@@ -67,40 +78,39 @@ class Setup(NamedTuple):
 
 
 class Npvae:
-    """This library, through the objects of which `VAE.fit` is made."""
+    """npvae, with the objects that `VAE.fit` uses."""
 
-    backend = None  # that of the device
+    backend: str | None = None  # None: the backend of the device
 
-    def __init__(self, setup):
+    def __init__(self, setup: Setup):
+        from .. import fitting
         from ..vae import VAE
 
-        X = setup.pixels()
-        model = VAE(
+        settings = VAE(
             setup.n_components, hidden_layer_sizes=setup.hidden_layer_sizes, likelihood=setup.likelihood,
-            batch_size=setup.batch_size, learning_rate=LEARNING_RATE, max_epochs=1,
+            batch_size=setup.batch_size, learning_rate=LEARNING_RATE, init_std=0.01, max_epochs=1,
             backend=self.backend or setup.device,
-        ).set_params(callbacks=(lambda epoch: True,)).fit(X[: setup.batch_size])  # fmt: skip
-        inner = model._fitted_model()
-        initial = inner.layout.initial(np.random.default_rng(1), 0.01)
-        self.trainer = model._trainer(inner, model.preprocessor_.data(X), initial)
+        ).get_params()  # fmt: skip
+        _, run = fitting.begin(SimpleNamespace(**settings), setup.pixels(), say=lambda message: None)
+        self.trainer = run.trainer
 
-    def epoch(self):
-        """Run through the data once; return the mean bound in nats."""
+    def epoch(self) -> float:
+        """Train for one epoch; return the mean bound in nats."""
         return self.trainer.epoch(lambda: False)[0]
 
 
 class NumPy(Npvae):
-    """The same with the reference backend."""
+    """npvae with the backend "reference"."""
 
     backend = "reference"
 
 
 class Torch:
-    """PyTorch: autograd, one fused Adagrad with a parameter group for the weights."""
+    """PyTorch: autograd, and a fused Adagrad with weight decay for the group of the weights."""
 
     compiled, fused = False, True
 
-    def __init__(self, setup):
+    def __init__(self, setup: Setup):
         import torch
         from torch.nn import functional
 
@@ -115,7 +125,21 @@ class Torch:
         biases = [p for name, p in arrays.items() if name.endswith(".b")]
         groups = [{"params": weights, "weight_decay": 1 / setup.rows}, {"params": biases}]
         self.optimizer = torch.optim.Adagrad(groups, LEARNING_RATE, eps=1e-8, fused=self.fused or None)
-        depth = len(setup.hidden_layer_sizes)
+        depth, heads = len(setup.hidden_layer_sizes), setup.heads()
+
+        def bernoulli_log_prob(x, logits):
+            return -functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+
+        def gaussian_log_prob(x, mu, log_var):
+            return -0.5 * torch.sum(np.log(2 * np.pi) + log_var + (x - mu) ** 2 * torch.exp(-log_var))
+
+        log_probs: Functions = {"bernoulli_log_prob": bernoulli_log_prob, "gaussian_log_prob": gaussian_log_prob}
+        log_prob = log_probs[LIKELIHOODS[setup.likelihood].log_prob]
+        activations: Functions = {
+            "identity": lambda a: a,
+            "sigmoid": torch.sigmoid,
+            "floored": lambda a: FLOOR + functional.softplus(a - FLOOR),
+        }
 
         def loss(x, eps, *parameters):
             p = dict(zip(names, parameters))
@@ -130,19 +154,15 @@ class Torch:
             h = mu + torch.exp(0.5 * log_var) * eps
             for i in range(depth):
                 h = torch.tanh(dense(h, f"decoder{i}"))
-            if setup.likelihood == "bernoulli":
-                error = functional.binary_cross_entropy_with_logits(dense(h, "logits"), x, reduction="sum")
-            else:
-                mean, spread = torch.sigmoid(dense(h, "mean")), FLOOR + functional.softplus(dense(h, "spread") - FLOOR)
-                error = 0.5 * torch.sum(np.log(2 * np.pi) + spread + (x - mean) ** 2 * torch.exp(-spread))
+            outputs = [activations[activation](dense(h, name)) for name, activation in heads]
             kl = -0.5 * torch.sum(1 + log_var - mu * mu - torch.exp(log_var))
-            return (error + kl) / len(x)
+            return (kl - log_prob(x, *outputs)) / len(x)
 
-        mode = "reduce-overhead" if setup.device == "cuda" else "default"  # which is: with CUDA graphs
+        mode = "reduce-overhead" if setup.device == "cuda" else "default"  # "reduce-overhead" captures CUDA graphs
         self.loss = torch.compile(loss, mode=mode) if self.compiled else loss
 
-    def epoch(self):
-        """Run through the data once; return the mean bound in nats."""
+    def epoch(self) -> float:
+        """Train for one epoch; return the mean bound in nats."""
         torch, setup = self.torch, self.setup
         device = setup.device
         order, total = torch.randperm(setup.rows, device=device), torch.zeros((), device=device)
@@ -158,31 +178,45 @@ class Torch:
 
 
 class TorchPlain(Torch):
-    """PyTorch with Adagrad as it comes, not fused."""
+    """PyTorch with its default Adagrad, which is not fused."""
 
     fused = False
 
 
 class TorchCompiled(Torch):
-    """PyTorch with forward and backward pass compiled."""
+    """PyTorch with compiled forward and backward passes."""
 
     compiled = True
 
 
 class Jax:
-    """JAX: an epoch is one compiled scan over the minibatches, its state donated."""
+    """JAX: an epoch is one compiled scan over the minibatches, which reuses the memory of its state."""
 
-    def __init__(self, setup):
+    def __init__(self, setup: Setup):
         import jax
         import jax.numpy as jnp
 
-        self.jax, depth = jax, len(setup.hidden_layer_sizes)
+        self.jax, depth, heads = jax, len(setup.hidden_layer_sizes), setup.heads()
         jax.config.update("jax_platform_name", "gpu" if setup.device == "cuda" else "cpu")
         jax.config.update("jax_default_matmul_precision", "tensorfloat32" if setup.tf32 else "highest")
         self.X = jnp.asarray(setup.pixels().astype(np.float32) / 255)
         self.parameters = {name: jnp.asarray(array) for name, array in setup.initial().items()}
         self.squares = {name: jnp.zeros_like(array) for name, array in self.parameters.items()}
         self.key = jax.random.key(0)
+
+        def bernoulli_log_prob(x, logits):
+            return jnp.sum(x * logits - jax.nn.softplus(logits))
+
+        def gaussian_log_prob(x, mu, log_var):
+            return -0.5 * jnp.sum(jnp.log(2 * jnp.pi) + log_var + (x - mu) ** 2 * jnp.exp(-log_var))
+
+        log_probs: Functions = {"bernoulli_log_prob": bernoulli_log_prob, "gaussian_log_prob": gaussian_log_prob}
+        log_prob = log_probs[LIKELIHOODS[setup.likelihood].log_prob]
+        activations: Functions = {
+            "identity": lambda a: a,
+            "sigmoid": jax.nn.sigmoid,
+            "floored": lambda a: FLOOR + jax.nn.softplus(a - FLOOR),
+        }
 
         def loss(p, x, eps):
             def dense(h, name):
@@ -195,16 +229,11 @@ class Jax:
             h = mu + jnp.exp(0.5 * log_var) * eps
             for i in range(depth):
                 h = jnp.tanh(dense(h, f"decoder{i}"))
-            if setup.likelihood == "bernoulli":
-                logits = dense(h, "logits")
-                error = jnp.sum(jax.nn.softplus(logits) - x * logits)
-            else:
-                mean, spread = jax.nn.sigmoid(dense(h, "mean")), FLOOR + jax.nn.softplus(dense(h, "spread") - FLOOR)
-                error = 0.5 * jnp.sum(jnp.log(2 * jnp.pi) + spread + (x - mean) ** 2 * jnp.exp(-spread))
+            outputs = [activations[activation](dense(h, name)) for name, activation in heads]
             kl = -0.5 * jnp.sum(1 + log_var - mu * mu - jnp.exp(log_var))
-            return (error + kl) / len(x)
+            return (kl - log_prob(x, *outputs)) / len(x)
 
-        batches = setup.rows // setup.batch_size  # a last, smaller one is left out: shapes are fixed
+        batches = setup.rows // setup.batch_size  # a last, smaller minibatch is left out: shapes are fixed
 
         def epoch(p, squares, key, X):
             def step(carry, batch):
@@ -223,15 +252,15 @@ class Jax:
 
         self.compiled = jax.jit(epoch, donate_argnums=(0, 1))
 
-    def epoch(self):
-        """Run through the data once; return the mean bound in nats."""
+    def epoch(self) -> float:
+        """Train for one epoch; return the mean bound in nats."""
         self.key, key = self.jax.random.split(self.key)
         self.parameters, self.squares, value = self.compiled(self.parameters, self.squares, key, self.X)
         return -float(value)
 
 
-#: By the name in tables; with the module that must be there.
-CONTESTANTS = {
+#: Contestants by their name in tables: a class with the method `epoch`, and the module that must be installed.
+CONTESTANTS: dict[str, tuple[type[Npvae | Torch | Jax], str]] = {
     "npvae": (Npvae, "numba"),
     "JAX jit + scan": (Jax, "jax"),
     "torch.compile": (TorchCompiled, "torch"),

@@ -1,7 +1,8 @@
-"""Training epochs of all contestants in turn, each contestant in a process of its own that sleeps meanwhile.
+"""Training epochs of all contestants in turn. Each contestant has its own process, which sleeps while others work.
 
-Run as a program it is such a process: it reads its contestant and setup from the first line and runs an epoch, and then
-as many as each further line says, answering with the seconds an epoch, the bound and the most memory it has held.
+Run as a program, this file is such a process. It reads the contestant and the setup from the first line of its input
+and trains for one epoch; each further line says for how many epochs to train. Its answers are the seconds an epoch, the
+bound, and the largest memory used so far.
 """
 
 import contextlib
@@ -12,22 +13,23 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .contestants import CONTESTANTS, Setup
 from .machine import seconds_of, work_at_peak
 
-#: The training runs that are compared.
-SETUPS = {
+#: The training runs that are compared, by title.
+SETUPS: dict[str, Setup] = {
     "MNIST, batch 100": Setup(),
     "MNIST, batch 1000": Setup(batch_size=1000),
     "2 x 200 units, 50 latents": Setup(hidden_layer_sizes=(200, 200), n_components=50),
     "Frey Face": Setup(560, (200,), 10, "sigmoid-gaussian", rows=1600),
 }
 
-
-#: Those on a GPU, each without and with tf32 for the others.
-GPU_SETUPS = {
+#: The training runs on a GPU, each without and with TF32 for the other libraries.
+GPU_SETUPS: dict[str, Setup] = {
     f"{title}{', tf32' if tf32 else ''}": setup._replace(device="cuda", tf32=tf32)
     for title, setup in {
         "MNIST, batch 100": Setup(),
@@ -38,39 +40,54 @@ GPU_SETUPS = {
     for tf32 in (False, True)
 }
 
-#: Of small data several epochs are run at a time, until so many rows were seen: waking up takes time, too.
+#: Several epochs on small data are timed together, up to so many rows, because waking a process also takes time.
 ROWS_AT_A_TIME = 25_000
 
 
 class Result(NamedTuple):
-    """What one contestant did in one run."""
+    """The measurements of one contestant in one run."""
 
     contestant: str
-    seconds: list  # of each epoch
-    bound: float  # after the last, in nats
-    megabytes: float  # the most memory held
+    seconds: list[float]  # of each epoch
+    bound: float  # after the last epoch, in nats
+    megabytes: float  # the largest memory used
 
 
 class Process:
-    """A contestant at work."""
+    """The process of a contestant; a context manager that ends it."""
 
-    def __init__(self, name, setup, threads):
+    def __init__(self, name: str, setup: Setup, threads: int):
         count = str(threads)
         variables = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         environment = os.environ | dict.fromkeys(variables, count)
         environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()}"
         command = [sys.executable, "-W", "ignore", "-m", __spec__.name]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
-        self.name, self.answers, self.together = name, [], max(1, ROWS_AT_A_TIME // setup.rows)
+        self.process = subprocess.Popen(
+            command,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self.name, self.together = name, max(1, ROWS_AT_A_TIME // setup.rows)
+        self.answers: list[list[float]] = []  # [seconds an epoch, bound, megabytes]
         self.turn(json.dumps([name, setup]))  # one epoch, which compiles
         self.answers.clear()
 
-    def turn(self, line=None):
-        """Have it run some epochs, and wait."""
-        self.process.stdin.write((line or str(self.together)) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
+    def turn(self, line: str | None = None) -> None:
+        """Let the process train for some epochs, and wait for its answer.
+
+        Raises
+        ------
+        ChildProcessError
+            If the process ends without an answer.
+        """
+        questions, answers = self.process.stdin, self.process.stdout
+        assert questions is not None and answers is not None  # both are pipes
+        questions.write((line or str(self.together)) + "\n")
+        questions.flush()
+        answer = answers.readline()
         if not answer:
             raise ChildProcessError(f"the process of {self.name} ended without an answer")
         self.answers.append(json.loads(answer))
@@ -82,16 +99,31 @@ class Process:
         self.process.communicate()
 
 
-def available():
-    """List the contestants that are installed here."""
+def available() -> list[str]:
+    """List the contestants whose libraries are installed."""
     return [name for name, (_, module) in CONTESTANTS.items() if importlib.util.find_spec(module)]
 
 
-def compare(setup, names, threads, epochs=7, peak=None):
-    """Run epochs of all contestants in turn; return a list of `Result`, first that of the ceiling itself.
+def compare(
+    setup: Setup, names: Sequence[str], threads: int, epochs: int = 7, peak: float | None = None
+) -> list[Result]:
+    """Time epochs of all contestants in turn.
 
-    The ceiling is the time that the multiplications and additions of the matrix products take in registers alone: it is
-    measured in turn, or follows from the operations a second of another device, ``peak``.
+    Parameters
+    ----------
+    setup : Setup
+    names : sequence of str
+        Names in ``CONTESTANTS``.
+    threads : int
+        Threads of each contestant.
+    epochs : int
+    peak : float, optional
+        Operations a second of the device. By default they are measured here, in turn with the contestants.
+
+    Returns
+    -------
+    list of Result
+        The first is the ceiling: the time of the multiplications and additions of the matrix products in registers.
     """
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(Process(name, setup, threads)) for name in names}
@@ -110,13 +142,13 @@ def compare(setup, names, threads, epochs=7, peak=None):
     return results
 
 
-def median_epoch(setup, threads, epochs):
-    """Return the median seconds an epoch of npvae."""
+def median_epoch(setup: Setup, threads: int, epochs: int) -> float:
+    """Return the median seconds of an epoch of npvae."""
     return statistics.median(compare(setup, ["npvae"], threads, epochs)[1].seconds)
 
 
-def speed_up(setup, threads, epochs=7):
-    """Return the seconds an epoch of npvae with one thread, and with several, alternating: two medians."""
+def speed_up(setup: Setup, threads: int, epochs: int = 7) -> list[float]:
+    """Return the median seconds of an epoch of npvae with one thread and with several, measured in turn."""
     with Process("npvae", setup, 1) as one, Process("npvae", setup, threads) as several:
         for _ in range(epochs):
             one.turn()
@@ -124,15 +156,16 @@ def speed_up(setup, threads, epochs=7):
     return [statistics.median(seconds for seconds, *_ in process.answers) for process in (one, several)]
 
 
-def main():
-    """Be a contestant's process."""
+def main() -> None:
+    """Run the process of a contestant."""
     name, fields = json.loads(sys.stdin.readline())
     fields[1] = tuple(fields[1])
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not disturb
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print, but not between the answers
     contestant, count = CONTESTANTS[name][0](Setup(*fields)), "1"
     while count:
-        bounds = []
-        seconds = seconds_of(lambda n=int(count), into=bounds: into.extend(contestant.epoch() for _ in range(n)))
+        started = time.perf_counter()
+        bounds = [contestant.epoch() for _ in range(int(count))]
+        seconds = time.perf_counter() - started
         megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps([seconds / len(bounds), bounds[-1], megabytes]), file=answers, flush=True)
         count = sys.stdin.readline()

@@ -1,7 +1,8 @@
-"""Each kernel of the compiled backend in GFLOP/s or GB/s, beside the ceiling of the machine and beside NumPy."""
+"""The rate of each kernel of the backend "cpu" in GFLOP/s or GB/s, beside the ceiling of the machine and NumPy."""
 
 import statistics
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,14 +11,14 @@ from .. import backends
 from ..backends import matmul, reference
 from ..backends.runtime import threads as threads_now
 from ..backends.scalar import IDENTITY
-from ..optimizers import Optimizer, Rule
+from ..optimizers import Optimizer, UpdateRule
 from ..parameters import Layout
 from ..preprocessing import Scaling
 from . import machine
 
 
 class Row(NamedTuple):
-    """A kernel's rate, and those of the ceiling and of NumPy, measured in turn."""
+    """The rate of a kernel, of the ceiling and of NumPy, measured in turn."""
 
     kernel: str
     unit: str  # GFLOP/s or GB/s
@@ -26,10 +27,15 @@ class Row(NamedTuple):
     numpy: float
 
 
-def kernels(M=100, D=784, H=500, J=20):
-    """Yield (name, amount of work, unit, our function, NumPy's), for one step of the paper's MNIST model.
+def kernels(M: int = 100, D: int = 784, H: int = 500, J: int = 20) -> Iterator[tuple]:
+    """Yield (name, amount of work, unit, function of npvae, function of NumPy) for a step of the paper's MNIST model.
 
-    The amount is floating-point operations, or bytes that must be read and written once.
+    The amount of work is the number of floating-point operations, or of bytes that must be read and written once.
+
+    Parameters
+    ----------
+    M, D, H, J : int
+        Rows of a minibatch, columns of the data, hidden units, latent dimensions.
     """
     cpu, rng = backends.get("cpu"), np.random.default_rng(0)
     work = matmul.workspace(np.float32)
@@ -38,7 +44,8 @@ def kernels(M=100, D=784, H=500, J=20):
         return rng.standard_normal(shape, dtype=np.float32)
 
     for name, (I, O) in {"D x H": (D, H), "H x D": (H, D), "H x J": (H, J), "J x H": (J, H)}.items():
-        arrays = x, W, dy, b, dx, dW = (*(normal(*shape) for shape in ((M, I), (I, O), (M, O), (O,), (M, I), (I, O))),)
+        x, W, dy, b, dx, dW = (normal(*shape) for shape in ((M, I), (I, O), (M, O), (O,), (M, I), (I, O)))
+        arrays = x, W, dy, b, dx, dW
         flop, shape, flats = 2 * M * I * O, (M, I, O), tuple(array.reshape(-1) for array in arrays)
         jobs = (
             matmul.dense_job(shape, (0, 0), (1, 0), (3, 0), IDENTITY, (2, 0)),
@@ -69,12 +76,12 @@ def kernels(M=100, D=784, H=500, J=20):
     )
 
     x, logits = rng.random((M, D), dtype=np.float32), normal(M, D)
-    outs = np.empty(M, np.float32), np.empty_like(logits)
+    outs, weights = (np.empty(M, np.float32), np.empty_like(logits)), np.full(M, 0.01, np.float32)
     yield (
         "Bernoulli log-likelihood",
         12 * M * D,
         "GB/s",
-        *(lambda b=b: b.bernoulli_log_prob(x, logits, 0.01, outs) for b in (cpu, reference)),
+        *(lambda b=b: b.bernoulli_log_prob(x, logits, weights, outs) for b in (cpu, reference)),
     )
     mu, log_var, eps = normal(M, J), normal(M, J), normal(M, J)
     latent = np.empty((M, J), np.float32), np.empty(M, np.float32)
@@ -90,26 +97,28 @@ def kernels(M=100, D=784, H=500, J=20):
     for backend in (cpu, reference):
         parameters, gradient = layout.view(normal(layout.size)), backend.gradient(layout, np.float32)
         gradient.vector[...] = 1e-3
-        optimizer = Optimizer("adagrad", backend, Rule(0.01, 1e-5, 0, layout.size), layout.size, np.float32)
+        optimizer = Optimizer("adagrad", backend, UpdateRule(0.01, 1e-5, 0, layout.size), layout.size, np.float32)
         steps.append(lambda o=optimizer, p=parameters, g=gradient: o.step(p, g))
     yield "Adagrad", 20 * layout.size, "GB/s", *steps
 
 
-def table(threads, rounds=10, repeats=20):
-    """Measure all kernels, the ceilings and NumPy in turn; return a list of `Row`, medians.
+def table(threads: int, rounds: int = 10, repeats: int = 20) -> list[Row]:
+    """Measure all kernels, the ceilings and NumPy in turn; return medians.
 
-    In each round all kernels of one come before all of the other: the threads of Numba and of NumPy's BLAS do not know
-    of each other, and would wait for each other's turn.
+    In each round all kernels of npvae run before all of NumPy: Numba and NumPy's BLAS have their own threads, which
+    would slow each other down.
     """
     everything = list(kernels())
     ceilings, peaks = {"GB/s": machine.copy_bandwidth()}, []
-    seconds = {(name, who): [] for name, *_ in everything for who in ("ours", "numpy")}
+    seconds: dict[tuple[str, str], list[float]] = {
+        (name, who): [] for name, *_ in everything for who in ("ours", "numpy")
+    }
     for _ in range(rounds):
         for who, place in (("ours", 3), ("numpy", 4)):
             for repeat in range(repeats + 1):
                 for name, *row in everything:
                     taken = machine.seconds_of(row[place - 1])
-                    if repeat:  # the first time compiles, or wakes threads
+                    if repeat:  # the first call compiles, or wakes the threads
                         seconds[name, who].append(taken)
             time.sleep(0.1)  # until the threads sleep
         peaks += [0.1 / machine.seconds_of(lambda: machine.work_at_peak(1e8, threads)) for _ in range(repeats)]

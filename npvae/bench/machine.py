@@ -1,8 +1,9 @@
-"""What this machine can do at best: multiplications and additions in registers, and copying memory."""
+"""The ceilings of this machine: the rate of multiplications and additions in registers, and of copying memory."""
 
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numba
@@ -17,7 +18,7 @@ from ..backends.vectors import TILE, TILE_NAME, _multiply_add
 
 @intrinsic
 def _multiply_and_add(typingctx, sums, rounds):
-    """Multiply and add, so many times, on as many registers as a tile of sums has; no memory is touched meanwhile."""
+    """Multiply and add `rounds` times, in as many registers as a tile of sums has, without access to memory."""
 
     def codegen(context, builder, signature, args):
         vector, integer = ir.VectorType(ir.FloatType(), TILE.bytes // 4), ir.IntType(64)
@@ -60,28 +61,28 @@ def _copy(source, target, threads):
         target[part] = source[part]
 
 
-def work_at_peak(flop, threads):
-    """Do so many float32 operations at the highest rate there is, on all threads."""
+def work_at_peak(flop: float, threads: int) -> None:
+    """Do `flop` float32 operations at the highest rate of the machine, on all threads."""
     lanes = TILE.rows * TILE.vectors * TILE.bytes // 4
     _work(np.full((threads, 64), 0.5, np.float32), int(flop / (2 * lanes * threads)))
 
 
-def copy_bandwidth(megabytes=64, repeats=20):
-    """Measure copying between two arrays that fit into no cache, in GB/s read and written: the median."""
+def copy_bandwidth(megabytes: int = 64, repeats: int = 20) -> float:
+    """Return the median rate of copying an array too large for the caches, in GB/s: bytes read and bytes written."""
     source, target = np.ones(megabytes * 2**18, np.float32), np.ones(megabytes * 2**18, np.float32)
     seconds = [seconds_of(lambda: _copy(source, target, numba.get_num_threads())) for _ in range(repeats)]
     return 2 * source.nbytes / statistics.median(seconds) / 1e9
 
 
-def seconds_of(function):
+def seconds_of(function: Callable[[], object]) -> float:
     """Call a function and return the seconds it took."""
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
 
 
-def describe():
-    """Name the processor and the versions that matter, on one line."""
+def describe() -> str:
+    """Return the name of the processor, the number of threads, and the versions of libraries, on one line."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

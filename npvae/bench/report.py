@@ -1,8 +1,10 @@
-"""The benchmarks as tables: measured, printed as Markdown, and written as CSV."""
+"""The benchmarks as tables: measured, printed as Markdown, and written to CSV files."""
 
 import csv
 import math
 import statistics
+from collections.abc import Collection
+from pathlib import Path
 
 import numba
 
@@ -10,25 +12,31 @@ from .. import backends
 from . import epochs, kernels, machine
 from .contestants import Setup
 
-#: Sizes along which an epoch is measured while the rest stays: rows (an epoch should be linear in them), hidden units.
+#: Numbers of rows and of hidden units with which an epoch is measured. Its time should be proportional to the rows.
 ROWS = (1_000, 5_000, 20_000, 100_000, 500_000)
 UNITS = (100, 200, 500, 1000, 2000)
 
 
-def run(parts, folder, data_dir=None, n_epochs=7, backend="cpu"):
-    """Measure what is asked for, print it, and write it to CSV files in a folder.
+def run(
+    parts: Collection[str], folder: Path, data_dir: str | None = None, n_epochs: int = 7, backend: str = "cpu"
+) -> dict[str, list[tuple]]:
+    """Measure some parts, print their tables, and write them to CSV files in a folder.
 
     Parameters
     ----------
-    parts : collection of "kernels", "epochs", "growth"
+    parts : collection of {"kernels", "epochs", "growth"}
     folder : Path
-    data_dir : folder of MNIST and Frey Face; by default random pixels, which take as long
-    n_epochs : int, epochs of each contestant
-    backend : {"cpu", "cuda"}, where all of them compute; "growth" is of the first
+    data_dir : str, optional
+        Folder of MNIST and Frey Face; without it, random pixels, which take the same time.
+    n_epochs : int
+        Epochs of each contestant.
+    backend : {"cpu", "cuda"}
+        Where all contestants compute. "growth" is always measured on "cpu".
 
     Returns
     -------
-    dict : part -> list of rows, the first of them the names of the columns
+    dict of str to list of tuple
+        Rows of the table of each part; the first row has the names of the columns.
     """
     threads = numba.get_num_threads()
     print(machine.describe())
@@ -38,7 +46,7 @@ def run(parts, folder, data_dir=None, n_epochs=7, backend="cpu"):
 
         print(gpu.describe())
     missing = [name for name in epochs.CONTESTANTS if name not in epochs.available()]
-    print(f"not installed, so left out: {', '.join(missing)}" if missing and "epochs" in parts else "", flush=True)
+    print(f"left out, not installed: {', '.join(missing)}" if missing and "epochs" in parts else "", flush=True)
     measure = {
         "kernels": lambda: _kernels(gpu.table(gpu.ceilings()) if backend == "cuda" else kernels.table(threads)),
         "epochs": lambda: _epochs(
@@ -46,7 +54,7 @@ def run(parts, folder, data_dir=None, n_epochs=7, backend="cpu"):
         ),
         "growth": lambda: _growth(threads, n_epochs),
     }
-    tables = {}
+    tables: dict[str, list[tuple]] = {}
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
         tables[part] = rows = list(_printed(measure[part]()))

@@ -30,7 +30,7 @@ class Dataset(NamedTuple):
     y_train: NDArray[np.uint8] | None  # (rows,)
     y_valid: NDArray[np.uint8] | None
     y_test: NDArray[np.uint8] | None
-    image_shape: tuple[int, int]  # (height, width) in pixels
+    image_shape: tuple[int, int] | None  # (height, width) in pixels
 
 
 class Description(NamedTuple):

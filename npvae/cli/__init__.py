@@ -1,0 +1,75 @@
+"""The command ``npvae``: trains models and uses them from the shell. Prints numbers, and writes pictures to PNG files.
+
+This file has the entry point `main` and puts the parser together. Each module beside it has some of the commands; those
+that draw import matplotlib themselves, so that the others start faster.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from . import bench, check, listing, train, use
+
+EXIT_CODES = "exit status: 0 done, 1 an error or a failed check, 2 wrong usage, 130 stopped by Ctrl-C"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Arguments of the command; by default those of the process.
+
+    Returns
+    -------
+    int
+        Exit status: 0 done, 1 an error or a failed check, 130 stopped by Ctrl-C.
+
+    Raises
+    ------
+    SystemExit
+        With status 2 if the arguments are wrong, and with 0 after ``--help`` and ``--version``.
+
+    Examples
+    --------
+    >>> main(["score", "missing.npz", "digits"])
+    1
+    """
+    parsed = build_parser().parse_args(arguments)
+    log, handler = logging.getLogger("npvae"), logging.StreamHandler()
+    if parsed.verbose:
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    try:
+        return parsed.run(parsed)
+    except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError, MemoryError) as error:
+        if parsed.debug:
+            raise
+        print(f"npvae: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("npvae: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        log.removeHandler(handler)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands.
+
+    Each command sets ``run``: a function from the parsed arguments to an exit status.
+    """
+    parser = argparse.ArgumentParser(
+        prog="npvae", description="Variational autoencoders, trained by hand.", epilog=EXIT_CODES
+    )
+    parser.add_argument("--version", action="version", version=f"npvae {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in (train, use, check, bench, listing):
+        module.add_commands(commands)
+    return parser
+
+
+__all__ = ["build_parser", "main"]

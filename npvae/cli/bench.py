@@ -1,0 +1,57 @@
+"""The command ``bench``: measures the kernels, and training epochs beside other libraries."""
+
+import argparse
+from pathlib import Path
+
+from .options import Commands, add_command
+
+#: What is measured, and the backends on which it can be. `npvae.plots` has a function of the same name that draws it.
+PARTS = {"kernels": ("cpu", "cuda"), "epochs": ("cpu", "cuda"), "growth": ("cpu",)}
+
+#: Backends that are measured, the default first.
+MEASURED = ("cpu", "cuda")
+
+
+def add_commands(commands: Commands) -> None:
+    """Add ``bench``."""
+    bench = add_command(
+        commands,
+        "bench",
+        run_bench,
+        "measure the kernels, and training epochs beside other libraries that are installed",
+        "bench kernels --out benchmark",
+    )
+    bench.add_argument("parts", nargs="*", metavar="PART", default=PARTS, help=f"{', '.join(PARTS)}; default: all")
+    bench.add_argument("--epochs", type=int, default=7, help="epochs of each contestant (7)")
+    bench.add_argument(
+        "--out", type=Path, default=Path("benchmark"), help="folder for the tables and the picture (benchmark)"
+    )
+    bench.add_argument("--data-dir", type=Path, help="folder of MNIST and Frey Face; default: random pixels")
+    bench.add_argument(
+        "--backend", choices=MEASURED, default=MEASURED[0], help=f"where all contestants compute ({MEASURED[0]})"
+    )
+
+
+def run_bench(arguments: argparse.Namespace) -> int:
+    """Measure, print, write tables and draw them; return the exit status."""
+    from matplotlib.figure import Figure
+
+    from .. import plots
+    from ..bench import report
+
+    unknown = set(arguments.parts) - set(PARTS)
+    if unknown or arguments.epochs < 1:
+        raise ValueError(f"bench measures {', '.join(PARTS)}, in 1 or more epochs; got {unknown or arguments.epochs}")
+    backend = arguments.backend
+    parts = [part for part in arguments.parts if backend in PARTS[part]]
+    if not parts:
+        asked, expected = dict.fromkeys(arguments.parts), [part for part in PARTS if backend in PARTS[part]]
+        raise ValueError(f"{', '.join(asked)} cannot be measured with {backend!r}; expected {' or '.join(expected)}")
+    folder = arguments.data_dir and str(arguments.data_dir)
+    tables = report.run(parts, arguments.out, folder, arguments.epochs, backend)
+    figure = Figure(figsize=(10, 4 * len(tables)), layout="constrained")
+    for figure_part, (part, rows) in zip(figure.subfigures(len(tables), squeeze=False)[:, 0], tables.items()):
+        getattr(plots, part)(figure_part, rows)
+    figure.savefig(arguments.out / "benchmark.png", dpi=100)
+    print(f"tables and picture: {arguments.out}")
+    return 0

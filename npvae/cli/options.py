@@ -1,0 +1,150 @@
+"""Options that several commands share, and the settings of a `VAE` that they give. The commands are left to others."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..settings import SETTINGS, option_help
+from .data import KNOWN
+
+#: Settings that suit the named data sets, used where the command line gives none. They are those of Figure 2 of the
+#: paper. The generated digits are fewer: two latent dimensions that can be drawn, and small batches, for a short run.
+DATASET_SETTINGS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "max_epochs": 40,
+        "n_components": 2,
+        "hidden_layer_sizes": (200,),
+        "batch_size": 20,
+        "learning_rate": 0.05,
+    },
+    "mnist": {"max_epochs": 20},
+    "binarized-mnist": {"max_epochs": 20},
+    "frey": {
+        "max_epochs": 625,
+        "n_components": 10,
+        "hidden_layer_sizes": (200,),
+        "likelihood": "sigmoid-gaussian",
+        "learning_rate": 0.02,
+    },
+}
+
+#: Settings with an option of the command line: name -> option.
+OPTIONS: dict[str, str] = {name: setting.option for name, setting in SETTINGS.items() if setting.option}
+
+#: What `argparse.ArgumentParser.add_subparsers` returns.
+Commands = Any
+
+
+def add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], description: str, example: str
+) -> argparse.ArgumentParser:
+    """Add a command, and return its parser.
+
+    Parameters
+    ----------
+    commands : what `argparse.ArgumentParser.add_subparsers` returns
+    name : str
+    run : function
+        From the parsed arguments to an exit status.
+    description : str
+    example : str
+        Arguments that are shown as an example.
+    """
+    parser = commands.add_parser(name, help=description, description=description, epilog=f"example: npvae {example}")
+    parser.set_defaults(run=run)
+    parser.add_argument("--verbose", action="store_true", help="print the library's log, such as each checkpoint")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the argument MODEL."""
+    parser.add_argument("model", type=Path, help="model file written by `npvae train` or `VAE.save`")
+
+
+def add_dataset(parser: argparse.ArgumentParser, default: str | None = None, option: bool = False) -> None:
+    """Add the data set, as an argument or as an option, and the folder of its files."""
+    text = f"{KNOWN} ({default})" if default else KNOWN
+    if option:
+        parser.add_argument("--dataset", default=default, help=text)
+    else:
+        parser.add_argument("dataset", nargs="?" if default else None, default=default, help=text)
+    add_data_dir(parser)
+
+
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """Add the folder of the files of the named data sets."""
+    parser.add_argument("--data-dir", type=Path, help="folder of the data files; default: NPVAE_DATA, then the cache")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each setting that has one."""
+    group = parser.add_argument_group(
+        "settings of the model and of its training",
+        f"Defaults are in brackets. Some data sets have others. {'; '.join(map(_describe, DATASET_SETTINGS))}.",
+    )
+    for name, option in OPTIONS.items():
+        setting = SETTINGS[name]
+        argument = setting.kind.argument()
+        if "choices" not in argument:
+            argument = {"metavar": option.removeprefix("--").upper()} | argument
+        group.add_argument(option, dest=name, help=option_help(setting).replace("%", "%%"), **argument)
+
+
+def _describe(dataset: str) -> str:
+    return f"{dataset}: " + ", ".join(f"{name} {value}" for name, value in DATASET_SETTINGS[dataset].items())
+
+
+def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that the command line gives, by name."""
+    values = {name: getattr(arguments, name) for name in OPTIONS}
+    return {
+        name: tuple(value) if isinstance(value, list) else value  # argparse collects several values in a list
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def chosen_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that the command line gives, and for the others those that suit the data set."""
+    return DATASET_SETTINGS.get(arguments.dataset, {}) | given_settings(arguments)
+
+
+def add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a training: how often its file is written, and how much is printed."""
+    parser.add_argument(
+        "--checkpoint-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how often the model file is written during training, for `npvae resume` (60)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print only the results, and no progress")
+
+
+def add_image_shape(parser: argparse.ArgumentParser) -> None:
+    """Add the shape of rows that are images."""
+    parser.add_argument(
+        "--image-shape", type=image_shape, metavar="HxW", help="shape of the image in each row, such as 28x28"
+    )
+
+
+def image_shape(text: str) -> tuple[int, int]:
+    """Read the shape of an image.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If it is not two positive integers with an x between them.
+
+    Examples
+    --------
+    >>> image_shape("28x20")
+    (28, 20)
+    """
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape; expected HEIGHTxWIDTH, such as 28x28")
+    height, width = map(int, sides)
+    return height, width

@@ -1,0 +1,157 @@
+"""The commands ``train`` and ``resume``: train a model and write its file, its learning curve and a picture."""
+
+import argparse
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import datasets
+from ..training import INTERRUPTED, Epoch, NonFiniteError
+from ..vae import VAE, load
+from .data import load_dataset
+from .options import Commands, add_checkpoints, add_command, add_dataset, add_image_shape, add_settings, chosen_settings
+from .outputs import check_image_shape, check_outputs, with_suffix
+
+#: What ``train`` writes to the notes of a model file, and ``resume`` needs.
+NOTES = {"patient", "dataset", "data_dir", "image_shape", "test_curve"}
+
+
+def add_commands(commands: Commands) -> None:
+    """Add ``train`` and ``resume``."""
+    train = add_command(
+        commands,
+        "train",
+        run_train,
+        "train a model and draw what it has learnt",
+        "train mnist --data-dir ~/data --epochs 20 --out mnist.npz",
+    )
+    add_dataset(train, default="digits")
+    add_settings(train)
+    train.add_argument(
+        "--out",
+        type=Path,
+        default=Path("model.npz"),
+        help="model file; the picture and the learning curve are written beside it (model.npz)",
+    )
+    add_image_shape(train)
+    add_checkpoints(train)
+
+    resume = add_command(
+        commands,
+        "resume",
+        run_resume,
+        "resume a training that was stopped or killed, or train for more epochs",
+        "resume mnist.npz --epochs 40",
+    )
+    resume.add_argument("model", type=Path, help="model file written by `npvae train`")
+    resume.add_argument("--epochs", type=int, help="passes through the training data, including those already done")
+    resume.add_argument(
+        "--learning-rate", type=float, help="another step size, such as a smaller one after training diverged"
+    )
+    resume.add_argument("--data-dir", type=Path, help="folder of the data files, if they were moved")
+    add_checkpoints(resume)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Train a model, write its files and print their names; return the exit status."""
+    path = with_suffix(arguments.out, ".npz")
+    check_outputs(_outputs(path), arguments.dataset)
+    dataset = load_dataset(arguments.dataset, arguments.data_dir)
+    shape = arguments.image_shape or dataset.image_shape
+    if shape:
+        check_image_shape(shape, dataset.X_train.shape[1])
+    settings = chosen_settings(arguments)
+    model = VAE(**{"verbose": not arguments.quiet} | settings)
+    model.set_params(patience=settings.get("patience", model.max_epochs))
+    notes = {
+        "patient": "patience" not in settings,  # no early stopping
+        "dataset": arguments.dataset if arguments.dataset in datasets.NAMES else os.path.abspath(arguments.dataset),
+        "data_dir": arguments.data_dir and os.path.abspath(arguments.data_dir),
+        "image_shape": shape,
+        "test_curve": [],
+    }
+    return _train(model, model.fit, dataset, path, notes, arguments.checkpoint_every)
+
+
+def run_resume(arguments: argparse.Namespace) -> int:
+    """Resume a training of `run_train` and write the same files; return the exit status."""
+    path = arguments.model
+    model = load(path)
+    notes = model.notes_
+    if not notes.keys() >= NOTES:
+        raise ValueError(f"{path} was not trained by `npvae train`; resume it with npvae.load({str(path)!r}).resume(X)")
+    check_outputs(_outputs(path))
+    for name, value in (("max_epochs", arguments.epochs), ("learning_rate", arguments.learning_rate)):
+        if value is not None:
+            model.set_params(**{name: value})
+    model.set_params(verbose=not arguments.quiet, patience=model.max_epochs if notes["patient"] else model.patience)
+    complete = {epoch.samples_seen for epoch in model.history_ if epoch.epoch < model.training_.progress.epoch}
+    notes["test_curve"] = [point for point in notes["test_curve"] if point[0] in complete]
+    dataset = load_dataset(notes["dataset"], arguments.data_dir or notes["data_dir"])
+    return _train(model, model.resume, dataset, path, notes, arguments.checkpoint_every)
+
+
+def _outputs(path: Path) -> tuple[Path, Path, Path]:
+    """Return the files of a training: model, picture and learning curve."""
+    stem = path.name.removesuffix(".npz")
+    return path, path.with_name(stem + ".png"), path.with_name(stem + ".curve.csv")
+
+
+def _train(
+    model: VAE,
+    run: Callable[..., VAE],
+    dataset: datasets.Dataset,
+    path: Path,
+    notes: dict[str, Any],
+    checkpoint_every: float,
+) -> int:
+    """Train by `run`, which is ``fit`` or ``resume`` of the model, and write all files; return the exit status."""
+    started = time.perf_counter()
+    path, picture, curve = _outputs(path)
+
+    def score_test(epoch: Epoch) -> None:
+        if _is_round(epoch.epoch) or epoch.epoch == model.max_epochs:
+            notes["test_curve"].append((epoch.samples_seen, model.score(dataset.X_test)))
+
+    def save(model: VAE) -> None:
+        model.save(path, notes)
+
+    model.set_params(callbacks=(score_test,))
+    try:
+        run(dataset.X_train, X_valid=dataset.X_valid, checkpoint=save, checkpoint_every=checkpoint_every)
+    except NonFiniteError:
+        save(model)
+        print(f"model: {path}, with the parameters before the step that failed, or the best ones on validation data")
+        raise
+    test_curve, shape = dict(notes["test_curve"]), notes["image_shape"] and tuple(notes["image_shape"])
+    _write_curve(curve, model.history_, test_curve)
+    from .. import plots
+
+    summary = plots.summary(model, dataset.X_test, shape, y=dataset.y_test, test_curve=test_curve.items())
+    summary.savefig(picture, dpi=100)
+    print(f"test bound: {model.score(dataset.X_test):.2f} nats ({len(dataset.X_test)} rows)")
+    print(f"model: {path}\npicture: {picture}\ncurve: {curve}\n{time.perf_counter() - started:.0f} s")
+    if model.stopped_ and model.stopped_.startswith(INTERRUPTED):
+        print(f"to resume: npvae resume {path}")
+        return 130
+    return 0
+
+
+def _is_round(number: int) -> bool:
+    """Return whether a number is 1, 2 or 5 times a power of ten."""
+    return number / 10 ** math.floor(math.log10(number)) in (1, 2, 5)
+
+
+def _write_curve(path: Path, history: Iterable[Epoch], test_curve: Mapping[int, float]) -> None:
+    """Write the bounds of all epochs, in nats, as a CSV file."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", "samples", "elbo_train", "elbo_valid", "elbo_test", "seconds"])
+        for epoch in history:
+            test = test_curve.get(epoch.samples_seen, math.nan)
+            bounds = [f"{bound:.3f}" for bound in (epoch.elbo, epoch.elbo_valid, test)]
+            writer.writerow([epoch.epoch, epoch.samples_seen, *bounds, f"{epoch.seconds:.2f}"])

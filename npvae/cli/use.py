@@ -1,0 +1,108 @@
+"""Commands that use a model file: ``score`` prints a number; ``sample``, ``manifold`` and ``reconstruct`` draw."""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from .. import datasets
+from ..vae import VAE, load
+from .data import load_dataset, read_table
+from .options import Commands, add_command, add_dataset, add_image_shape, add_model
+from .outputs import check_image_shape, save_picture
+
+
+def run_score(arguments: argparse.Namespace) -> int:
+    """Print the mean bound of one part of a data set, or of all rows of a file; return the exit status."""
+    if arguments.dataset not in datasets.NAMES and arguments.split is None:
+        X = read_table(arguments.dataset)
+    else:
+        split = arguments.split or "test"
+        X = getattr(load_dataset(arguments.dataset, arguments.data_dir), f"X_{split}")
+        if X is None:
+            raise ValueError(f"{arguments.dataset} has no {split} rows")
+    scores = load(arguments.model).score_samples(X)
+    error = scores.std() / math.sqrt(len(scores))
+    print(f"{scores.mean():.3f} +- {error:.3f} nats, {len(scores)} rows")
+    return 0
+
+
+def run_sample(arguments: argparse.Namespace) -> int:
+    """Draw 100 samples; return the exit status."""
+    from .. import plots
+
+    model = load(arguments.model)
+    shape = _image_shape(arguments, model)
+    save_picture(arguments.out, lambda ax: plots.show_images(ax, model.sample(100), shape, 10, "Samples"))
+    return 0
+
+
+def run_manifold(arguments: argparse.Namespace) -> int:
+    """Draw a grid of latents; the data decides which two dimensions it spans. Return the exit status."""
+    from .. import plots
+
+    model, dataset = load(arguments.model), load_dataset(arguments.dataset, arguments.data_dir)
+    shape = _image_shape(arguments, model)
+    save_picture(arguments.out, lambda ax: plots.manifold(ax, model, dataset.X_test, shape))
+    return 0
+
+
+def run_reconstruct(arguments: argparse.Namespace) -> int:
+    """Draw the first 50 test rows beside their reconstructions; return the exit status."""
+    from .. import plots
+
+    model, dataset = load(arguments.model), load_dataset(arguments.dataset, arguments.data_dir)
+    shape = _image_shape(arguments, model)
+    save_picture(arguments.out, lambda ax: plots.reconstructions(ax, model, dataset.X_test, shape))
+    return 0
+
+
+def _image_shape(arguments: argparse.Namespace, model: VAE) -> tuple[int, int]:
+    """Return the shape given, or the one that the number of columns suggests."""
+    n_features = model.n_features_in_
+    side = math.isqrt(n_features)
+    shape = arguments.image_shape or {560: (28, 20), side * side: (side, side)}.get(n_features)
+    if shape is None:
+        raise ValueError(f"rows of {n_features} features are not square images; give --image-shape")
+    check_image_shape(shape, n_features)
+    return shape
+
+
+class Picture(NamedTuple):
+    """A command that draws."""
+
+    name: str
+    run: Callable[[argparse.Namespace], int]
+    description: str
+    needs_data: bool
+
+
+PICTURES = (
+    Picture("sample", run_sample, "draw samples from the prior to a PNG file", False),
+    Picture("manifold", run_manifold, "draw the means of the decoder on a grid of latents to a PNG file", True),
+    Picture("reconstruct", run_reconstruct, "draw test data and reconstructions to a PNG file", True),
+)
+
+
+def add_commands(commands: Commands) -> None:
+    """Add ``score`` and the commands that draw."""
+    score = add_command(
+        commands,
+        "score",
+        run_score,
+        "print the lower bound on log p(x) of a data set",
+        "score mnist.npz mnist --split test",
+    )
+    add_model(score)
+    add_dataset(score)
+    score.add_argument("--split", choices=("train", "valid", "test"), help="part; default: test, or all rows of a file")
+
+    for name, run, description, needs_data in PICTURES:
+        data = "mnist " if needs_data else ""
+        picture = add_command(commands, name, run, description, f"{name} mnist.npz {data}--out {name}.png")
+        add_model(picture)
+        if needs_data:
+            add_dataset(picture)
+        picture.add_argument("--out", type=Path, default=Path(f"{name}.png"), help=f"PNG file ({name}.png)")
+        add_image_shape(picture)
