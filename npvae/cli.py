@@ -17,7 +17,7 @@ import numpy as np
 from . import __version__, datasets
 from .backends import BACKENDS
 from .estimators import ESTIMATORS, available
-from .gradcheck import TOLERANCE, gradcheck
+from .checks import TOLERANCE, gradcheck
 from .model import LIKELIHOODS, POSTERIORS
 from .optimizers import STEPS
 from .preprocessing import check_array
