@@ -36,7 +36,13 @@ UNNAMED = "parameters"
 
 
 class Entry(NamedTuple):
-    """One entry of an array: where it is, its derivative as given and by central differences."""
+    """One entry of an array: where it is, its derivative as given and by central differences.
+
+    Examples
+    --------
+    >>> print(ArrayCheck("W", error=0.2, tolerance=1e-6, entry=Entry((1, 2), 0.6, 0.4)))
+    W                         2.00e-01  FAILED (at most 1e-06); at [1, 2]: gradient 0.6, by differences 0.4
+    """
 
     place: tuple[int, ...]
     gradient: float
@@ -333,7 +339,7 @@ def _refuse_low_precision(name: str, array: npt.NDArray[Any]) -> None:
         )
 
 
-class Named(Protocol):
+class _Named(Protocol):
     """Arrays by name, such as a dict or `Parameters`."""
 
     def items(self) -> Iterable[tuple[str, Array]]:
@@ -342,7 +348,7 @@ class Named(Protocol):
 
 def compare_with_differences(
     value_and_grad: Callable[[Any], tuple[Any, Any]],
-    parameters: Named,
+    parameters: _Named,
     *,
     full: bool | None = None,
     tolerance: float = TOLERANCE,
