@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..estimators import available
-from ..gradcheck import TOLERANCE, gradcheck
+from ..checks import TOLERANCE, gradcheck
 from ..likelihoods import LIKELIHOODS
 from ..settings import SETTINGS
 from ..vae import VAE, load
