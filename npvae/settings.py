@@ -1,0 +1,445 @@
+"""The settings of `VAE`, one row a setting: its default, the values it accepts, its help and its command-line option.
+
+The checks of the constructor's arguments, the options of the command ``npvae`` and the section *Parameters* of
+``help(npvae.VAE)`` are made from these rows. Rules between several settings stand in `check`, and what `npvae.fit`
+chooses for data of a size stands in `for_data`. What the settings do is left to the modules that use them.
+"""
+
+import textwrap
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import backends
+from .conventions import check_choice, check_number
+from .backends import formulas
+from .estimators import ESTIMATORS, available, runs
+from .likelihoods import LIKELIHOODS
+from .model import POSTERIORS
+from .optimizers import STEPS
+
+#: The longest line of a docstring.
+LINE_LENGTH = 120
+
+
+class Kind:
+    """The values that a setting accepts; each kind of values is a subclass."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ValueError if the setting `name` does not accept this value."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Return the type of the values as numpydoc writes it."""
+        raise NotImplementedError
+
+    def argument(self) -> dict[str, Any]:
+        """Return the keyword arguments of `argparse.ArgumentParser.add_argument` that read such a value."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be read from a command line")
+
+
+@dataclass(frozen=True)
+class OneOf(Kind):
+    """One of several names.
+
+    Parameters
+    ----------
+    *tables : collections of str
+        The names are read from them at each use: a name that is added to a table is accepted from then on.
+    also : tuple
+        Other values that are accepted but not listed in the help.
+    """
+
+    tables: tuple[Collection[str], ...]
+    also: tuple[object, ...]
+
+    def __init__(self, *tables: Collection[str], also: tuple[object, ...] = ()):
+        object.__setattr__(self, "tables", tables)
+        object.__setattr__(self, "also", also)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names, in the order of the tables."""
+        return tuple(name for table in self.tables for name in table)
+
+    def check(self, name: str, value: Any) -> None:
+        check_choice(name, value, (*self.names, *self.also))
+
+    def describe(self) -> str:
+        return "{" + ", ".join(f'"{name}"' for name in self.names) + "}"
+
+    def argument(self) -> dict[str, Any]:
+        return {"choices": self.names}
+
+
+@dataclass(frozen=True)
+class Integer(Kind):
+    """An integer of at least `least`, or None where this is `optional`."""
+
+    least: int
+    optional: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        if not (self.optional and value is None):
+            check_number(name, value, np.integer, self.least)
+
+    def describe(self) -> str:
+        return "int or None" if self.optional else "int"
+
+    def argument(self) -> dict[str, Any]:
+        return {"type": int}
+
+
+@dataclass(frozen=True)
+class Real(Kind):
+    """A finite number of at least `least`."""
+
+    least: float
+
+    def check(self, name: str, value: Any) -> None:
+        check_number(name, value, np.floating, self.least)
+
+    def describe(self) -> str:
+        return "float"
+
+    def argument(self) -> dict[str, Any]:
+        return {"type": float}
+
+
+@dataclass(frozen=True)
+class StepSize(Kind):
+    """A finite number above 0, or "auto"."""
+
+    def check(self, name: str, value: Any) -> None:
+        if value == "auto":
+            return
+        check_number(name, value, np.floating, 0)
+        if value == 0:
+            raise ValueError(f"{name} is 0; expected 'auto' or a number above 0")
+
+    def describe(self) -> str:
+        return '"auto" or float'
+
+    def argument(self) -> dict[str, Any]:
+        return {"type": step_size}
+
+
+def step_size(text: str) -> str | float:
+    """Read a step size: "auto" or a number.
+
+    Examples
+    --------
+    >>> step_size("auto"), step_size("0.02")
+    ('auto', 0.02)
+    """
+    return text if text == "auto" else float(text)
+
+
+@dataclass(frozen=True)
+class Sizes(Kind):
+    """A tuple or list of integers, each at least 1; it may be empty."""
+
+    def check(self, name: str, value: Any) -> None:
+        _check_tuple(name, value, "integers")
+        for size in value:
+            check_number(name, size, np.integer, 1)
+
+    def describe(self) -> str:
+        return "tuple of int"
+
+    def argument(self) -> dict[str, Any]:
+        return {"type": int, "nargs": "*", "metavar": "UNITS"}
+
+
+@dataclass(frozen=True)
+class Functions(Kind):
+    """A tuple or list of functions; it may be empty."""
+
+    def check(self, name: str, value: Any) -> None:
+        _check_tuple(name, value, "functions")
+
+    def describe(self) -> str:
+        return "sequence of callables"
+
+
+@dataclass(frozen=True)
+class Flag(Kind):
+    """True or False; any other value is taken by its truth."""
+
+    def check(self, name: str, value: Any) -> None:
+        pass
+
+    def describe(self) -> str:
+        return "bool"
+
+
+def _check_tuple(name: str, value: Any, items: str) -> None:
+    if not isinstance(value, tuple | list):
+        raise ValueError(f"{name} is {value!r}; expected a tuple of {items}, which may be empty")
+
+
+class Setting(NamedTuple):
+    """One setting of `VAE`."""
+
+    default: Any
+    kind: Kind  # the values that it accepts
+    summary: str  # one sentence: the help of the option, and the beginning of the text in the docstring
+    details: str = ""  # the rest of the text in the docstring
+    option: str | None = None  # of the command line; None if there is none
+    without_option: str | None = None  # what the command does without the option, where that is not the default
+
+
+#: All settings by name, in the order of the constructor's arguments.
+SETTINGS: dict[str, Setting] = {
+    "n_components": Setting(20, Integer(1), "Dimension J of the latent space.", option="--components"),
+    "hidden_layer_sizes": Setting(
+        (500,),
+        Sizes(),
+        "Units of each hidden layer of the encoder.",
+        "The decoder has the same layers in reverse order. Without hidden layers, ``()``, the model is linear.",
+        option="--hidden",
+    ),
+    "activation": Setting(
+        "tanh", OneOf(formulas.HIDDEN), "Activation function of the hidden layers.", option="--activation"
+    ),
+    "likelihood": Setting(
+        "auto",
+        OneOf(("auto",), LIKELIHOODS),
+        "Family of p(x|z).",
+        '"auto" looks at the data: zeros and ones, pixels (uint8) and values in [0, 1] are Bernoulli, anything else '
+        'is Gaussian on standardized columns. "sigmoid-gaussian" is a Gaussian with means in (0, 1), as for the Frey '
+        "faces of the paper. The log-variance of a Gaussian is at least -13.57: this is the rounding error of an 8-bit "
+        "pixel in [0, 1], and 1/883 of the standard deviation of a standardized column. Data of type uint8 is read as "
+        "pixels and divided by 255, unless it holds only zeros and ones.",
+        option="--likelihood",
+    ),
+    "estimator": Setting(
+        "sgvb-b",
+        OneOf(ESTIMATORS),
+        "Estimator of the gradient of the bound.",
+        'The "sgvb" estimators are reparameterized; they sample the KL divergence from the prior ("sgvb-a") or have it '
+        'in closed form ("sgvb-b"). The "score-function" estimators have no baseline, a running mean as the baseline, '
+        'or the mean over the other samples of the same datapoint. "full-vb" is full variational Bayes: the '
+        "weights and biases of the decoder are random, with the prior N(0, I) and a Gaussian posterior whose standard "
+        'deviation starts at 0.01. Its KL divergences are in closed form, those of "full-vb-sampled" are sampled.',
+        option="--estimator",
+    ),
+    "posterior": Setting(
+        "gaussian",
+        OneOf(POSTERIORS),
+        "Family of q(z|x).",
+        "The encoder gives its mean and variance. The score-function estimators accept only the Gaussian.",
+        option="--posterior",
+    ),
+    "n_samples": Setting(1, Integer(1), "Samples z for each datapoint, the L of the paper.", option="--samples"),
+    "batch_size": Setting(100, Integer(1), "Datapoints in a minibatch, the M of the paper.", option="--batch-size"),
+    "optimizer": Setting("adagrad", OneOf(STEPS), "Rule that updates the parameters.", option="--optimizer"),
+    "learning_rate": Setting(
+        "auto",
+        StepSize(),
+        'Step size, or "auto".',
+        'With "auto" the step sizes 0.01, 0.02 and 0.1 are compared on the training bound after the first iterations.',
+        option="--learning-rate",
+    ),
+    "weight_prior": Setting(
+        1.0,
+        Real(0),
+        "Precision of the Gaussian prior on the weights.",
+        "The prior is on all weights, but not on the biases: training is maximum a posteriori, and maximum likelihood "
+        "with 0. In full variational Bayes the prior of the decoder is N(0, I), and this setting must be 1.",
+        option="--weight-prior",
+    ),
+    "init_std": Setting(0.1, Real(0), "Standard deviation of the initial weights.", option="--init-std"),
+    "max_epochs": Setting(100, Integer(1), "Passes through the training data.", option="--epochs"),
+    "patience": Setting(
+        10,
+        Integer(1),
+        "Epochs without a better validation bound after which training stops.",
+        "Without validation data training does not stop early.",
+        option="--patience",
+        without_option="default: never stop",
+    ),
+    "backend": Setting(
+        "auto",
+        OneOf(("auto",), backends.BACKENDS),
+        "Where the arithmetic is done.",
+        '"auto" takes a GPU if there is one and the work is large enough to gain from it: a training of at least 1e13 '
+        'floating-point operations, with at least 1e7 in a step. The backend "cuda" has only the Gaussian posterior, '
+        "and no full variational Bayes.",
+        option="--backend",
+    ),
+    "dtype": Setting(
+        "float32",
+        OneOf(("float32", "float64"), also=(np.float32, np.float64)),
+        "Floating-point type of the parameters and of the arithmetic.",
+        option="--dtype",
+    ),
+    "callbacks": Setting(
+        (),
+        Functions(),
+        "Functions that are called after each epoch with a `training.Epoch`.",
+        "Training stops if one of them returns True.",
+    ),
+    "verbose": Setting(False, Flag(), "Whether to print the progress and the choices made to standard error."),
+    "random_state": Setting(
+        0,
+        Integer(0, optional=True),
+        "Seed of all random numbers.",
+        "The same seed gives the same bits. With None each fit takes a new seed.",
+        option="--seed",
+    ),
+}
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Check the values of all settings, each by itself and then together.
+
+    Parameters
+    ----------
+    values : mapping
+        Value by name of the setting. Other names are ignored.
+
+    Raises
+    ------
+    ValueError
+        If a setting does not accept its value, or two settings do not go together. The message names the setting, the
+        value, and what is expected.
+    RuntimeError
+        If the backend is "cuda" and no GPU can be used.
+
+    Examples
+    --------
+    >>> defaults = {name: setting.default for name, setting in SETTINGS.items()}
+    >>> check(defaults)
+    >>> check(defaults | {"n_samples": 0})
+    Traceback (most recent call last):
+    ...
+    ValueError: n_samples is 0; expected an integer of at least 1
+    >>> check(defaults | {"estimator": "score-function", "posterior": "laplace"})
+    Traceback (most recent call last):
+    ...
+    ValueError: posterior is 'laplace'; expected 'gaussian' for score-function
+    """
+    for name, setting in SETTINGS.items():
+        setting.kind.check(name, values[name])
+    _check_backend(values)
+    _check_estimator(values)
+
+
+def _check_backend(values: Mapping[str, Any]) -> None:
+    """Check that the backend can be used, and that it has the estimator with this posterior."""
+    backend, estimator, posterior = values["backend"], values["estimator"], values["posterior"]
+    if backend == "auto":
+        return
+    backends.get(backend)
+    if not runs(estimator, posterior, backend):
+        raise ValueError(
+            f"estimator is {estimator!r} and posterior is {posterior!r}; expected one of "
+            f"{', '.join(map(repr, available('gaussian', backend)))} and 'gaussian' on the backend {backend!r}"
+        )
+
+
+def _check_estimator(values: Mapping[str, Any]) -> None:
+    """Check the settings that the estimator restricts."""
+    estimator, posterior, weight_prior = values["estimator"], values["posterior"], values["weight_prior"]
+    spec = ESTIMATORS[estimator]
+    if posterior not in spec.posteriors:
+        raise ValueError(f"posterior is {posterior!r}; expected 'gaussian' for {estimator}")
+    if spec.random_weights and weight_prior != 1:
+        raise ValueError(f"weight_prior is {weight_prior!r}; expected 1 for {estimator}, whose prior is N(0, I)")
+    if values["n_samples"] < spec.fewest_samples:
+        raise ValueError(
+            f"n_samples is {values['n_samples']}; expected at least {spec.fewest_samples} for {estimator}"
+        )
+
+
+class Choice(NamedTuple):
+    """A value that `npvae.fit` has chosen for a setting, and why."""
+
+    name: str
+    value: Any
+    reason: str
+
+
+def for_data(n_rows: int, n_features: int) -> tuple[Choice, ...]:
+    """Choose the settings that depend on the size of the data.
+
+    Parameters
+    ----------
+    n_rows, n_features : int
+        Shape of the training data.
+
+    Returns
+    -------
+    tuple of Choice
+
+    Examples
+    --------
+    >>> for choice in for_data(50_000, 784):
+    ...     print(f"{choice.name} = {choice.value}: {choice.reason}")
+    n_components = 20: at most half the columns; those that are not needed stay at the prior
+    hidden_layer_sizes = (500,): for 784 columns
+    max_epochs = 20: a million samples of 50000 rows, in 10 to 1000 epochs
+    """
+    return (
+        Choice(
+            "n_components",
+            min(20, max(1, n_features // 2)),
+            "at most half the columns; those that are not needed stay at the prior",
+        ),
+        Choice("hidden_layer_sizes", (500,) if n_features >= 100 else (100,), f"for {n_features} columns"),
+        Choice(
+            "max_epochs",
+            int(np.clip(1_000_000 // n_rows, 10, 1000)),
+            f"a million samples of {n_rows} rows, in 10 to 1000 epochs",
+        ),
+    )
+
+
+def numpydoc(indent: int = 4) -> str:
+    """Return the section *Parameters* of the docstring of `VAE`.
+
+    Parameters
+    ----------
+    indent : int
+        Spaces before all lines but the first, so that the section can be put into an indented docstring.
+
+    Examples
+    --------
+    >>> print("\\n".join(numpydoc(indent=0).splitlines()[:5]))
+    Parameters
+    ----------
+    n_components : int, default 20
+        Dimension J of the latent space.
+    hidden_layer_sizes : tuple of int, default (500,)
+    """
+    lines = ["Parameters", "----------"]
+    for name, setting in SETTINGS.items():
+        lines += _wrap(f"{name} : {setting.kind.describe()}, default {_show(setting.default)}", indent, "        ")
+        lines += ["    " + line for line in _wrap(f"{setting.summary} {setting.details}", indent + 4)]
+    return ("\n" + " " * indent).join(lines)
+
+
+def option_help(setting: Setting) -> str:
+    """Return the help of a setting's command-line option: its summary and what is used without the option.
+
+    Examples
+    --------
+    >>> option_help(SETTINGS["n_samples"])
+    'samples z for each datapoint, the L of the paper (1)'
+    """
+    default = setting.without_option or " ".join(map(str, np.atleast_1d(setting.default)))
+    summary = setting.summary.rstrip(".")
+    return f"{summary[:1].lower()}{summary[1:]} ({default})"
+
+
+def _show(default: Any) -> str:
+    return f'"{default}"' if isinstance(default, str) else repr(default)
+
+
+def _wrap(text: str, indent: int, later: str = "") -> list[str]:
+    """Break a text into lines that fit beside the indent; all but the first begin with `later`."""
+    width = LINE_LENGTH - indent
+    return textwrap.wrap(text, width, subsequent_indent=later, break_on_hyphens=False)
