@@ -72,10 +72,10 @@ def test_large_net_along_directions(rng, backend):
 
 def test_constant_log_var(make_model, rng, backend):
     model, parameters = make_model(backend, likelihood="gaussian", constant_log_var=True)
-    estimator = ESTIMATORS["sgvb-b"](model, 2, 6)
+    estimator = ESTIMATORS["sgvb-b"].make(model, 2, 6)
     x = rng.random((6, 7))
     noise = estimator.draw(rng, 6)
-    checks = compare_with_differences(lambda p: estimator.value_and_grad(p, x, noise), parameters)
+    checks = compare_with_differences(lambda p: estimator.value_and_grad(p, x, noise)[::2], parameters)
     assert all(check.passed for check in checks), checks
 
 

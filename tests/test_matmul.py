@@ -163,7 +163,7 @@ def test_activations_at_the_extremes(dtype):
         dense(np.empty((1, 0), dtype), np.empty((0, a.shape[1]), dtype), a[0], code, out)
         expected = ACTIVATIONS[activation][0](a.astype(float))
         eps = np.finfo(dtype).eps
-        np.testing.assert_allclose(out, expected, rtol=4 * eps, atol=16 * eps)  # 16: "floored" subtracts 13.6
+        np.testing.assert_allclose(out, expected, rtol=4 * eps, atol=16 * eps)  # 16: "soft_floor" subtracts 13.6
 
 
 # The same bits ----------------------------------------------------------------------------------------------
