@@ -83,10 +83,6 @@ class Estimator:
         if names is not None:
             self.feature_names_in_ = names
 
-    def _check_feature_names(self, X):
-        """Refuse columns of other names than those fitted to, and warn if names are missing on one side."""
-        compare_names(column_names(X), getattr(self, "feature_names_in_", None), type(self).__name__)
-
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns that `transform` returns: vae0, vae1, ..."""
         self._check_fitted()
@@ -137,10 +133,10 @@ def compare_names(names, fitted, estimator):
         return
     if fitted is None:
         message = f"X has feature names, but {estimator} was fitted without feature names"
-        warnings.warn(message, stacklevel=5)  # where a method of the estimator was called
+        warnings.warn(message, stacklevel=_level_of_caller())
     elif names is None:
         message = f"X does not have valid feature names, but {estimator} was fitted with feature names"
-        warnings.warn(message, stacklevel=5)
+        warnings.warn(message, stacklevel=_level_of_caller())
     elif len(names) != len(fitted) or np.any(names != fitted):
         same = "Feature names must be in the same order as they were in fit.\n" if set(names) == set(fitted) else ""
         raise ValueError(
@@ -149,6 +145,14 @@ def compare_names(names, fitted, estimator):
             + _difference("Feature names seen at fit time, yet now missing:", fitted, names)
             + same
         )
+
+
+def _level_of_caller():
+    """Return the level, for a warning in the calling function, of the first caller outside of this package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _difference(title, names, others):

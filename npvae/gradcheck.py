@@ -14,6 +14,7 @@ import numpy as np
 from . import backends
 from .estimators import ESTIMATORS
 from .model import Model
+from .parameters import Buffers
 
 #: Up to this many parameters each of them is moved by itself; beyond, each array along one random direction.
 FULL_CHECK_SIZE = 2000
@@ -218,16 +219,16 @@ class GradientProblem(NamedTuple):
 
 def gradient_problem(model, X, n_rows, random_state):
     """Set up what `gradcheck` compares: the gradient on the first rows of X, computed in several ways."""
-    architecture, data, vector = model.starting_point(X)
+    architecture, data, vector, own = model.starting_point(X)
     rows = np.arange(min(n_rows, len(data.X)))
-    own, numpy = model._backend(), backends.get("reference")
+    numpy = backends.get("reference")
     parameters = Model(architecture, numpy).layout.view(vector)
 
     def parts(backend, dtype, rows):
         """Return a model, its estimator and the rows as it sees them."""
         inner = Model(architecture, backend, dtype)
-        x = backend.gather(data.X, rows, data.scaling, backend.empty((len(rows), data.X.shape[1]), inner.dtype))
-        return inner, ESTIMATORS[model.estimator](inner, model.n_samples, len(data.X)), x
+        estimator = ESTIMATORS[model.estimator].make(inner, model.n_samples, len(data.X))
+        return inner, estimator, inner.gather(data, rows, Buffers(backend, inner.dtype))
 
     def problem(backend, dtype, rows):
         """Return value and gradient for these rows as a function of Parameters."""
@@ -238,8 +239,8 @@ def gradient_problem(model, X, n_rows, random_state):
         samples = _cast(exact.sample(parameters, exact_x, rows, noise)[0], inner)
 
         def value_and_grad(parameters):
-            value, gradient = estimator.value_and_grad(inner.parameters(parameters.vector), x, samples)
-            return value, inner.layout.view(backend.to_numpy(gradient.vector))
+            result = estimator.value_and_grad(inner.parameters(parameters.vector), x, samples)
+            return result.value, inner.layout.view(backend.to_numpy(result.gradient.vector))
 
         return value_and_grad
 

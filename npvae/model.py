@@ -8,36 +8,29 @@ from typing import NamedTuple
 import numpy as np
 
 from . import nn
-from .backends import reference
+from .backends.interface import Backend
+from .distributions import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
+from .likelihoods import LIKELIHOODS
 from .parameters import Layout
-from .reparameterization import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
-from .weights import INITIAL_LOG_VAR, WeightPosterior
+from .weight_posterior import INITIAL_LOG_VAR, WeightPosterior
 
 
-class Likelihood(NamedTuple):
-    """p(x|z): the decoder's heads (name, activation) in the order that the density takes them, and E[x|z]."""
+class Posterior(NamedTuple):
+    """A family of q(z|x): the distribution of its noise, and the backends that compute it."""
 
-    heads: tuple
-    log_prob: str  # the function of a backend
-    mean: object  # function of the first head's output
-
-
-LIKELIHOODS = {
-    "bernoulli": Likelihood((("logits", "identity"),), "bernoulli_log_prob", reference.sigmoid),
-    "gaussian": Likelihood((("mu", "identity"), ("log_var", "floored")), "gaussian_log_prob", np.array),
-    "sigmoid-gaussian": Likelihood((("mu", "sigmoid"), ("log_var", "floored")), "gaussian_log_prob", np.array),
-}
+    noise: object
+    backends: tuple = ("reference", "cpu")
 
 
 #: q(z|x) by name: location-scale families, each by its member with mean 0 and variance 1, whose draws are the noise.
 #: z = mu + sigma * eps has the mean mu and the variance sigma^2 in all of them.
 POSTERIORS = {
-    "gaussian": Normal(),
-    "laplace": Laplace(0.0, np.sqrt(1 / 2)),
-    "logistic": Logistic(0.0, np.sqrt(3) / np.pi),
-    "uniform": Uniform(-np.sqrt(3), np.sqrt(3)),
-    "triangular": Triangular(0.0, np.sqrt(6)),
-    "gumbel": Gumbel(-np.euler_gamma * np.sqrt(6) / np.pi, np.sqrt(6) / np.pi),
+    "gaussian": Posterior(Normal(), ("reference", "cpu", "cuda")),
+    "laplace": Posterior(Laplace(0.0, np.sqrt(1 / 2))),
+    "logistic": Posterior(Logistic(0.0, np.sqrt(3) / np.pi)),
+    "uniform": Posterior(Uniform(-np.sqrt(3), np.sqrt(3))),
+    "triangular": Posterior(Triangular(0.0, np.sqrt(6))),
+    "gumbel": Posterior(Gumbel(-np.euler_gamma * np.sqrt(6) / np.pi, np.sqrt(6) / np.pi)),
 }
 
 
@@ -47,8 +40,8 @@ class Architecture(NamedTuple):
     With ``constant_log_var`` the log-variances of encoder and Gaussian decoder are biases alone, the same for every
     row: without hidden layers the model is then linear-Gaussian, and log p(x) is known in closed form.
 
-    With ``random`` the arrays whose names begin with it are random, and have a Gaussian posterior (full variational
-    Bayes): "decoder" is the whole decoder.
+    With ``random_weights`` the arrays whose names begin with it are random, and have a Gaussian posterior (full
+    variational Bayes): "decoder" is the whole decoder.
     """
 
     n_features: int
@@ -58,22 +51,28 @@ class Architecture(NamedTuple):
     likelihood: str = "bernoulli"
     constant_log_var: bool = False
     posterior: str = "gaussian"
-    random: str | None = None
+    random_weights: str | None = None
 
 
 class Model:
     """Encoder and decoder of one architecture, computed by one backend in one precision. Holds no parameters.
 
+    Parameters
+    ----------
+    architecture : Architecture
+    backend : Backend
+    dtype : "float32" or "float64"
+
     Attributes
     ----------
     layout : Layout of the flat parameter vector. The names are ``encoder.hidden1.W``, ``encoder.mu.b``, ...
-    weights : WeightPosterior of the arrays that are random
+    weight_posterior : WeightPosterior of the arrays that are random
     """
 
-    def __init__(self, architecture, backend, dtype="float32"):
+    def __init__(self, architecture: Architecture, backend: Backend, dtype="float32"):
         self.architecture, self.backend, self.dtype = architecture, backend, np.dtype(dtype)
-        n_features, n_components, hidden, activation, likelihood, constant, posterior, random = architecture
-        self.likelihood, self.posterior = LIKELIHOODS[likelihood], POSTERIORS[posterior]
+        n_features, n_components, hidden, activation, likelihood, constant, posterior, random_weights = architecture
+        self.likelihood, self.posterior = LIKELIHOODS[likelihood], POSTERIORS[posterior].noise
         encoder = nn.mlp(
             "encoder", n_features, hidden, activation,
             [("mu", n_components, "identity", True), ("log_var", n_components, "identity", not constant)],
@@ -83,17 +82,17 @@ class Model:
             [(head, n_features, f, head != "log_var" or not constant) for head, f in self.likelihood.heads],
         )  # fmt: skip
         shapes = encoder.shapes() | decoder.shapes()
-        is_random = () if random is None else (random,)
-        self.weights = WeightPosterior({n: shapes[n] for n in shapes if n.startswith(is_random)}, backend)
-        self.layout = Layout(shapes | self.weights.log_var_shapes())
-        network = getattr(backend, "Network", nn.Network)
+        is_random = () if random_weights is None else (random_weights,)
+        self.weight_posterior = WeightPosterior({n: shapes[n] for n in shapes if n.startswith(is_random)}, backend)
+        self.layout = Layout(shapes | self.weight_posterior.log_var_shapes())
+        network = backend.Network or nn.Network
         self.encoder, self.decoder = (network(mlp, self.layout, backend) for mlp in (encoder, decoder))
 
     def initial(self, rng, std):
         """Draw initial values as a flat vector (P,): see `Layout.initial`; random weights start near their means."""
         vector = self.layout.initial(rng, std)
         parameters = self.layout.view(vector)
-        for name in self.weights.log_var_shapes():
+        for name in self.weight_posterior.log_var_shapes():
             parameters[name][...] = INITIAL_LOG_VAR
         return vector
 
@@ -104,6 +103,10 @@ class Model:
     def gradient(self):
         """Return a place for a gradient: `Parameters`, or what the backend has in their place."""
         return self.backend.gradient(self.layout, self.dtype)
+
+    def gather(self, data, rows, buffers):
+        """Return rows (M,) of a `preprocessing.Data` as the minibatch x (M, D), scaled, in this precision."""
+        return self.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), data.X.shape[1]))
 
     def encode(self, parameters, x, buffers):
         """q(z|x): x (M, D) to a `nn.Pass` whose outputs are mu and log_var (M, J)."""
@@ -118,7 +121,7 @@ class Model:
         return out
 
     def latent(self, encoded, eps, analytic_kl, buffers):
-        """Reparameterize q(z|x): z = mu + sigma * eps, with the divergence of q(z|x) from p(z).
+        """Reparameterize q(z|x): z = mu + sigma * eps, with the KL divergence of q(z|x) from p(z).
 
         A Gaussian differs from any other family of the same mean and variance by what the noise alone decides: log q is
         log p(eps) - log sigma, and E[log p(z)] a matter of mean and variance. So the divergence is that of a Gaussian
@@ -126,20 +129,22 @@ class Model:
 
         Parameters
         ----------
-        encoded : nn.Pass, of `encode`; eps (L * M, J); analytic_kl: closed form, or mean_l [log q(z_l|x) - log p(z_l)]
+        encoded : nn.Pass, of `encode`; eps (L * M, J)
+        analytic_kl : bool, whether kl is the divergence in closed form or log q(z|x) - log p(z) of each sample
 
         Returns
         -------
-        z (L * M, J), kl (M,) in nats
+        z (L * M, J); kl (M,) or (L * M,), in nats
         """
-        z_kl = buffers("z", *eps.shape), buffers("kl", len(encoded.outputs[0]))
-        z, kl = self.backend.gaussian_latent(*encoded.outputs, eps, analytic_kl, z_kl)
+        rows = len(encoded.outputs[0]) if analytic_kl else len(eps)
+        z, kl = self.backend.gaussian_latent(
+            *encoded.outputs, eps, analytic_kl, (buffers("z", *eps.shape), buffers("kl", rows))
+        )
         if self.architecture.posterior != "gaussian":
             if analytic_kl:
                 kl += eps.shape[1] * self.divergence_of_noise
             else:
-                log_ratio = self.posterior.log_prob(eps) - Normal().log_prob(eps)
-                kl += log_ratio.sum(axis=1).reshape(-1, len(kl)).mean(axis=0)
+                kl += (self.posterior.log_prob(eps) - Normal().log_prob(eps)).sum(axis=1)
         return z, kl
 
     @property
@@ -159,12 +164,12 @@ class Model:
             for layer, values in zip(mlp.hidden + mlp.heads, done.hidden + done.outputs)
         ]
 
-    def log_likelihood(self, x, decoded, scale, buffers):
-        """Compute log p(x|z), and fill ``decoded.doutputs`` with the gradients of ``scale * sum(log p(x|z))``.
+    def log_likelihood(self, x, decoded, weights, buffers):
+        """Compute log p(x|z), and fill ``decoded.doutputs`` with the gradients of ``sum(weights * log p(x|z))``.
 
         Parameters
         ----------
-        x (M, D); decoded : nn.Pass, of `decode`, with L * M rows; scale: factor of the gradients
+        x (M, D); decoded : nn.Pass, of `decode`, with L * M rows; weights (L * M,)
 
         Returns
         -------
@@ -172,7 +177,26 @@ class Model:
         """
         log_prob = buffers("log_likelihood", len(decoded.outputs[0]))
         density = getattr(self.backend, self.likelihood.log_prob)
-        return density(x, *decoded.outputs, scale, (log_prob, *decoded.doutputs))[0]
+        return density(x, *decoded.outputs, weights, (log_prob, *decoded.doutputs))[0]
+
+    def log_joint(self, parameters, x, z, buffers, gradient=True):
+        """Compute log p(x, z) = log p(x|z) + log p(z) of many z, and its gradient by z.
+
+        Parameters
+        ----------
+        parameters : Parameters; x (M, D); z (L * M, J): row ``l * M + i`` belongs to datapoint i
+        gradient : bool, whether the gradient is wanted; no gradient of a parameter is computed
+
+        Returns
+        -------
+        log_joint (L * M,), in nats; dz (L * M, J), or None. The next call overwrites them.
+        """
+        decoded, dz = self.decode(parameters, z, buffers), buffers("dz", *z.shape)
+        log_joint = self.log_likelihood(x, decoded, buffers.full(1.0, len(z)), buffers)
+        if gradient:
+            self.decoder.backward(parameters, z, decoded, None, buffers, dz)
+        self.backend.add_log_prior(z, log_joint, dz)
+        return log_joint, dz if gradient else None
 
     def mean(self, outputs):
         """E[x|z] (R, D), from the outputs of `decode`, as a new NumPy array."""

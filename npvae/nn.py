@@ -91,21 +91,23 @@ class Network:
         return self.backend.dense(_inputs(layer, x), W, b, layer.activation, out)
 
     def backward(self, parameters, x, done, gradient, buffers, dx=None):
-        """From the gradients at the outputs to those of all parameters and, if asked for, of the inputs.
+        """From the gradients at the outputs to those of all parameters, and at the inputs.
 
         Parameters
         ----------
         x (M, I): the input of the forward pass
-        done : Pass, of `forward`, with doutputs filled; they are overwritten
-        gradient : Parameters, overwritten where this network's arrays stand
-        dx (M, I): where the gradient at the inputs goes; None if nobody asks for it
+        done : Pass, of `forward`, with doutputs filled; overwritten
+        gradient : Parameters, overwritten where this network's arrays stand; None if their gradients are not wanted
+        dx (M, I): where the gradient at the inputs goes; None if it is not wanted
         """
         # Place of the gradient at what each hidden layer, and finally the heads, read.
         reads = (x, *done.hidden)
         dreads = [dx, *(buffers(f"d {layer.name}", *h.shape) for layer, h in zip(self.mlp.hidden, done.hidden))]
 
         def layer_backward(layer, i, y, dy, accumulate=False):
-            W, dW, db = parameters[layer.name + ".W"], gradient[layer.name + ".W"], gradient[layer.name + ".b"]
+            W, dW, db = parameters[layer.name + ".W"], None, None
+            if gradient is not None:
+                dW, db = gradient[layer.name + ".W"], gradient[layer.name + ".b"]
             gradients = dW, db, dreads[i] if layer.n_inputs else None, accumulate
             self.backend.dense_backward(_inputs(layer, reads[i]), W, y, dy, layer.activation, gradients)
 

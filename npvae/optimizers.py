@@ -11,7 +11,7 @@ import numpy as np
 STEPS = {"adagrad": "adagrad_step", "sgd": "sgd_step"}
 
 
-class Rule(NamedTuple):
+class UpdateRule(NamedTuple):
     """How a step is made.
 
     ``weight_decay`` is the precision of the prior N(0, I / weight_prior) on the weights over the number of datapoints:
@@ -40,15 +40,15 @@ class Optimizer:
         self._step = getattr(backend, STEPS[name])
 
     def launch(self, parameters, gradient):
-        """Move the `Parameters` along their gradient, in place, without waiting to know; the gradient is used up."""
+        """Update in place and return at once, without checking success. Overwrites the gradient."""
         self._step(parameters, gradient, self.state, self.rule)
 
     def step(self, parameters, gradient):
-        """The same, and tell whether it was done.
+        """Update in place, and check success.
 
         Returns
         -------
-        bool : False if the gradient was not finite; the parameters are then as they were
+        bool : False if the gradient was not finite; the parameters are then unchanged
         """
         self.launch(parameters, gradient)
         return bool(self.state.counter[1] < 0)

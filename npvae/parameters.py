@@ -70,9 +70,14 @@ class Buffers:
 
     def __call__(self, name, *shape):
         """Return an uninitialised array of this shape; the last call of the same name and shape gave the same."""
-        return self.made((name, shape), lambda: self._backend.empty(shape, self._dtype))
+        return self.get_or_make((name, shape), lambda: self._backend.empty(shape, self._dtype))
 
-    def made(self, key, make):
+    def full(self, value, size):
+        """Return an array (size,) of this number, such as a weight for each row; it must not be written to."""
+        make = lambda: self._backend.asarray(np.full(size, value), self._dtype)
+        return self.get_or_make(("full", value, size), make)
+
+    def get_or_make(self, key, make):
         """Return what ``make()`` returned when this key was first asked for."""
         thing = self._made.get(key)
         if thing is None:

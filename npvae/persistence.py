@@ -1,21 +1,19 @@
-"""What a model file says of a VAE and of its training, and when one is written. The format is ``modelfile``'s."""
+"""What a model file says of a VAE and of its training. The format of the file is ``modelfile``'s."""
 
 import dataclasses
-import logging
-import time
 
 import numpy as np
 
 from . import backends
-from .conventions import check_number
-from .health import Health
+from .evaluation.health import Health
 from .model import Architecture, Model
 from .preprocessing import Preprocessor, Scaling
 from .training import Epoch, Progress, State
 
-logger = logging.getLogger(__name__)
+#: What precedes the name of an array of the estimator's state in the file.
+ESTIMATOR = "estimator."
 
-#: Fitted attributes that go into the header as they are; those that there may not be are null.
+#: Fitted attributes that go into the header as they are; those that a model lacks are null.
 FITTED = (
     "n_features_in_", "feature_names_in_", "likelihood_", "learning_rate_", "seed_", "report_", "n_samples_seen_",
     "fingerprints_", "stopped_", "backend_",
@@ -24,8 +22,7 @@ FITTED = (
 
 def to_file(vae):
     """Return a fitted VAE as a header and arrays."""
-    parameters, state = vae.parameters_, vae.training_
-    vector = vae._fitted_model().backend.to_numpy(parameters.vector)
+    state, vector = vae.training_, vae.fitted_.model.backend.to_numpy(vae.parameters_.vector)
     settings = vae.get_params() | {"callbacks": (), "dtype": vector.dtype.name}
     header = {
         "settings": _plain(settings),
@@ -39,6 +36,7 @@ def to_file(vae):
     arrays = {"parameters": vector, "squares": state.squares, "best": state.best}
     if not np.array_equal(state.parameters, vector):  # the best ones on validation data are not the last ones
         arrays["last"] = state.parameters
+    arrays |= {ESTIMATOR + name: array for name, array in state.estimator.items()}
     return header, arrays | vae.preprocessor_.scaling._asdict()
 
 
@@ -54,7 +52,10 @@ def from_file(kind, header, arrays):
         vae.feature_names_in_ = np.array(names, dtype=object)
     if header["health"] is not None:
         vae.health_ = Health(*map(_tuples, header["health"]))
-    vae.architecture_ = Architecture(**{name: _tuples(value) for name, value in header["architecture"].items()})
+    architecture = {name: _tuples(value) for name, value in header["architecture"].items()}
+    if "random" in architecture:  # its name before version 0.2
+        architecture["random_weights"] = architecture.pop("random")
+    vae.architecture_ = Architecture(**architecture)
     vae.notes_ = dict(header["notes"])
     vae.history_ = [Epoch(*epoch) for epoch in header["history"]]
 
@@ -66,11 +67,15 @@ def from_file(kind, header, arrays):
     vae.parameters_ = layout.view(np.array(vector, np.dtype(vae.dtype)))
     scaling = Scaling(*(_expect(arrays, name, vae.architecture_.n_features) for name in Scaling._fields))
     vae.preprocessor_ = Preprocessor(vae.architecture_.likelihood, scaling, float(header["uint8_scale"]))
+    progress = dict(header["progress"])
+    baseline = progress.pop("estimator", None)  # before version 0.2 the one state that there was, a number
+    state = {name.removeprefix(ESTIMATOR): arrays[name] for name in arrays if name.startswith(ESTIMATOR)}
     vae.training_ = State(
         _expect(arrays, "last", len(vector)) if "last" in arrays else vector,
         _expect(arrays, "squares", len(vector)),
         _expect(arrays, "best", len(vector) if len(arrays["best"]) else 0),
-        Progress(**header["progress"]),
+        Progress(**progress),
+        state if baseline is None else {"mean": np.array([float(baseline)])},
     )
     return vae
 
@@ -94,43 +99,3 @@ def _expect(arrays, name, length):
     if array.shape != (length,) or array.dtype.kind != "f":
         raise ValueError(f"{name} is {array.dtype} {array.shape}; expected floats {(length,)}")
     return array
-
-
-class Keeper:
-    """Keeps a VAE's history and the state of its training, and from time to time its file: for `training.train`.
-
-    Parameters
-    ----------
-    vae : VAE
-    write : callable, from the VAE to its file; None for no file
-    every : float, seconds
-    """
-
-    def __init__(self, vae, write, every):
-        check_number("checkpoint_every", every, np.floating, 0)
-        self.vae, self.write, self.every, self.due = vae, write, every, np.inf
-
-    def begin(self, trainer):
-        """Take the state before the first step, and write the file for the first time."""
-        self.vae.training_ = trainer.snapshot()
-        self.save()
-
-    def __call__(self, trainer, epoch):
-        if epoch is not None:
-            self.vae.history_.append(epoch)
-            self.vae.training_ = trainer.snapshot()
-        elif time.monotonic() >= self.due:  # after a step: what the callbacks of the last epoch did is in the file, too
-            self.vae.training_ = trainer.snapshot()
-            try:
-                self.save()
-            except OSError as error:  # training has cost more than this file: go on, and try again
-                self.due = time.monotonic() + self.every
-                logger.warning("%s; training goes on, and it is tried again in %g s", error, self.every)
-
-    def save(self):
-        """Write the file, if one is wanted."""
-        if self.write is not None:
-            self.write(self.vae)
-            progress = self.vae.training_.progress
-            logger.info("checkpoint: epoch %d, after %d samples", progress.epoch, progress.samples_seen)
-            self.due = time.monotonic() + self.every

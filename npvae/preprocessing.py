@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .likelihoods import LIKELIHOODS
+
 #: Rows looked at together: bounds the memory of a pass over data that may lie on disk.
 CHUNK = 10_000
 
@@ -30,43 +32,23 @@ class Data(NamedTuple):
     log_jacobian: float
 
 
-class Preprocessor(NamedTuple):
-    """How data becomes the x of the model: decided from the training data, applied to all.
+class Survey(NamedTuple):
+    """A table of numbers, checked, and what one pass over it has found."""
 
-    uint8 data is read as pixels: it stands for itself times ``uint8_scale``. That is 1/255, or 1 when the training data
-    held nothing but 0 and 1, or numbers beyond 1 of another type than uint8. That said, Bernoulli and sigmoid-Gaussian
-    likelihoods want data in [0, 1] and take it as it is; for the Gaussian likelihood the columns are standardized.
-    """
-
-    likelihood: str
-    scaling: Scaling
-    uint8_scale: float
-
-    def data(self, X, name="X"):
-        """Check X (N, D) against the training data and attach its scaling.
-
-        Raises
-        ------
-        ValueError
-            If the number of columns differs, or values lie outside [0, 1] where the likelihood wants them inside.
-        """
-        shift, scale = self.scaling
-        if X.shape[1] != len(scale):
-            raise ValueError(
-                f"{name} has {X.shape[1]} features, but VAE is expecting {len(scale)} features as input, as fitted"
-            )
-        unit = self.uint8_scale if X.dtype == np.uint8 else 1.0
-        if self.likelihood != "gaussian":
-            _check_unit_interval(X, unit, name, self.likelihood)
-        return Data(X, Scaling(shift / unit, scale * unit), float(np.sum(np.log(scale))))
-
-    def restore(self, x):
-        """Turn means of the model, x (R, D), into the units of the data: floats in [0, 1] for pixels."""
-        return x / self.scaling.scale + self.scaling.shift if self.likelihood == "gaussian" else x
+    X: np.ndarray  # (N, D), as it came
+    low: np.ndarray  # (D,) least value of each column
+    high: np.ndarray  # (D,) largest value
+    is_binary: bool  # whether it holds nothing but 0 and 1
 
 
-def check_array(X, name="X"):
-    """Return X as a 2-D NumPy array of numbers, without copying it if it is one already.
+def chunks(X):
+    """Yield X (N, D) some rows at a time: every pass over a dataset goes through here."""
+    for start in range(0, len(X), CHUNK):
+        yield X[start : start + CHUNK]
+
+
+def survey(X, name="X") -> Survey:
+    """Check that X is a 2-D table of finite numbers and survey it, in one pass that copies nothing.
 
     Memory maps are not read as a whole, and numbers keep their type and the order of their bytes.
 
@@ -76,6 +58,31 @@ def check_array(X, name="X"):
         If X is sparse or does not hold real numbers.
     ValueError
         If X is not 2-D, is empty, or holds masked, NaN or infinite values.
+
+    Examples
+    --------
+    >>> survey([[0.0, 1.0], [1.0, 3.0]]).high.tolist()
+    [1.0, 3.0]
+    """
+    X = as_table(X, name)
+    lows, highs, is_binary = [], [], True
+    for chunk in chunks(X):
+        lows.append(chunk.min(axis=0))
+        highs.append(chunk.max(axis=0))
+        is_binary = is_binary and bool(lows[-1].min() >= 0 and highs[-1].max() <= 1) and bool(np.isin(chunk, (0, 1)).all())
+    low, high = np.min(lows, axis=0), np.max(highs, axis=0)
+    if X.dtype.kind == "f" and not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError(_where_not_finite(X, name))
+    return Survey(X, low, high, is_binary)
+
+
+def as_table(X, name="X"):
+    """Return X as a 2-D NumPy array of numbers, without looking at the numbers or copying an array.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `survey`.
     """
     if hasattr(X, "tocsr"):
         raise TypeError(f"{name} is a sparse matrix; expected a dense array, such as {name}.toarray()")
@@ -96,7 +103,6 @@ def check_array(X, name="X"):
         raise ValueError(f"{name} has shape {X.shape}; expected at least one row")
     if features == 0:
         raise ValueError(f"{name} has 0 feature(s) (shape={X.shape}) while a minimum of 1 is required.")
-    _check_finite(X, name)
     return X
 
 
@@ -104,7 +110,7 @@ def _asarray(X, name):
     try:
         X = np.asarray(X)
     except ValueError as error:  # rows of different lengths
-        raise ValueError(f"{name} is no array: {error}") from None
+        raise ValueError(f"{name} is not an array: {error}") from None
     if X.dtype != object:
         return X
     try:
@@ -113,60 +119,88 @@ def _asarray(X, name):
         raise TypeError(f"{name} holds objects that are not numbers ({error}); expected numbers") from None
 
 
-def _check_finite(X, name):
-    if X.dtype.kind != "f":
-        return
-    count, first = 0, None
-    for start in range(0, len(X), CHUNK):
-        bad = np.argwhere(~np.isfinite(X[start : start + CHUNK]))
+def _where_not_finite(X, name):
+    """Say how many values are NaN or infinite, and where the first one is."""
+    count, first, start = 0, None, 0
+    for chunk in chunks(X):
+        bad = np.argwhere(~np.isfinite(chunk))
         if len(bad) and first is None:
             first = int(bad[0, 0]) + start, int(bad[0, 1])
-        count += len(bad)
-    if count:
-        raise ValueError(
-            f"{name} holds {count} NaN or infinite value{'s' * (count > 1)}, the first one ({X[first]}) "
-            f"in row {first[0]}, column {first[1]}; expected finite numbers"
-        )
+        count, start = count + len(bad), start + len(chunk)
+    return (
+        f"{name} holds {count} NaN or infinite value{'s' * (count > 1)}, the first one ({X[first]}) "
+        f"in row {first[0]}, column {first[1]}; expected finite numbers"
+    )
 
 
-def _check_unit_interval(X, scale, name, likelihood):
-    low, high = X.min() * scale, X.max() * scale
-    if low < 0 or high > 1:
-        read = " after dividing uint8 pixels by 255" if scale < 1 else ""
-        raise ValueError(
-            f"{name} has values from {low:g} to {high:g}{read}; the {likelihood} likelihood expects values in [0, 1]"
-        )
+class Preprocessor(NamedTuple):
+    """How data becomes the x of the model: decided from the training data, applied to all.
+
+    uint8 data is read as pixels, which are multiplied by ``uint8_scale``. That is 1/255, or 1 when the training data
+    held nothing but 0 and 1, or numbers beyond 1 of another type than uint8. Likelihoods of data in [0, 1] then take it
+    as it is; for the others the columns are standardized.
+    """
+
+    likelihood: str
+    scaling: Scaling
+    uint8_scale: float
+
+    def data(self, table: Survey, name="X") -> Data:
+        """Check a table (N, D) against the training data and attach its scaling.
+
+        Raises
+        ------
+        ValueError
+            If the number of columns differs, or values lie outside [0, 1] where the likelihood wants them inside.
+        """
+        X, (shift, scale) = table.X, self.scaling
+        if X.shape[1] != len(scale):
+            raise ValueError(
+                f"{name} has {X.shape[1]} features, but VAE is expecting {len(scale)} features as input, as fitted"
+            )
+        unit = self.uint8_scale if X.dtype == np.uint8 else 1.0
+        if LIKELIHOODS[self.likelihood].unit_interval:
+            low, high = table.low.min() * unit, table.high.max() * unit
+            if low < 0 or high > 1:
+                read = " after dividing uint8 pixels by 255" if unit < 1 else ""
+                raise ValueError(
+                    f"{name} has values from {low:g} to {high:g}{read}; the {self.likelihood} likelihood expects "
+                    "values in [0, 1]"
+                )
+        return Data(X, Scaling(shift / unit, scale * unit), float(np.sum(np.log(scale))))
+
+    def restore(self, x):
+        """Turn means of the model, x (R, D), into the units of the data: floats in [0, 1] for pixels."""
+        if LIKELIHOODS[self.likelihood].unit_interval:
+            return x
+        return x / self.scaling.scale + self.scaling.shift
 
 
-def choose_likelihood(X):
-    """Choose a likelihood for data X (N, D) and say why.
+def choose_likelihood(table: Survey) -> tuple[str, str]:
+    """Choose a likelihood for data and say why.
 
     Returns
     -------
     likelihood : str; reason : str
     """
-    if X.dtype == np.uint8 and X.max() > 1:
+    low, high = table.low.min(), table.high.max()
+    if table.X.dtype == np.uint8 and high > 1:
         return "bernoulli", (
             "X holds 8-bit pixels: they are divided by 255 and taken as Bernoulli probabilities; "
             "the bound is then not a probability of the data"
         )
-    low, high = X.min(), X.max()
-    if low >= 0 and high <= 1:
-        if _is_binary(X):
-            return "bernoulli", "X holds nothing but 0 and 1"
-        if X.dtype.kind == "f":
-            return "bernoulli", (
-                "X lies in [0, 1]: its values are taken as Bernoulli probabilities; "
-                "the bound is then not a probability of the data"
-            )
+    if table.is_binary:
+        return "bernoulli", "X holds nothing but 0 and 1"
+    if low >= 0 and high <= 1 and table.X.dtype.kind == "f":
+        return "bernoulli", (
+            "X lies in [0, 1]: its values are taken as Bernoulli probabilities; "
+            "the bound is then not a probability of the data"
+        )
     return "gaussian", f"X has values from {low:g} to {high:g}: its columns are standardized"
 
 
 def fingerprints(*datasets):
-    """Return for each `Data`, or None, what tells it from others, of what JSON can hold.
-
-    It is the shape, the type, and a checksum of up to a thousand rows.
-    """
+    """Return for each `Data`, or None, a JSON-serializable fingerprint: shape, type, checksum of up to 1000 rows."""
     return [None if data is None else _fingerprint(data.X) for data in datasets]
 
 
@@ -177,14 +211,10 @@ def _fingerprint(X):
     return [*X.shape, X.dtype.str, zlib.crc32(np.ascontiguousarray(some).tobytes())]
 
 
-def _is_binary(X):
-    if X.max() > 1:
-        return False
-    return all(np.isin(X[start : start + CHUNK], (0, 1)).all() for start in range(0, len(X), CHUNK))
+def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list[str]]:
+    """Decide how data like this becomes the x of a model with this likelihood.
 
-
-def fit_preprocessor(X, likelihood):
-    """Decide how data like X (N, D) becomes the x of a model with this likelihood.
+    Standardizing takes a second pass over the data.
 
     Returns
     -------
@@ -195,46 +225,50 @@ def fit_preprocessor(X, likelihood):
     ValueError
         If values lie outside [0, 1] where the likelihood wants them inside.
     """
-    uint8_scale = 1.0 if _is_binary(X) or (X.dtype != np.uint8 and X.max() > 1) else 1 / 255
-    if likelihood == "gaussian":
-        scaling, notices = _standardizing(X, uint8_scale if X.dtype == np.uint8 else 1.0)
-        return Preprocessor(likelihood, scaling, uint8_scale), notices
-    preprocessor = Preprocessor(likelihood, Scaling(np.zeros(X.shape[1]), np.ones(X.shape[1])), uint8_scale)
-    preprocessor.data(X)  # refuses what lies outside [0, 1]
-    return preprocessor, []
+    X, n_features = table.X, table.X.shape[1]
+    is_uint8 = X.dtype == np.uint8
+    uint8_scale = 1.0 if table.is_binary or (not is_uint8 and table.high.max() > 1) else 1 / 255
+    if LIKELIHOODS[likelihood].unit_interval:
+        preprocessor = Preprocessor(likelihood, Scaling(np.zeros(n_features), np.ones(n_features)), uint8_scale)
+        preprocessor.data(table)  # refuses what lies outside [0, 1]
+        return preprocessor, []
+    scaling, notices = _standardizing(table, uint8_scale if is_uint8 else 1.0)
+    return Preprocessor(likelihood, scaling, uint8_scale), notices
 
 
-def _standardizing(X, unit):
-    mean, deviation = _column_moments(X)
+def _standardizing(table, unit):
+    mean, deviation = _column_moments(table)
     constant = deviation == 0
     notices = []
     if constant.any():
         columns = ", ".join(map(str, np.flatnonzero(constant)[:10])) + (", ..." if constant.sum() > 10 else "")
         notices.append(
-            f"{constant.sum()} of {X.shape[1]} columns are constant ({columns}): they carry no information, "
+            f"{constant.sum()} of {len(mean)} columns are constant ({columns}): they carry no information, "
             "and their density is bounded by the floor of the variance alone"
         )
     return Scaling(mean * unit, 1 / np.where(constant, 1, unit * deviation)), notices
 
 
-def _column_moments(X):
-    """Return mean and standard deviation (D,) of each column, by chunks.
+def _column_moments(table):
+    """Return mean and standard deviation (D,) of each column, in one pass.
 
-    They are taken about the first row, so that a constant column has a deviation of zero, exactly, then about the mean,
-    for the sake of accuracy, and in units of the largest distance, which can be squared whatever the column's are.
+    They are taken about the first row, so that a constant column has a deviation of zero, exactly, and in units of the
+    largest distance from it, which can be squared whatever the column's are. A chunk's squares are taken about its own
+    mean, for the sake of accuracy, and then moved to the mean of all (Chan, Golub and LeVeque, 1983).
     """
-    first = X[0].astype(float)
-
-    def total(function, kind=np.sum):
-        parts = [function(X[start : start + CHUNK] - first) for start in range(0, len(X), CHUNK)]
-        return kind([kind(part, axis=0) for part in parts], axis=0)
-
+    first = table.X[0].astype(float)
     with np.errstate(over="ignore"):
-        furthest = total(np.abs, np.max)
+        furthest = np.maximum(table.high - first, first - table.low)
     if not np.all(np.isfinite(furthest)):
         column = int(np.argmax(~np.isfinite(furthest)))
         raise ValueError(f"X spans more than a float can hold in column {column}; expected numbers below 1e308 in size")
     unit = np.where(furthest == 0, 1, furthest)
-    shift = total(lambda x: x / unit) / len(X)
-    variance = total(lambda x: (x / unit - shift) ** 2) / len(X)
+    sizes, sums, squares = [], [], []
+    for chunk in chunks(table.X):
+        x = (chunk - first) / unit
+        sizes.append(len(x))
+        sums.append(np.sum(x, axis=0))
+        squares.append(np.sum((x - sums[-1] / len(x)) ** 2, axis=0))
+    shift, n = np.sum(sums, axis=0) / len(table.X), np.array(sizes)[:, None]
+    variance = np.sum(squares + n * (sums / n - shift) ** 2, axis=0) / len(table.X)
     return first + unit * shift, unit * np.sqrt(variance)

@@ -6,16 +6,18 @@ chooses for data of a size stands in `for_data`. What the settings do is left to
 """
 
 import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import backends
+from .backends import formulas
 from .conventions import check_choice, check_number
-from .estimators import ESTIMATORS, FEWEST_SAMPLES, ON_CUDA, RANDOM, available
-from .model import LIKELIHOODS, POSTERIORS
+from .estimators import ESTIMATORS, runs
+from .likelihoods import LIKELIHOODS
+from .model import POSTERIORS
 from .optimizers import STEPS
 
 #: The longest line of a docstring.
@@ -200,7 +202,7 @@ SETTINGS: dict[str, Setting] = {
         option="--hidden",
     ),
     "activation": Setting(
-        "tanh", OneOf(("tanh", "sigmoid")), "Activation function of the hidden layers.", option="--activation"
+        "tanh", OneOf(formulas.HIDDEN), "Activation function of the hidden layers.", option="--activation"
     ),
     "likelihood": Setting(
         "auto",
@@ -264,8 +266,8 @@ SETTINGS: dict[str, Setting] = {
         OneOf(("auto",), backends.BACKENDS),
         "Where the arithmetic is done.",
         '"auto" takes a GPU if there is one and the work is large enough to gain from it: a training of at least 1e13 '
-        'floating-point operations, with at least 1e7 in a step. The backend "cuda" has only the "sgvb" estimators, '
-        "with the Gaussian posterior.",
+        'floating-point operations, with at least 1e7 in a step. The backend "cuda" has only the Gaussian posterior, '
+        "and no full variational Bayes.",
         option="--backend",
     ),
     "dtype": Setting(
@@ -322,33 +324,42 @@ def check(values: Mapping[str, Any]) -> None:
     """
     for name, setting in SETTINGS.items():
         setting.kind.check(name, values[name])
-    _check_backend(values)
     _check_estimator(values)
-
-
-def _check_backend(values: Mapping[str, Any]) -> None:
-    """Check that the backend can be used, and that it has the estimator with this posterior."""
-    backend, estimator, posterior = values["backend"], values["estimator"], values["posterior"]
-    if backend == "auto":
-        return
-    backends.get(backend)
-    if backend == "cuda" and estimator not in available(posterior, backend):
-        raise ValueError(
-            f"estimator is {estimator!r} and posterior is {posterior!r}; expected one of "
-            f"{', '.join(map(repr, ON_CUDA))} and 'gaussian' on the backend {backend!r}"
-        )
+    _check_backend(values)
 
 
 def _check_estimator(values: Mapping[str, Any]) -> None:
     """Check the settings that the estimator restricts."""
     estimator, posterior, weight_prior = values["estimator"], values["posterior"], values["weight_prior"]
-    if estimator not in available(posterior):
-        raise ValueError(f"posterior is {posterior!r}; expected 'gaussian' for {estimator}")
-    if estimator in RANDOM and weight_prior != 1:
+    spec = ESTIMATORS[estimator]
+    if posterior not in spec.posteriors:
+        raise ValueError(f"posterior is {posterior!r}; expected {_either(spec.posteriors)} for {estimator}")
+    if spec.random_weights and weight_prior != 1:
         raise ValueError(f"weight_prior is {weight_prior!r}; expected 1 for {estimator}, whose prior is N(0, I)")
-    fewest = FEWEST_SAMPLES.get(estimator, 1)
-    if values["n_samples"] < fewest:
-        raise ValueError(f"n_samples is {values['n_samples']}; expected at least {fewest} for {estimator}")
+    if values["n_samples"] < spec.fewest_samples:
+        raise ValueError(f"n_samples is {values['n_samples']}; expected at least {spec.fewest_samples} for {estimator}")
+
+
+def _check_backend(values: Mapping[str, Any]) -> None:
+    """Check that the backend can be used, and that it has the estimator and the posterior."""
+    backend, estimator, posterior = values["backend"], values["estimator"], values["posterior"]
+    if backend == "auto":
+        return
+    backends.get(backend)
+    if not runs(estimator, posterior, backend):
+        estimators, posteriors = (
+            _either(name for name, row in table.items() if backend in row.backends)
+            for table in (ESTIMATORS, POSTERIORS)
+        )
+        raise ValueError(
+            f"estimator is {estimator!r} and posterior is {posterior!r}; expected {estimators} with {posteriors} "
+            f"on the backend {backend!r}"
+        )
+
+
+def _either(names: Iterable[str]) -> str:
+    *first, last = map(repr, names)
+    return f"one of {', '.join([*first, last])}" if first else last
 
 
 class Choice(NamedTuple):

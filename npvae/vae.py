@@ -1,28 +1,28 @@
 """The estimator that users hold: `VAE`, with scikit-learn's conventions, and the one call `fit`.
 
-It checks what comes in, wires the parts together, and turns results back into the units of the data.
+Its methods are thin: ``settings`` checks and documents the settings, ``fitting`` decides and sets up the training,
+``fitted`` computes with the result.
 """
 
-import dataclasses
 import logging
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from os import PathLike
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from . import backends, modelfile, persistence, settings, training
-from .conventions import Estimator, check_number, column_names, compare_names, not_fitted
-from .estimators import ESTIMATORS, RANDOM, WEIGHT_DRAWS, Scorer, available, suits
-from .health import examine
-from .model import Architecture, Model
-from .parameters import Buffers
-from .preprocessing import check_array, choose_likelihood, fingerprints, fit_preprocessor
+from . import fitting, modelfile, persistence, settings
+from .conventions import Estimator, check_number, not_fitted
+from .evaluation.health import examine
+from .fitted import Fitted
+from .preprocessing import as_table
 from .progress import show_progress
-from .training import NonFiniteError
+from .training import Checkpointer, NonFiniteError
 
 logger = logging.getLogger(__name__)
-
-#: Training rows whose bound decides between step sizes, and those that a fitted model is examined on.
-SOME_ROWS = 2000
 
 
 class VAE(Estimator):
@@ -71,27 +71,27 @@ class VAE(Estimator):
 
     def __init__(
         self,
-        n_components=20,
+        n_components: int = 20,
         *,
-        hidden_layer_sizes=(500,),
-        activation="tanh",
-        likelihood="auto",
-        estimator="sgvb-b",
-        posterior="gaussian",
-        n_samples=1,
-        batch_size=100,
-        optimizer="adagrad",
-        learning_rate="auto",
-        weight_prior=1.0,
-        init_std=0.1,
-        max_epochs=100,
-        patience=10,
-        backend="auto",
-        dtype="float32",
-        callbacks=(),
-        verbose=False,
-        random_state=0,
-    ):
+        hidden_layer_sizes: Sequence[int] = (500,),
+        activation: str = "tanh",
+        likelihood: str = "auto",
+        estimator: str = "sgvb-b",
+        posterior: str = "gaussian",
+        n_samples: int = 1,
+        batch_size: int = 100,
+        optimizer: str = "adagrad",
+        learning_rate: str | float = "auto",
+        weight_prior: float = 1.0,
+        init_std: float = 0.1,
+        max_epochs: int = 100,
+        patience: int = 10,
+        backend: str = "auto",
+        dtype: Any = "float32",
+        callbacks: Iterable[Callable] = (),
+        verbose: bool = False,
+        random_state: int | None = 0,
+    ) -> None:
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -112,15 +112,23 @@ class VAE(Estimator):
         self.verbose = verbose
         self.random_state = random_state
 
-    def _check_settings(self):
-        settings.check(vars(self))
-
-    def _runs_on_cuda(self):
-        return self.estimator in available(self.posterior, "cuda")
+    def _checked_settings(self):
+        """Return the settings as a namespace, or refuse one that is not valid."""
+        values = self.get_params()
+        settings.check(values)
+        return SimpleNamespace(**values)
 
     # Fitting ----------------------------------------------------------------------------------------------------------
 
-    def fit(self, X, y=None, *, X_valid=None, checkpoint=None, checkpoint_every=60.0):
+    def fit(
+        self,
+        X: ArrayLike,
+        y: Any = None,
+        *,
+        X_valid: ArrayLike | None = None,
+        checkpoint: str | PathLike | Callable | None = None,
+        checkpoint_every: float = 60.0,
+    ) -> "VAE":
         """Maximise the lower bound on log p(X).
 
         Parameters
@@ -131,9 +139,9 @@ class VAE(Estimator):
         X_valid : array (N', D), optional
             Validation data: its bound is recorded after each epoch, training stops early, the best parameters stay.
         checkpoint : path, optional
-            Model file that is written when training begins, every ``checkpoint_every`` seconds, and at the end: a run
-            that was killed goes on with ``npvae.load(path).resume(X)``. Until the end it holds the latest parameters,
-            not the best ones. Or a function that is called with the model and saves it.
+            Model file, written when training begins, every ``checkpoint_every`` seconds, and at the end. After a crash,
+            ``npvae.load(path).resume(X)`` continues the run. Until the end the file holds the latest parameters, not
+            the best ones. Or a function that is called with the model and saves it.
         checkpoint_every : float
 
         Returns
@@ -150,17 +158,24 @@ class VAE(Estimator):
         OSError
             If the checkpoint cannot be written when training begins, or at the end. In between it is tried again.
         """
-        self._check_settings()
-        keeper = self._keeper(checkpoint, checkpoint_every)
-        model, data, initial, valid = self._start(X, X_valid)
-        return self._run(self._trainer(model, data, initial), valid, keeper, fingerprints(data, valid))
+        values = self._checked_settings()
+        checkpointer = self._checkpointer(checkpoint, checkpoint_every)
+        return self._run(self._begin(values, X, X_valid), checkpointer)
 
-    def resume(self, X, y=None, *, X_valid=None, checkpoint=None, checkpoint_every=60.0):
-        """Go on with a training that was interrupted, killed, or is to have more epochs.
+    def resume(
+        self,
+        X: ArrayLike,
+        y: Any = None,
+        *,
+        X_valid: ArrayLike | None = None,
+        checkpoint: str | PathLike | Callable | None = None,
+        checkpoint_every: float = 60.0,
+    ) -> "VAE":
+        """Continue a training that was interrupted or killed, or that is to have more epochs.
 
-        With the data and the settings that it began with, it ends with the same bits as if it had not stopped. Settings
-        may be changed before, such as ``max_epochs`` or ``learning_rate``; those of the networks and of the likelihood
-        stay as fitted.
+        With the same data and settings as at its beginning, it ends with the same bits as if it had not stopped.
+        Settings may be changed before, such as ``max_epochs`` or ``learning_rate``; those of the networks and of the
+        likelihood stay as fitted.
 
         Parameters
         ----------
@@ -174,34 +189,31 @@ class VAE(Estimator):
         Raises
         ------
         ValueError
-            If there is nothing to go on with, or the data is not that of the run: its shape, its type and a checksum of
-            up to a thousand rows are compared.
+            If there is nothing to resume, or the data is not that of the run: shape, type and a checksum of up to a
+            thousand rows are compared.
         NonFiniteError, OSError
             See `fit`.
         """
-        self._check_settings()
-        model, keeper, state = self._fitted_model(), self._keeper(checkpoint, checkpoint_every), self.training_
+        values, fitted = self._checked_settings(), self.fitted_
+        checkpointer, state = self._checkpointer(checkpoint, checkpoint_every), self.training_
         if self.fingerprints_ is None:
-            raise ValueError("this model was trained on data in pieces; go on with partial_fit")
-        data, valid = self._data(X), None if X_valid is None else self._data(X_valid, "X_valid")
-        found = fingerprints(data, valid)
-        for name, this, expected in zip(("X", "X_valid"), found, self.fingerprints_):
-            if this != expected:
-                had = f"{expected} (rows, columns, type, checksum)"
-                raise ValueError(f"{name} is {this}, but the training that is to go on had {had}")
-        if state.progress.epoch > self.max_epochs:
-            done = state.progress.epoch - 1
+            raise ValueError("this model was trained on data in pieces; continue with partial_fit")
+        run = fitting.resume(
+            values, fitted, state, self.fingerprints_, X, X_valid,
+            learning_rate=self._take_learning_rate(), n_datapoints=self.n_samples_seen_,
+        )  # fmt: skip
+        done = state.progress.epoch - 1
+        if done >= self.max_epochs:
             self._tell(f"nothing to resume: {done} epochs are done; for more, set max_epochs higher")
-        self.history_ = [epoch for epoch in self.history_ if epoch.epoch < state.progress.epoch]
-        self._take_learning_rate()
-        return self._run(self._trainer(model, data, state.parameters, state), valid, keeper, found)
+        self.history_ = [epoch for epoch in self.history_ if epoch.epoch <= done]
+        return self._run(run, checkpointer)
 
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X: ArrayLike, y: Any = None) -> "VAE":
         """Train for one epoch on a piece of the data.
 
-        The first piece decides the likelihood, the scaling of the columns and, where it is "auto", the learning rate,
-        as if it were all. After `fit`, training goes on from what was fitted. N, which says how little the prior on the
-        weights matters against the data, is the number of rows of all calls so far; a piece given twice counts twice.
+        The first piece decides the likelihood, the scaling of the columns and, where it is "auto", the learning rate.
+        After `fit`, training continues from the fitted parameters. N, the number of datapoints that the prior on the
+        weights is weighed against, is the number of rows of all calls so far; a piece given twice counts twice.
 
         Parameters
         ----------
@@ -212,176 +224,79 @@ class VAE(Estimator):
         -------
         self
         """
-        self._check_settings()
+        values = self._checked_settings()
         if not hasattr(self, "parameters_"):
-            model, data, initial, _ = self._start(X, max_epochs=1)
-            trainer = self._trainer(model, data, initial, max_epochs=1)
+            run = self._begin(values, X, max_epochs=1)._replace(fingerprints=None)
         else:
-            model, data, progress = self._fitted_model(), self._data(X), self.training_.progress
-            self._take_learning_rate()
+            fitted = self.fitted_
+            data = fitted.data(X)
             self.n_samples_seen_ += len(data.X)
-            # The objective is a mean over the piece: the prior has the share in it that it has in a mean over all rows.
-            weight_prior = self.weight_prior * len(data.X) / self.n_samples_seen_
-            epoch = progress.epoch + (progress.seen > 0)  # one that was interrupted is over
-            progress = dataclasses.replace(
-                progress, epoch=epoch, seen=0, total=0.0, order=None, best_bound=-np.inf, since_best=0
-            )
-            vector = model.backend.to_numpy(self.parameters_.vector)
-            state = training.State(vector, self.training_.squares, vector[:0], progress)
-            trainer = self._trainer(model, data, vector, state, max_epochs=epoch, weight_prior=weight_prior)
-        return self._run(trainer, None, self._keeper(None), None)
+            run = fitting.next_piece(
+                values, fitted, self.training_, data,
+                learning_rate=self._take_learning_rate(), n_datapoints=self.n_samples_seen_,
+            )  # fmt: skip
+        return self._run(run, self._checkpointer(None))
 
-    def _keeper(self, checkpoint, every=60.0):
-        write = checkpoint
-        if checkpoint is not None and not callable(checkpoint):
-            write = lambda model: model.save(checkpoint)  # noqa: E731
-        return persistence.Keeper(self, write, every)
+    def _begin(self, values, X, X_valid=None, max_epochs=None):
+        """Have the data decide, and forget what an earlier fit has left."""
+        report = []
 
-    def _start(self, X, X_valid=None, **changes):
-        """Decide what the data decides, and forget what an earlier fit has left, which would not belong with it.
+        def say(message):
+            report.append(message)
+            self._tell(message)
 
-        Returns
-        -------
-        model : Model; data : Data; initial : the parameters (P,), as drawn; valid : Data, or None
-        """
-        array = check_array(X)
-        likelihood, preprocessor, messages = self._choose_preprocessing(array)
-        data, valid = preprocessor.data(array), None
-        if X_valid is not None:
-            compare_names(column_names(X_valid), column_names(X), type(self).__name__)
-            valid = preprocessor.data(check_array(X_valid, "X_valid"), "X_valid")
-
+        decided, run = fitting.begin(values, X, X_valid, max_epochs=max_epochs, say=say)
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
         self._keep_feature_names(X)
-        self.n_samples_seen_, self.n_features_in_ = array.shape
-        self.likelihood_, self.preprocessor_ = likelihood, preprocessor
-        self.architecture_ = self._architecture(likelihood, array.shape[1])
-        self.backend_ = self._choose_backend(len(array), changes.get("max_epochs", self.max_epochs))
-        self.seed_ = _seed(self.random_state)
-        self.report_, self.history_, self.notes_ = [], [], {}
-        for message in messages:
-            self._say(message)
-        model = self._model(self.dtype)
-        initial = model.initial(self._rng("weights"), self.init_std)
-        self.learning_rate_ = self.learning_rate
-        if self.learning_rate == "auto":
-            self.learning_rate_ = self._choose_step_size(model, data, initial, changes)
-        return model, data, initial, valid
+        self.n_samples_seen_, self.n_features_in_ = run.trainer.data.X.shape
+        self.preprocessor_, self.architecture_, self.backend_, self.seed_, self.learning_rate_ = decided
+        self.likelihood_ = self.preprocessor_.likelihood
+        self.report_, self.history_, self.notes_ = report, [], {}
+        return run
 
     def _take_learning_rate(self):
         """Take a learning rate that was set since the fit; one that was chosen by it stays."""
         if self.learning_rate != "auto":
             self.learning_rate_ = self.learning_rate
+        return self.learning_rate_
 
-    def _choose_backend(self, n_rows, max_epochs):
-        """Return the backend: as set, or by the work that a fit to so many rows is."""
-        if self.backend != "auto":
-            return self.backend
-        rows = min(self.batch_size, n_rows)
-        multiplied = Model(self.architecture_, backends.get("reference")).layout.n_weights * self.n_samples
-        step = 6 * rows * multiplied  # a multiplication and an addition in each of three products of a layer
-        return backends.choose(step, step * max_epochs * n_rows / rows) if self._runs_on_cuda() else "cpu"
+    def _checkpointer(self, checkpoint, every=60.0):
+        def record(state, epoch):
+            self.training_ = state
+            if epoch is not None:
+                self.history_.append(epoch)
 
-    def _choose_preprocessing(self, X):
-        likelihood, reason = self.likelihood, "as set"
-        if likelihood == "auto":
-            likelihood, reason = choose_likelihood(X)
-        preprocessor, notices = fit_preprocessor(X, likelihood)
-        return likelihood, preprocessor, [f"likelihood: {likelihood} ({reason})", *notices]
+        def write():
+            checkpoint(self) if callable(checkpoint) else self.save(checkpoint)
 
-    def _run(self, trainer, valid, keeper, prints):
-        """Train, keep what is needed to go on, and look at the result; ``prints`` is None for a piece of the data."""
-        self.parameters_, model = trainer.parameters, trainer.estimator.model  # live: a callback can use the model
-        self.fingerprints_, self.stopped_, whole = prints, None, prints is not None
+        return Checkpointer(record, None if checkpoint is None else write, every)
+
+    def _run(self, run, checkpointer):
+        """Train, keep what is needed to continue, and examine the result; a piece of the data has no fingerprints."""
+        trainer, whole = run.trainer, run.fingerprints is not None
+        self.parameters_ = trainer.parameters  # live: a callback can use the model
+        self.fingerprints_, self.stopped_ = run.fingerprints, None
         vars(self).pop("health_", None)
-        keeper.begin(trainer)
-        scorer = self._scorer(model)
-        score_valid = None if valid is None else lambda parameters: scorer(parameters, valid).mean()
-        epochs, done = trainer.settings.max_epochs, trainer.progress.epoch - 1
+        checkpointer.begin(trainer)
+        fitted, epochs, done = self.fitted_, trainer.settings.max_epochs, trainer.progress.epoch - 1
         try:
             with show_progress(epochs, self.verbose and whole, done) as show:
-                self.stopped_ = training.train(trainer, score_valid, (show, *self.callbacks), keeper)
+                self.stopped_ = fitting.train(run, fitted.scorer(), (show, *self.callbacks), checkpointer)
         except NonFiniteError as error:
             self.stopped_ = str(error)
             raise
-        finally:  # what stays is on the host
-            vector = model.backend.to_numpy(self.parameters_.vector)
-            if vector is not self.parameters_.vector:
-                self.parameters_ = model.layout.view(vector)
+        finally:
+            self.parameters_ = fitting.on_host(fitted.model, self.parameters_)
         if self.stopped_:
-            self._say(self.stopped_)
+            self.report_.append(self.stopped_)
+            self._tell(self.stopped_)
         if whole:
-            self.health_ = examine(model, self._parameters(model), self._some_rows(trainer.data), scorer, self.history_)
+            fitted = self.fitted_
+            self.health_ = examine(fitted, fitting.some_rows(trainer.data, fitted.seed), self.history_)
             self._tell(str(self.health_))
-        keeper.save()
+        checkpointer.save()
         return self
-
-    def _parameters(self, model):
-        """Return the parameters where the model's backend computes."""
-        vector = model.backend.asarray(self.parameters_.vector, model.dtype)
-        return self.parameters_ if vector is self.parameters_.vector else model.layout.view(vector)
-
-    def _choose_step_size(self, model, data, initial, changes):
-        subset, scorer = self._some_rows(data), self._scorer(model)
-        step_size, bounds = training.choose_step_size(
-            lambda candidate: self._trainer(model, data, initial, learning_rate=candidate, **changes),
-            lambda parameters: scorer(parameters, subset).mean(),
-        )
-        bounds = ", ".join(f"{candidate:g}: {bound:.1f}" for candidate, bound in bounds.items())
-        self._say(f"learning rate: {step_size:g} (training bound in nats after the first steps of {bounds})")
-        return step_size
-
-    def _some_rows(self, data):
-        rows = self._rng("step size").permutation(len(data.X))[:SOME_ROWS]
-        return data._replace(X=data.X[np.sort(rows)])
-
-    def _trainer(self, model, data, initial, state=None, **changes):
-        settings = training.Settings(
-            self.optimizer, self.learning_rate_, self.weight_prior, self.batch_size, self.max_epochs, self.patience
-        )
-        if not suits(self.estimator, model.architecture):
-            raise ValueError(
-                f"estimator is {self.estimator!r}, but the model was fitted by another, with "
-                f"{'random' if model.architecture.random else 'fixed'} weights and the posterior "
-                f"{model.architecture.posterior!r}; fit it anew"
-            )
-        estimator = ESTIMATORS[self.estimator](model, self.n_samples, self.n_samples_seen_)
-        settings, rng = settings._replace(**changes), self._rng("training")
-        return training.Trainer(estimator, model.parameters(initial), data, rng, settings, state)
-
-    def _architecture(self, likelihood, n_features):
-        sizes = tuple(map(int, self.hidden_layer_sizes))
-        return Architecture(
-            n_features, int(self.n_components), sizes, self.activation, likelihood,
-            posterior=self.posterior, random=RANDOM.get(self.estimator),
-        )  # fmt: skip
-
-    def _model(self, dtype):
-        backend, architecture = self._backend(), self.architecture_
-        if self.backend == "cuda" and (architecture.random or architecture.posterior != "gaussian"):
-            raise ValueError(
-                f"backend is 'cuda', but the model has {'random' if architecture.random else 'fixed'} weights and the "
-                f"posterior {architecture.posterior!r}; expected fixed weights and 'gaussian' there, or another backend"
-            )
-        return Model(architecture, backend, dtype)
-
-    def _backend(self):
-        """Return the backend in use; "auto" is what the last fit has chosen, where there is a GPU if that is one."""
-        if self.backend != "auto":
-            return backends.get(self.backend)
-        chosen = getattr(self, "backend_", "cpu")
-        return backends.get("cpu" if chosen == "cuda" and backends.missing_for_cuda() else chosen)
-
-    def _scorer(self, model):
-        return Scorer(model, self.seed_, self.n_samples)
-
-    def _rng(self, purpose):
-        return _rng(self.seed_, purpose)
-
-    def _say(self, message):
-        self.report_.append(message)
-        self._tell(message)
 
     def _tell(self, message):
         if self.verbose:
@@ -391,33 +306,35 @@ class VAE(Estimator):
 
     # Using what was fitted --------------------------------------------------------------------------------------------
 
-    def transform(self, X):
+    @property
+    def fitted_(self) -> Fitted:
+        """The model with its parameters, on the backend in use, for evaluation and for programs of one's own."""
+        self._check_fitted()
+        model = fitting.make_model(self.architecture_, self.backend, self.backend_, self.parameters_.vector.dtype)
+        parameters, names = fitting.on_backend(model, self.parameters_), getattr(self, "feature_names_in_", None)
+        return Fitted(model, parameters, self.preprocessor_, self.seed_, self.n_samples, names)
+
+    def transform(self, X: ArrayLike) -> Any:
         """Return the posterior means: the mu of q(z|x), (N, J) for X (N, D)."""
-        model, data = self._fitted_model(), self._data(X)
-        parameters = self._parameters(model)
+        fitted = self.fitted_
+        return self._wrap(fitted.encode(fitted.data(X))[0], X)
 
-        def mu(rows, buffers):
-            x = model.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), self.n_features_in_))
-            return model.encode(parameters, x, buffers).outputs[0]
-
-        return self._wrap(_by_batches(model, mu, len(data.X)), X)
-
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X: ArrayLike, y: Any = None) -> Any:
         """Return ``fit(X).transform(X)``."""
         return self.fit(X).transform(X)
 
-    def inverse_transform(self, Z):
+    def inverse_transform(self, Z: ArrayLike) -> NDArray:
         """Return E[x|z] in the units of the data (pixels in [0, 1]), (R, D) for Z (R, J).
 
         Where weights are random (full variational Bayes), it is the mean over draws of them.
         """
-        return np.mean(self._predictions(Z), axis=0)
+        return np.mean(self.fitted_.decode(Z), axis=0)
 
-    def predictive_std(self, Z):
-        """Return how much E[x|z] varies with the weights, as a standard deviation in the units of the data.
+    def predictive_std(self, Z: ArrayLike) -> NDArray:
+        """Return the epistemic uncertainty of E[x|z], as a standard deviation in the units of the data.
 
-        It tells what the model does not know for want of data; the noise of p(x|z) is no part of it. Without random
-        weights it is zero.
+        It is how much E[x|z] varies with random weights (full variational Bayes); it excludes observation noise.
+        Without random weights it is zero.
 
         Parameters
         ----------
@@ -427,53 +344,42 @@ class VAE(Estimator):
         -------
         array (R, D)
         """
-        return np.std(self._predictions(Z), axis=0)
+        return np.std(self.fitted_.decode(Z), axis=0)
 
-    def _predictions(self, Z):
-        """Return E[x|z] in the units of the data, (R, D), for each draw of the weights."""
-        model, Z = self._fitted_model(), check_array(Z, "Z")
-        if Z.shape[1] != model.architecture.n_components:
-            raise ValueError(f"Z has {Z.shape[1]} columns; expected n_components = {model.architecture.n_components}")
-        z = model.backend.asarray(Z, model.dtype)
-
-        def mean(drawn):
-            return lambda rows, buffers: model.mean(model.decode(drawn, z[rows[0] : rows[-1] + 1], buffers).outputs)
-
-        draws = model.weights.draws(self._parameters(model), self.seed_, WEIGHT_DRAWS)
-        return [self.preprocessor_.restore(_by_batches(model, mean(drawn), len(Z))) for drawn in draws]
-
-    def weight_divergence(self):
+    def weight_divergence(self) -> float:
         """Return D_KL(q(theta) || p(theta)) of all random weights together, in nats; 0 if none are random.
 
         The bound on log p(X) is the number of datapoints times `score`, less this.
         """
-        return self._fitted_model().weights.divergence(self.parameters_)
+        fitted = self.fitted_
+        return fitted.model.weight_posterior.divergence(fitted.parameters)
 
-    def reconstruct(self, X):
+    def reconstruct(self, X: ArrayLike) -> NDArray:
         """Return E[x|z] at the posterior mean of each row, in the units of the data: (N, D) for X (N, D)."""
-        return self.inverse_transform(np.asarray(self.transform(X)))
+        fitted = self.fitted_
+        return np.mean(fitted.decode(fitted.encode(fitted.data(X))[0]), axis=0)
 
-    def sample(self, n_samples=1, *, random_state=None):
+    def sample(self, n_samples: int = 1, *, random_state: int | None = None) -> NDArray:
         """Draw z from the prior and return E[x|z], in the units of the data: (n_samples, D).
 
         These are the means that the paper shows in its Figure 5, without the noise of p(x|z). ``random_state`` is a
         seed; by default it is the model's own, and the samples are the same at each call.
         """
-        model = self._fitted_model()
+        fitted = self.fitted_
         check_number("n_samples", n_samples, np.integer, 1)
-        rng = self._rng("sample") if random_state is None else np.random.default_rng(random_state)
-        return self.inverse_transform(rng.standard_normal((n_samples, model.architecture.n_components)))
+        rng = fitted.generator("sample") if random_state is None else np.random.default_rng(random_state)
+        return self.inverse_transform(rng.standard_normal((n_samples, fitted.model.architecture.n_components)))
 
-    def score_samples(self, X):
+    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
         """Estimate the lower bound on log p(x) of each row: (N,) in nats, for X (N, D).
 
         The noise of a row is keyed by its content and the model's seed: a score does not change from call to call, nor
         with the other rows. With standardized columns it is in nats of the data as given.
         """
-        model, data = self._fitted_model(), self._data(X)
-        return self._scorer(model)(self._parameters(model), data)
+        fitted = self.fitted_
+        return fitted.score(fitted.data(X))
 
-    def score(self, X, y=None):
+    def score(self, X: ArrayLike, y: Any = None) -> float:
         """Return the mean of `score_samples`: the lower bound a datapoint, in nats. ``y`` is ignored."""
         return float(np.mean(self.score_samples(X)))
 
@@ -481,23 +387,14 @@ class VAE(Estimator):
         if not hasattr(self, "parameters_"):
             raise not_fitted(type(self).__name__)
 
-    def _fitted_model(self):
-        self._check_fitted()
-        return self._model(self.parameters_.vector.dtype)
-
-    def _data(self, X, name="X"):
-        """Check data like that of the fit, and attach its scaling."""
-        self._check_feature_names(X)
-        return self.preprocessor_.data(check_array(X, name), name)
-
     @property
     def _n_features_out(self):
         return self.architecture_.n_components
 
     # Files and checks -------------------------------------------------------------------------------------------------
 
-    def save(self, path, notes=None):
-        """Write the fitted model, and where its training stands, to exactly this path: whole or not at all.
+    def save(self, path: str | PathLike, notes: dict | None = None) -> None:
+        """Write the fitted model, and the state of its training, to exactly this path: whole or not at all.
 
         The file is an ``.npz`` without pickles. Callbacks are not saved.
 
@@ -510,7 +407,7 @@ class VAE(Estimator):
         Raises
         ------
         OSError
-            If it cannot be written; a file that was there before is then as it was.
+            If it cannot be written; a file that was there before is then unchanged.
         TypeError
             If JSON cannot hold the notes.
         """
@@ -521,7 +418,7 @@ class VAE(Estimator):
             self.notes_ = notes
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | PathLike) -> "VAE":
         """Read a model that `save` wrote.
 
         Raises
@@ -537,27 +434,13 @@ class VAE(Estimator):
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
 
-    def starting_point(self, X):
-        """Return what training on X would start from, or what a fitted model has: for `npvae.gradcheck`.
-
-        Returns
-        -------
-        architecture : Architecture; data : X as Data; vector (P,) : parameters, float64
-        """
-        self._check_settings()
-        X = check_array(X)
-        if hasattr(self, "parameters_"):
-            architecture, preprocessor = self.architecture_, self.preprocessor_
-            vector = self._fitted_model().backend.to_numpy(self.parameters_.vector).astype(float)
-        else:
-            likelihood, preprocessor, _ = self._choose_preprocessing(X)
-            architecture = self._architecture(likelihood, X.shape[1])
-            model = Model(architecture, self._backend())
-            vector = model.initial(_rng(_seed(self.random_state), "weights"), self.init_std)
-        return architecture, preprocessor.data(X), vector
+    def starting_point(self, X: ArrayLike) -> fitting.StartingPoint:
+        """Return what training on X would start from, or the fitted parameters: for `npvae.gradcheck`."""
+        values = self._checked_settings()
+        return fitting.starting_point(values, X, self.fitted_ if hasattr(self, "parameters_") else None)
 
 
-def fit(X, *, X_valid=None, **values):
+def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE:
     """Train a `VAE` on X with settings suited to its size, and report what was chosen and why.
 
     Parameters
@@ -573,8 +456,17 @@ def fit(X, *, X_valid=None, **values):
     -------
     VAE
         Fitted; ``report_`` lists the choices.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npvae
+    >>> X = np.random.default_rng(0).normal(size=(200, 5))
+    >>> model = npvae.fit(X, max_epochs=2, learning_rate=0.02, backend="reference", verbose=False)
+    >>> model.report_[0]
+    'n_components: 2 (at most half the columns; those that are not needed stay at the prior)'
     """
-    choices = [choice for choice in settings.for_data(*check_array(X).shape) if choice.name not in values]
+    choices = [choice for choice in settings.for_data(*as_table(X).shape) if choice.name not in values]
     model = VAE(**{"verbose": True} | {choice.name: choice.value for choice in choices} | values)
     report = [f"{name}: {value} ({reason})" for name, value, reason in choices]
     if model.verbose and report:
@@ -584,23 +476,6 @@ def fit(X, *, X_valid=None, **values):
     return model
 
 
-def load(path):
+def load(path: str | PathLike) -> VAE:
     """Read a model that `VAE.save` wrote; see `VAE.load`."""
     return VAE.load(path)
-
-
-def _by_batches(model, function, n_rows):
-    """Stack ``function(rows, buffers)``, an array of the backend each time, over batches of at most 500 rows."""
-    buffers = Buffers(model.backend, model.dtype)
-    batches = np.split(np.arange(n_rows), range(Scorer.batch_size, n_rows, Scorer.batch_size))
-    return np.concatenate([np.array(model.backend.to_numpy(function(rows, buffers))) for rows in batches])
-
-
-def _rng(seed, purpose):
-    """Return the generator of a purpose: independent of the others, and the same whenever it is asked for."""
-    return np.random.default_rng([seed, *purpose.encode()])
-
-
-def _seed(random_state):
-    """Return random_state, or a fresh seed for None."""
-    return int(np.random.default_rng().integers(2**63)) if random_state is None else int(random_state)

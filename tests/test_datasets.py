@@ -177,9 +177,9 @@ def test_idx_is_read():
         (b"\x00\x00\x08\x01" + idx(IMAGES)[4:], "starts with 0x00000801"),
         (b"\x00\x00\x0d\x03" + idx(IMAGES)[4:], "starts with 0x00000d03"),
         (b"<html>", "starts with 0x3c68746d"),
-        (idx(IMAGES)[:10], "cut short: 10 bytes, expected 76"),
-        (idx(IMAGES)[:-1], "cut short: 75 bytes, expected 76"),
-        (idx(IMAGES) + b"\x00", "goes on past the 76 bytes"),
+        (idx(IMAGES)[:10], "truncated: 10 bytes, expected 76"),
+        (idx(IMAGES)[:-1], "truncated: 75 bytes, expected 76"),
+        (idx(IMAGES) + b"\x00", "has more than the 76 bytes"),
         (idx(IMAGES[:2]), r"dimensions \(2, 4, 5\), expected \(3, 4, 5\)"),
         (idx(IMAGES.reshape(3, 5, 4)), r"dimensions \(3, 5, 4\), expected \(3, 4, 5\)"),
     ],
@@ -197,11 +197,11 @@ def test_amat_is_read():
 @pytest.mark.parametrize(
     "content, complaint",
     [
-        (b"", "cut short: 0 bytes, expected 120"),
-        (amat(BITS)[:-1], "cut short: 119 bytes, expected 120"),
-        (amat(BITS) + b"\n", "goes on past the 120 bytes"),
-        (b"2" + amat(BITS)[1:], "other values than the digits 0 and 1"),
-        (b" " + amat(BITS)[1:], "other values than the digits 0 and 1"),
+        (b"", "truncated: 0 bytes, expected 120"),
+        (amat(BITS)[:-1], "truncated: 119 bytes, expected 120"),
+        (amat(BITS) + b"\n", "has more than the 120 bytes"),
+        (b"2" + amat(BITS)[1:], "values other than the digits 0 and 1"),
+        (b" " + amat(BITS)[1:], "values other than the digits 0 and 1"),
         (amat(BITS).replace(b" ", b",", 1), "not 3 lines of 20 digits"),
         (amat(BITS).replace(b"\n", b" ", 1), "not 3 lines of 20 digits"),
         (amat(BITS.reshape(6, 10)), "not 3 lines of 20 digits"),
@@ -222,10 +222,10 @@ def test_frey_is_read_from_columns(compress):
 @pytest.mark.parametrize(
     "content, complaint",
     [
-        (b"", "not a whole MATLAB file"),
-        (b"junk" * 100, "not a whole MATLAB file"),
-        (mat(ff=IMAGES.reshape(20, 3))[:-20], "not a whole MATLAB file"),
-        (mat(True, ff=IMAGES.reshape(20, 3))[:-20], "not a whole MATLAB file"),
+        (b"", "not a complete MATLAB file"),
+        (b"junk" * 100, "not a complete MATLAB file"),
+        (mat(ff=IMAGES.reshape(20, 3))[:-20], "not a complete MATLAB file"),
+        (mat(True, ff=IMAGES.reshape(20, 3))[:-20], "not a complete MATLAB file"),
         (mat(gg=IMAGES.reshape(20, 3)), "no variable ff"),
         (mat(ff=IMAGES.reshape(3, 20)), r"ff of uint8 \(3, 20\), expected uint8 \(20, 3\)"),
         (mat(ff=IMAGES.reshape(20, 3) / 2), r"ff of float64 \(20, 3\), expected uint8"),
@@ -292,7 +292,7 @@ def test_data_dir_comes_before_the_environment_and_that_before_the_cache(tmp_pat
 def test_a_data_dir_without_the_file_is_an_error_even_if_the_cache_has_it(tmp_path, cache, server):
     write(cache / "tiny" / "images", idx(IMAGES))
     server.bodies["/images"] = idx(IMAGES)
-    with pytest.raises(FileNotFoundError, match=r"'.*elsewhere' lacks images .*into .*elsewhere.tiny"):
+    with pytest.raises(FileNotFoundError, match=r"'.*elsewhere' does not contain images .*into .*elsewhere.tiny"):
         files.read(source(server.url + "/images"), tmp_path / "elsewhere")
     assert server.requests == []
 
@@ -300,13 +300,13 @@ def test_a_data_dir_without_the_file_is_an_error_even_if_the_cache_has_it(tmp_pa
 @pytest.mark.parametrize(
     "content, complaint",
     [
-        (idx(IMAGES)[:-1], "cut short"),
-        (gzip.compress(idx(IMAGES))[:-9], "cut short"),
+        (idx(IMAGES)[:-1], "truncated"),
+        (gzip.compress(idx(IMAGES))[:-9], "truncated"),
         (gzip.compress(idx(IMAGES))[:-8] + bytes(8), "damaged"),
         (b"\x1f\x8bnonsense", "damaged"),
         (gzip.compress(idx(IMAGES))[:10] + bytes([255] * 30), "damaged"),
         (gzip.compress(idx(IMAGES)) + b"more", "damaged"),
-        (idx(255 - IMAGES), "other values than the public data: their SHA-256 is [0-9a-f]{64}, expected"),
+        (idx(255 - IMAGES), "differs from the public data: the SHA-256 is [0-9a-f]{64}, expected"),
     ],
     ids=text_only,
 )
@@ -320,7 +320,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, content, complaint):
 def test_inflating_stops_a_byte_past_what_is_expected(tmp_path):
     path = write(tmp_path / "images.gz", gzip.compress(idx(IMAGES) + bytes(10**6)))
     assert len(files._read_bounded(path, len(idx(IMAGES)))) == len(idx(IMAGES)) + 1
-    with pytest.raises(ValueError, match="goes on past the 76 bytes"):
+    with pytest.raises(ValueError, match="has more than the 76 bytes"):
         files.read(source(), tmp_path)
 
 
@@ -399,7 +399,7 @@ def test_the_environment_folder_does_not_prevent_a_download(server, cache, tmp_p
 @pytest.mark.parametrize(
     "body, complaint",
     [
-        (gzip.compress(idx(255 - IMAGES)), "other values than the public data"),
+        (gzip.compress(idx(255 - IMAGES)), "differs from the public data"),
         (b"<html>Please log in</html>", "IDX magic number"),
         (bytes(1101), "more than the 76 bytes expected"),
         (b"", "IDX magic number"),
@@ -417,7 +417,7 @@ def test_a_wrong_download_leaves_nothing_behind(server, cache, body, complaint):
 def test_an_interrupted_download_leaves_nothing_behind(server, cache, content):
     server.bodies["/images"] = content
     server.interrupted.add("/images")
-    with pytest.raises(datasets.DownloadError, match="cut short"):
+    with pytest.raises(datasets.DownloadError, match="truncated"):
         files.read(source(server.url + "/images"))
     assert files_below(cache) == []
 

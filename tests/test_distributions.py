@@ -1,11 +1,17 @@
 """Densities against SciPy, divergences against quadrature."""
 
+import dataclasses
+import importlib
+import pickle
+import pkgutil
+
 import numpy as np
 import planted
 import pytest
 import scipy.integrate
 import scipy.stats
 
+from npvae import distributions
 from npvae.backends import reference
 from npvae.distributions import Bernoulli, Normal, kl_divergence
 from npvae.model import Architecture, Model
@@ -82,6 +88,7 @@ def test_kl_between_normals():
     assert kl_divergence(p, q) == pytest.approx(quadrature_kl(*reversed(pair)), rel=1e-9)
     assert kl_divergence(q, p) != pytest.approx(kl_divergence(p, q), rel=0.1)  # it is not symmetric
     assert kl_divergence(q, q) == 0
+    assert kl_divergence(Normal(1.0, 2.0), Normal()) > 0
     with pytest.raises(TypeError, match="Bernoulli from Normal"):
         kl_divergence(Bernoulli(0.0), p)
 
@@ -93,3 +100,33 @@ def test_log_variance_never_falls_below_its_floor(backend):
     parameters["decoder.log_var.b"][...] = [-1e4, reference.MIN_LOG_VAR, 0.0, 5.0]
     y = model.decode(parameters, np.ones((1, 1)), Buffers(backend, "float64")).outputs[1][0]
     np.testing.assert_allclose(y, [reference.MIN_LOG_VAR, reference.MIN_LOG_VAR + np.log(2), 0, 5], atol=2e-6)
+
+
+def test_every_family_is_exported():
+    """Every family of every file of the package, under one name."""
+    files = [
+        importlib.import_module(f"npvae.distributions.{f.name}") for f in pkgutil.iter_modules(distributions.__path__)
+    ]
+    families = {
+        name: thing
+        for file in files
+        for name, thing in vars(file).items()
+        if dataclasses.is_dataclass(thing) and thing.__module__ == file.__name__
+    }
+    assert {*families, "kl_divergence"} == set(distributions.__all__)
+    assert all(getattr(distributions, name) is family for name, family in families.items())
+
+
+def test_parameters():
+    """Numbers and array-likes in, a float or a float64 array held; frozen, comparable, and a required one is missed."""
+    q = Normal(1, scale=[1, 2])
+    assert repr(q) == "Normal(loc=1.0, scale=array([1., 2.]))"
+    assert q.scale.dtype == np.float64 and type(q.loc) is float
+    assert Normal(np.float32(0.5), 2) == Normal(0.5, 2.0) != Normal(0.5, 3.0)
+    assert pickle.loads(pickle.dumps(Normal(2.0, 3.0))) == Normal(2.0, 3.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        q.loc = 0.0
+    with pytest.raises(TypeError, match="logits"):
+        Bernoulli()
+    with pytest.raises(ValueError, match="could not convert"):
+        Normal("one")

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats as st
 from scipy.special import digamma, gammaln, log_expit
 
-from npvae import reparameterization as rp
+from npvae import distributions as ds
 from npvae.inference import elbo_and_gradient, fit_posterior
 
 
@@ -29,7 +29,7 @@ def linear_regression(rng):
 def test_linear_regression_is_exact(rng):
     """With a full covariance q can be the posterior: its moments are met, and the bound is the evidence."""
     log_joint, mean, covariance, evidence = linear_regression(rng)
-    found = fit_posterior(log_joint, rp.MultivariateNormal(np.zeros(3), np.eye(3)))
+    found = fit_posterior(log_joint, ds.MultivariateNormal(np.zeros(3), np.eye(3)))
     np.testing.assert_allclose(found.q.loc, mean, atol=0.02 * np.sqrt(np.diag(covariance)).max())
     np.testing.assert_allclose(found.q.scale_tril @ found.q.scale_tril.T, covariance, atol=0.02 * covariance.max())
     assert found.elbo == pytest.approx(evidence, abs=5 * found.elbo_error + 0.002)
@@ -38,7 +38,7 @@ def test_linear_regression_is_exact(rng):
 def test_mean_field_linear_regression(rng):
     """A factorized q has the posterior's mean and the inverse of the precision's diagonal, and misses the rest."""
     log_joint, mean, covariance, evidence = linear_regression(rng)
-    found = fit_posterior(log_joint, rp.Normal(np.zeros(3), np.ones(3)))
+    found = fit_posterior(log_joint, ds.Normal(np.zeros(3), np.ones(3)))
     precision = np.linalg.inv(covariance)
     np.testing.assert_allclose(found.q.loc, mean, atol=0.02 * np.sqrt(np.diag(covariance)).max())
     np.testing.assert_allclose(found.q.scale, np.diag(precision) ** -0.5, rtol=0.02)
@@ -65,7 +65,7 @@ def test_gaussian_with_unknown_mean_and_variance(rng):
             [tau * (n * mean - (n + 1) * mu), 0.5 * (n + 1) - 0.5 * tau * error + a - b * tau], axis=1
         )
 
-    found = fit_posterior(log_joint, rp.MultivariateNormal(np.zeros(2), np.eye(2)))
+    found = fit_posterior(log_joint, ds.MultivariateNormal(np.zeros(2), np.eye(2)))
     a_n, m = a + n / 2, n * mean / (n + 1)
     b_n = b + 0.5 * (((x - mean) ** 2).sum() + n * mean**2 / (n + 1))
     log_tau, spread = digamma(a_n) - np.log(b_n), np.sqrt(1 / a_n)
@@ -86,7 +86,7 @@ def test_gaussian_with_unknown_mean_and_variance(rng):
     )
 
 
-@pytest.mark.parametrize("family", [rp.Normal, rp.Logistic, rp.Laplace])
+@pytest.mark.parametrize("family", [ds.Normal, ds.Logistic, ds.Laplace])
 def test_logistic_regression_against_a_grid(rng, family):
     """One weight and an offset, on a grid: the bound stays below the evidence, the Normal's close to it."""
     A = np.c_[rng.standard_normal(50), np.ones(50)]
@@ -106,20 +106,20 @@ def test_logistic_regression_against_a_grid(rng, family):
     found = fit_posterior(log_joint, family(np.zeros(2), np.ones(2)))
     np.testing.assert_allclose(found.q.loc, mean, atol=0.06)
     assert found.elbo < evidence + 5 * found.elbo_error
-    assert found.elbo > evidence - {rp.Normal: 0.08, rp.Logistic: 0.12, rp.Laplace: 0.3}[family]
+    assert found.elbo > evidence - {ds.Normal: 0.08, ds.Logistic: 0.12, ds.Laplace: 0.3}[family]
 
 
 @pytest.mark.parametrize("q", [
-    rp.Normal(np.array([0.3, -1.0]), np.array([0.5, 2.0])), rp.Laplace(np.array([0.3, -1.0]), np.array([0.5, 2.0])),
-    rp.Logistic(np.array([0.3, -1.0]), np.array([0.5, 2.0])),
-    rp.MultivariateNormal(np.array([0.3, -1.0]), np.array([[0.5, 0.0], [0.7, 2.0]])),
+    ds.Normal(np.array([0.3, -1.0]), np.array([0.5, 2.0])), ds.Laplace(np.array([0.3, -1.0]), np.array([0.5, 2.0])),
+    ds.Logistic(np.array([0.3, -1.0]), np.array([0.5, 2.0])),
+    ds.MultivariateNormal(np.array([0.3, -1.0]), np.array([[0.5, 0.0], [0.7, 2.0]])),
 ], ids=lambda q: type(q).__name__)  # fmt: skip
 def test_gradient_by_differences(rng, q):
     log_joint = lambda z: (
         np.cos(z).sum(axis=1) + z[:, 0] * z[:, 1],
         np.stack([-np.sin(z[:, 0]) + z[:, 1], -np.sin(z[:, 1]) + z[:, 0]], 1),
     )
-    eps = q.draw(rng, (7, 2) if not isinstance(q, rp.MultivariateNormal) else 7)
+    eps = q.draw(rng, (7, 2) if not isinstance(q, ds.MultivariateNormal) else 7)
     _, gradient = elbo_and_gradient(log_joint, q, eps)
     for field in fields(q):
         array = getattr(q, field.name)
@@ -136,4 +136,4 @@ def test_gradient_by_differences(rng, q):
 
 def test_divergence_is_an_error():
     with pytest.raises(FloatingPointError, match="not finite at step 1"):
-        fit_posterior(lambda z: (np.full(len(z), np.nan), z), rp.Normal(np.zeros(2), np.ones(2)))
+        fit_posterior(lambda z: (np.full(len(z), np.nan), z), ds.Normal(np.zeros(2), np.ones(2)))

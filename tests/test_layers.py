@@ -14,7 +14,7 @@ LAYERS = (
     ("conventions", "parameters", "preprocessing", "progress", "version"),
     ("backends",),
     ("distributions", "nn", "optimizers"),
-    ("reparameterization", "weights"),
+    ("weights",),
     ("model",),
     ("estimators", "inference"),
     ("evaluation", "training", "gradcheck", "modelfile", "health"),

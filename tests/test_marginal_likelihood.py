@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import npvae
+from npvae.distributions import MultivariateNormal, Normal
 from npvae.evaluation import LinearGaussian, log_joint, marginal_likelihood, quadrature
 from npvae.inference import fit_posterior
-from npvae.reparameterization import MultivariateNormal, Normal
 
 
 def fitted(X, n_components, likelihood, hidden):

@@ -214,6 +214,7 @@ def _grid(tiles, panels, threads):
 
 #: Columns of a table of jobs. left, right, bias and out are numbers of arrays, each followed by where it begins there.
 FORM, ROWS, INNER, COLUMNS, LEFT, LEFT_AT, RIGHT, RIGHT_AT, BIAS, BIAS_AT, CODE, ADDS, OUT, OUT_AT = range(14)
+JOB_LENGTH = 14
 
 
 def dense_job(shape, x, W, b, code, out):

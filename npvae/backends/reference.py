@@ -5,16 +5,19 @@ samples z for each of M datapoints there are L * M rows, all datapoints of the f
 belongs to datapoint i. Densities are in nats. Whatever is passed as ``out`` (or as ``dW``, ``dx``, ...) is
 overwritten and returned, so that a training step need not allocate. Gradients are those of something maximised.
 
-The layers that call these functions stand in ``nn`` and ``model``; this file knows nothing of networks.
+Activations stand in ``formulas``, next to this file; ``interface`` lists what a backend must have. The layers that call
+these functions stand in ``nn`` and ``model``; this file knows nothing of networks.
 """
 
 import numpy as np
 
+from . import formulas
+from .formulas import sigmoid, softplus
+
 LOG_2PI = np.log(2 * np.pi)
 
-#: Lower limit of a Gaussian decoder's log-variance. On discrete or repeated values the bound has no maximum without
-#: one. It is the rounding error of an 8-bit pixel scaled to [0, 1]: a standard deviation of 1 / (255 sqrt(12)).
-MIN_LOG_VAR = -2 * np.log(255 * np.sqrt(12))
+#: This backend has no faster form of a whole network, and takes one step at a time.
+Network = Runner = None
 
 #: Keeps the first Adagrad steps finite where a gradient is zero (the authors' value).
 ADAGRAD_EPSILON = 1e-8
@@ -62,39 +65,18 @@ def gather(X, rows, scaling, out):
 # One layer of a network ---------------------------------------------------------------------------------------------
 
 
-def sigmoid(a):
-    """1 / (1 + exp(-a)), without overflow at either end."""
-    e = np.exp(-np.abs(a))
-    return np.where(a >= 0, 1, e) / (1 + e)
-
-
-def softplus(a):
-    """log(1 + exp(a)), without overflow at either end."""
-    return np.maximum(a, 0) + np.log1p(np.exp(-np.abs(a)))
-
-
-#: Each activation as a function of its input, and its derivative as a function of its *output*: the backward pass
-#: then needs nothing but what the forward pass has kept. ``floored`` bounds a log-variance smoothly from below.
-ACTIVATIONS = {
-    "identity": (lambda a: a, lambda y: np.ones_like(y)),
-    "tanh": (np.tanh, lambda y: 1 - y * y),
-    "sigmoid": (sigmoid, lambda y: y * (1 - y)),
-    "floored": (lambda a: MIN_LOG_VAR + softplus(a - MIN_LOG_VAR), lambda y: -np.expm1(MIN_LOG_VAR - y)),
-}
-
-
 def dense(x, W, b, activation, out=None):
     """One layer: ``y = f(x W + b)``.
 
     Parameters
     ----------
-    x (M, I); W (I, O), where I may be 0; b (O,); activation: a name in ``ACTIVATIONS``; out (M, O).
+    x (M, I); W (I, O), where I may be 0; b (O,); activation: a name in `formulas.ACTIVATIONS`; out (M, O).
 
     Returns
     -------
     y (M, O)
     """
-    function, _ = ACTIVATIONS[activation]
+    function = formulas.activation(activation).function
     a = np.matmul(x, W, out=out)
     a += b
     a[...] = function(a)
@@ -108,15 +90,16 @@ def dense_backward(x, W, y, dy, activation, gradients):
     ----------
     x (M, I), W (I, O), y (M, O): as in, and out of, `dense`.
     dy (M, O): gradient at y, C-contiguous; overwritten with the gradient at the layer's input to f.
-    gradients : (dW (I, O), db (O,), dx (M, I) or None, accumulate)
-        Where the results go. dx is None where nobody asks for it (the first layer); with ``accumulate`` it is added
-        to what dx holds (several heads on one hidden layer).
+    gradients : (dW (I, O), db (O,), dx (M, I), accumulate)
+        Where the results go. dW and db are None where no gradient of a weight is needed, dx is None where that of the
+        inputs is not (the first layer). With ``accumulate`` it is added to what dx holds (several heads on one hidden
+        layer).
     """
     dW, db, dx, accumulate = gradients
-    _, derivative = ACTIVATIONS[activation]
-    dy *= derivative(y)
-    np.matmul(x.T, dy, out=dW)
-    np.sum(dy, axis=0, out=db)
+    dy *= formulas.activation(activation).derivative(y)
+    if dW is not None:
+        np.matmul(x.T, dy, out=dW)
+        np.sum(dy, axis=0, out=db)
     if dx is not None:
         dx[...] = dy @ W.T + (dx if accumulate else 0)
 
@@ -125,7 +108,7 @@ def dense_backward(x, W, y, dy, activation, gradients):
 
 
 def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
-    """Reparameterize q(z|x) = N(mu, sigma^2): ``z = mu + sigma * eps``, with the divergence of q(z|x) from N(0, I).
+    """Reparameterize q(z|x) = N(mu, sigma^2): ``z = mu + sigma * eps``, with the KL divergence of q(z|x) from N(0, I).
 
     Parameters
     ----------
@@ -133,12 +116,13 @@ def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
     analytic_kl : bool
         True: the divergence in closed form, -1/2 sum_j (1 + log sigma_j^2 - mu_j^2 - sigma_j^2) (Appendix B); where
         sigma is near 1, sigma^2 - 1 = expm1(log sigma^2) keeps its digits.
-        False: its estimate from the samples, mean_l [log q(z_l|x) - log p(z_l)].
-    out : (z (L * M, J), kl (M,))
+        False: the log-ratio of each sample, log q(z|x) - log p(z), whose mean estimates the divergence.
+    out : as the results
 
     Returns
     -------
-    z (L * M, J), kl (M,) in nats
+    z (L * M, J)
+    kl (M,) in closed form, or the log-ratios (L * M,), in nats
     """
     noise = eps.reshape(-1, *mu.shape)  # (L, M, J)
     sigma = np.exp(log_var / 2)
@@ -146,16 +130,17 @@ def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
     if analytic_kl:
         kl = 0.5 * np.sum(mu**2 + np.expm1(log_var) - log_var, axis=1)
     else:  # log q = -1/2 sum (log 2pi + log_var + eps^2) and log p = -1/2 sum (log 2pi + z^2)
-        kl = 0.5 * np.mean(np.sum(z**2 - noise**2 - log_var, axis=2), axis=0)
+        kl = 0.5 * np.sum(z**2 - noise**2 - log_var, axis=2).ravel()
     return _into(out, z.reshape(eps.shape), kl)
 
 
-def gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, scale, out=(None, None)):
-    """Backward pass of `gaussian_latent`, for an objective that holds ``-scale * sum_i kl_i``.
+def gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, weights, out=(None, None)):
+    """Backward pass of `gaussian_latent`, for an objective that holds ``-sum(weights * kl)``.
 
     Parameters
     ----------
     mu, log_var, eps, analytic_kl: as in `gaussian_latent`; dz (L * M, J): gradient of the rest at z.
+    weights : (M,) of the divergences in closed form, or (L * M,) of the log-ratios
     out : (dmu (M, J), dlog_var (M, J))
 
     Returns
@@ -163,54 +148,83 @@ def gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, scale, out=(None
     dmu (M, J), dlog_var (M, J)
     """
     noise, dz = eps.reshape(-1, *mu.shape), dz.reshape(-1, *mu.shape)
-    sigma = np.exp(log_var / 2)
+    sigma, weights = np.exp(log_var / 2), weights.reshape(-1, len(mu), 1)
+    if not analytic_kl:  # what the log-ratios hold of z
+        dz = dz - weights * (mu + sigma * noise)
+    dmu = dz.sum(axis=0)
+    dlog_var = 0.5 * sigma * (dz * noise).sum(axis=0)
     if analytic_kl:
-        dmu_kl, dlog_var_kl = mu, 0.5 * np.expm1(log_var)
-    else:  # of the estimate, at z and at log_var
-        dz = dz - scale / len(noise) * (mu + sigma * noise)
-        dmu_kl, dlog_var_kl = 0, -0.5
-    dmu = dz.sum(axis=0) - scale * dmu_kl
-    dlog_var = 0.5 * sigma * (dz * noise).sum(axis=0) - scale * dlog_var_kl
+        dmu, dlog_var = dmu - weights[0] * mu, dlog_var - weights[0] * (0.5 * np.expm1(log_var))
+    else:
+        dlog_var = dlog_var + 0.5 * weights.sum(axis=0)
     return _into(out, dmu, dlog_var)
+
+
+def gaussian_log_q(z, mu, log_var, weights, out=(None, None, None)):
+    """log q(z|x) = log N(z; mu, sigma^2) of samples that are held constant, and its gradient: the score function.
+
+    Parameters
+    ----------
+    z (L * M, J); mu, log_var (M, J); weights (L * M,); out as the results.
+
+    Returns
+    -------
+    log_q (L * M,) in nats; dmu, dlog_var (M, J), the gradients of ``sum(weights * log_q)``
+    """
+    repeated = (np.tile(array, (len(z) // len(mu), 1)) for array in (mu, log_var))
+    log_q, dmu, dlog_var = gaussian_log_prob(z, *repeated, weights)
+    return _into(out, log_q, *(array.reshape(-1, *mu.shape).sum(axis=0) for array in (dmu, dlog_var)))
+
+
+def add_log_prior(z, log_prob, dz):
+    """Add log p(z) = log N(z; 0, I) to ``log_prob`` and its gradient to ``dz``, in place.
+
+    Parameters
+    ----------
+    z (R, J); log_prob (R,) in nats; dz (R, J)
+    """
+    log_prob -= 0.5 * np.sum(LOG_2PI + z**2, axis=1)
+    dz -= z
 
 
 # Likelihoods: a value a row, and the gradient with respect to the parameters, in one pass ----------------------------
 
 
-def bernoulli_log_prob(x, logits, scale, out=(None, None)):
+def bernoulli_log_prob(x, logits, weights, out=(None, None)):
     """log p(x|z) = sum_d x_d log y_d + (1 - x_d) log(1 - y_d), with y = sigmoid(logits) (Appendix C.1).
 
     Parameters
     ----------
-    x (M, D) in [0, 1]; logits (L * M, D); scale: factor of the gradient; out as the results.
+    x (M, D) in [0, 1]; logits (L * M, D); weights (L * M,); out as the results.
 
     Returns
     -------
-    log_prob (L * M,) in nats; dlogits (L * M, D), the gradient of ``scale * sum(log_prob)``
+    log_prob (L * M,) in nats; dlogits (L * M, D), the gradient of ``sum(weights * log_prob)``
     """
-    samples = logits.reshape(-1, *x.shape)
+    samples, weights = logits.reshape(-1, *x.shape), weights.reshape(-1, len(x), 1)
     log_prob = np.sum(x * samples - softplus(samples), axis=2)
-    dlogits = scale * (x - sigmoid(samples))
+    dlogits = weights * (x - sigmoid(samples))
     return _into(out, log_prob.ravel(), dlogits.reshape(logits.shape))
 
 
-def gaussian_log_prob(x, mu, log_var, scale, out=(None, None, None)):
+def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None)):
     """log N(x; mu, sigma^2), summed over independent dimensions (Appendix C.2).
 
     Parameters
     ----------
-    x (M, D); mu, log_var (L * M, D); scale: factor of the gradients; out as the results.
+    x (M, D); mu, log_var (L * M, D); weights (L * M,); out as the results.
 
     Returns
     -------
-    log_prob (L * M,) in nats; dmu, dlog_var (L * M, D), the gradients of ``scale * sum(log_prob)``
+    log_prob (L * M,) in nats; dmu, dlog_var (L * M, D), the gradients of ``sum(weights * log_prob)``
     """
     means, log_vars = mu.reshape(-1, *x.shape), log_var.reshape(-1, *x.shape)
+    weights = weights.reshape(-1, len(x), 1)
     precision = np.exp(-log_vars)
     error = x - means
     log_prob = -0.5 * np.sum(LOG_2PI + log_vars + error**2 * precision, axis=2)
-    dmu = scale * error * precision
-    dlog_var = scale * 0.5 * (error**2 * precision - 1)
+    dmu = weights * error * precision
+    dlog_var = weights * 0.5 * (error**2 * precision - 1)
     return _into(out, log_prob.ravel(), dmu.reshape(mu.shape), dlog_var.reshape(mu.shape))
 
 

@@ -16,12 +16,11 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 from numpy.polynomial import Chebyshev, Polynomial
 
-from .reference import ACTIVATIONS, ADAGRAD_EPSILON, MIN_LOG_VAR
+from . import formulas
+from .reference import ADAGRAD_EPSILON
 from .runtime import CACHE
 
-#: Activations as integers: their place in `reference.ACTIVATIONS`.
-CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
-IDENTITY, TANH, SIGMOID, FLOORED = (CODES[name] for name in ("identity", "tanh", "sigmoid", "floored"))
+IDENTITY = formulas.CODES["identity"]
 
 #: ``contract`` allows fused multiply-add. Nothing here lets the compiler assume that there is no NaN.
 OPTIONS = {"cache": CACHE, "error_model": "numpy", "fastmath": {"contract"}}
@@ -183,59 +182,97 @@ overload(inverse_sqrt)(_by_type(njit(**OPTIONS)(lambda x: 1 / math.sqrt(x)), _in
 
 # Formulas -------------------------------------------------------------------------------------------------------------
 #
-# Constants take the type of the argument, ``type(a)(1)``: beside an integer Numba turns float32 into float64.
+# Their source is that of `formulas`. What is compiled here is part of the kernels that call it, which are kept on disk:
+# it needs no cache of its own.
+
+INLINE = OPTIONS | {"cache": False}
 
 
-@njit(**OPTIONS)
-def sigmoid(a):
-    """1 / (1 + exp(-a)), without overflow; in float32 to 1.2e-7."""
-    one, e = type(a)(1), exp(-abs(a))
-    return (one if a >= 0 else e) / (one + e)
+@njit(**INLINE)
+def _constant(number, like):
+    return type(like)(number)
 
 
-@njit(**OPTIONS)
-def softplus(a):
-    """log(1 + exp(a)), without overflow; NaN for NaN; in float32 to 1.2e-7, relative above 1."""
-    return max(a, type(a)(0)) + log1p(exp(-abs(a)))
+@njit(**INLINE)
+def _maximum(a, b):
+    return max(a, b)
 
 
-@njit(**OPTIONS)
-def floored(a):
-    """Bound a log-variance smoothly from below."""
-    floor = type(a)(MIN_LOG_VAR)
-    return floor + softplus(a - floor)
+@njit(**INLINE)
+def _where(condition, a, b):
+    return a if condition else b
+
+
+_functions, _activations = formulas.lift(
+    njit(**INLINE), constant=_constant, exp=exp, expm1=expm1, log1p=log1p, maximum=_maximum, tanh=tanh, where=_where
+)
+sigmoid, softplus = _functions["sigmoid"], _functions["softplus"]
+
+
+def _loop(function):
+    """Return a loop over a flat array that applies a function of one number, in place."""
+
+    @njit(**INLINE)
+    def loop(numbers):
+        for i in range(len(numbers)):
+            numbers[i] = function(numbers[i])
+
+    return loop
+
+
+def _multiplying_loop(function):
+    """Return a loop over two flat arrays that multiplies the first by a function of the second, in place."""
+
+    @njit(**INLINE)
+    def loop(numbers, y):
+        for i in range(len(y)):
+            numbers[i] *= function(y[i])
+
+    return loop
+
+
+@njit(**INLINE)
+def _unknown(numbers, code, *rest):
+    """An activation that does not exist must not pass for the identity: kernels cannot raise, so all becomes NaN."""
+    numbers[:] = np.nan
+
+
+def _by_code(loops):
+    """Return a function that chooses a loop by its place in the list.
+
+    The choice stands outside the loops, or the compiler would not vectorize them.
+    """
+    choice = _unknown
+    for place, loop in reversed(list(enumerate(loops))):
+        choice = _one_of_two(place, loop, choice)
+    return choice
+
+
+def _one_of_two(place, loop, otherwise):
+    @njit(**INLINE)
+    def choose(numbers, code, *rest):
+        if code == place:
+            loop(numbers, *rest)
+        else:
+            otherwise(numbers, code, *rest)
+
+    return choose
+
+
+_activate = _by_code([_loop(row.function) for row in _activations])
+_multiply_by_derivative = _by_code([_multiplying_loop(row.derivative) for row in _activations])
 
 
 @njit(**OPTIONS)
 def activate(numbers, code):
-    """Apply the activation of that code to a flat array, in place.
-
-    The choice stands outside the loops, or the compiler would not vectorize them.
-    """
-    if code == TANH:
-        for i in range(len(numbers)):
-            numbers[i] = tanh(numbers[i])
-    elif code == SIGMOID:
-        for i in range(len(numbers)):
-            numbers[i] = sigmoid(numbers[i])
-    elif code == FLOORED:
-        for i in range(len(numbers)):
-            numbers[i] = floored(numbers[i])
+    """Apply the activation of that code to a flat array, in place."""
+    _activate(numbers, code)
 
 
 @njit(**OPTIONS)
 def multiply_by_derivative(dy, y, code):
     """Multiply a flat array, in place, by the derivative of the activation of that code, from its output y."""
-    one = y.dtype.type(1)
-    if code == TANH:
-        for i in range(len(y)):
-            dy[i] *= one - y[i] * y[i]
-    elif code == SIGMOID:
-        for i in range(len(y)):
-            dy[i] *= y[i] * (one - y[i])
-    elif code == FLOORED:
-        for i in range(len(y)):
-            dy[i] *= -expm1(y.dtype.type(MIN_LOG_VAR) - y[i])
+    _multiply_by_derivative(dy, code, y)
 
 
 @njit(**OPTIONS)

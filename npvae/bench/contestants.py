@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.reference import MIN_LOG_VAR as FLOOR
-from ..model import LIKELIHOODS
+from ..backends.formulas import MIN_LOG_VAR as FLOOR
+from ..likelihoods import LIKELIHOODS
 
 LEARNING_RATE = 0.01
 
@@ -138,7 +138,7 @@ class Torch:
         activations: Functions = {
             "identity": lambda a: a,
             "sigmoid": torch.sigmoid,
-            "floored": lambda a: FLOOR + functional.softplus(a - FLOOR),
+            "soft_floor": lambda a: FLOOR + functional.softplus(a - FLOOR),
         }
 
         def loss(x, eps, *parameters):
@@ -215,7 +215,7 @@ class Jax:
         activations: Functions = {
             "identity": lambda a: a,
             "sigmoid": jax.nn.sigmoid,
-            "floored": lambda a: FLOOR + jax.nn.softplus(a - FLOOR),
+            "soft_floor": lambda a: FLOOR + jax.nn.softplus(a - FLOOR),
         }
 
         def loss(p, x, eps):

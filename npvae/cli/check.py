@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..estimators import available
+from ..estimators import ESTIMATORS, available
 from ..gradcheck import TOLERANCE, gradcheck
-from ..model import LIKELIHOODS
+from ..likelihoods import LIKELIHOODS
 from ..settings import SETTINGS
 from ..vae import VAE, load
 from .data import load_dataset
@@ -71,11 +71,14 @@ def models_to_check(arguments: argparse.Namespace, X: np.ndarray) -> Iterator[tu
         ("all parameters of a small net", {"n_components": 3, "hidden_layer_sizes": (5, 4)}, X[:, middle : middle + 8]),
         ("each array of the full net", {}, X),
     )
-    estimators = available(arguments.posterior or SETTINGS["posterior"].default, arguments.backend)
-    likelihoods = LIKELIHOODS if X.dtype == np.uint8 or (X.min() >= 0 and X.max() <= 1) else ("gaussian",)
+    estimators = available(
+        arguments.posterior or SETTINGS["posterior"].default, arguments.backend or SETTINGS["backend"].default
+    )
+    in_unit_interval = X.dtype == np.uint8 or (X.min() >= 0 and X.max() <= 1)
+    likelihoods = [name for name, row in LIKELIHOODS.items() if in_unit_interval or not row.unit_interval]
     for likelihood in (arguments.likelihood,) if arguments.likelihood else likelihoods:
         for estimator in (arguments.estimator,) if arguments.estimator else estimators:
             for size, net, columns in nets:
-                # The leave-one-out baseline needs two samples.
-                chosen = {"n_samples": 2} | settings | net | {"likelihood": likelihood, "estimator": estimator}
+                samples = max(2, ESTIMATORS[estimator].fewest_samples)  # means over samples are checked, too
+                chosen = {"n_samples": samples} | settings | net | {"likelihood": likelihood, "estimator": estimator}
                 yield f"{likelihood}, {estimator}, {size}", VAE(**chosen), columns

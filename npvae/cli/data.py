@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import datasets
-from ..preprocessing import check_array
+from ..preprocessing import survey
 
 
 def _read_npy(path: str | Path) -> np.ndarray:
@@ -125,6 +125,6 @@ def read_table(path: str | Path) -> np.ndarray:
     with open(path, "rb"):  # a file that cannot be opened is an OSError
         pass
     try:
-        return check_array(read(path), str(path))
+        return survey(read(path), str(path)).X
     except Exception as error:  # a damaged file raises whatever its reader meets
         raise ValueError(f"{path} cannot be read as a table of numbers: {error}") from None

@@ -14,5 +14,16 @@ from .loaders import (
     load_mnist,
 )
 
-__all__ = ["NAMES", "Dataset", "Description", "DownloadError", "describe", "load", "load_binarized_mnist",
-           "load_digits", "load_frey_face", "load_mnist", "make_digits"]
+__all__ = [
+    "NAMES",
+    "Dataset",
+    "Description",
+    "DownloadError",
+    "describe",
+    "load",
+    "load_binarized_mnist",
+    "load_digits",
+    "load_frey_face",
+    "load_mnist",
+    "make_digits",
+]

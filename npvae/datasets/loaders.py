@@ -1,10 +1,11 @@
-"""The named data sets: what they consist of, where their files are at home, and how they are split."""
+"""The named data sets: their files, the public addresses of these, and the splits."""
 
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import files
 from .digits import IMAGE_SHAPE, make_digits
@@ -12,54 +13,79 @@ from .formats import parse_amat, parse_frey, parse_idx
 
 
 class Dataset(NamedTuple):
-    """Images, one a row, split to train, validate and test."""
+    """Images, one a row, split into training, validation and test sets.
+
+    Examples
+    --------
+    >>> from npvae.datasets import make_digits
+    >>> (X, y), (X_test, y_test) = make_digits(100, random_state=0), make_digits(20, random_state=1)
+    >>> Dataset("digits", X, None, X_test, y, None, y_test, image_shape=(28, 28)).X_train.shape
+    (100, 784)
+    """
 
     name: str
-    X_train: np.ndarray              # (rows, pixels), uint8
-    X_valid: np.ndarray | None
-    X_test: np.ndarray
-    y_train: np.ndarray | None       # (rows,), uint8
-    y_valid: np.ndarray | None
-    y_test: np.ndarray | None
+    X_train: NDArray[np.uint8]  # (rows, pixels)
+    X_valid: NDArray[np.uint8] | None
+    X_test: NDArray[np.uint8]
+    y_train: NDArray[np.uint8] | None  # (rows,)
+    y_valid: NDArray[np.uint8] | None
+    y_test: NDArray[np.uint8] | None
     image_shape: tuple[int, int] | None  # (height, width) in pixels
 
 
 class Description(NamedTuple):
-    """A line of what `describe` tells."""
+    """One data set in the result of `describe`.
+
+    Examples
+    --------
+    >>> from npvae.datasets import describe
+    >>> describe()[0]
+    Description(name='digits', description='12000 handwriting-like digits, 28 x 28, labelled', location='generated')
+    """
 
     name: str
     description: str
     location: str
 
 
-def _mnist_source(filename, shape, sha256):
-    urls = (f"https://ossci-datasets.s3.amazonaws.com/mnist/{filename}.gz",
-            f"https://storage.googleapis.com/cvdf-datasets/mnist/{filename}.gz")
+def _mnist_source(filename: str, shape: tuple[int, ...], sha256: str) -> files.Source:
+    urls = (
+        f"https://ossci-datasets.s3.amazonaws.com/mnist/{filename}.gz",
+        f"https://storage.googleapis.com/cvdf-datasets/mnist/{filename}.gz",
+    )
     max_bytes = 4 + 4 * len(shape) + math.prod(shape)
     return files.Source("mnist", filename, urls, parse_idx, shape, max_bytes, sha256)
 
 
-def _binarized_source(part, rows, sha256):
+def _binarized_source(part: str, rows: int, sha256: str) -> files.Source:
     filename = f"binarized_mnist_{part}.amat"
     url = f"http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/{filename}"
     return files.Source("binarized_mnist", filename, (url,), parse_amat, (rows, 784), 2 * 784 * rows, sha256)
 
 
 _MNIST = (
-    _mnist_source("train-images-idx3-ubyte", (60000, 28, 28),
-                  "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"),
-    _mnist_source("train-labels-idx1-ubyte", (60000,),
-                  "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13"),
-    _mnist_source("t10k-images-idx3-ubyte", (10000, 28, 28),
-                  "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161"),
-    _mnist_source("t10k-labels-idx1-ubyte", (10000,),
-                  "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5"),
+    _mnist_source(
+        "train-images-idx3-ubyte", (60000, 28, 28), "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"
+    ),
+    _mnist_source(
+        "train-labels-idx1-ubyte", (60000,), "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13"
+    ),
+    _mnist_source(
+        "t10k-images-idx3-ubyte", (10000, 28, 28), "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161"
+    ),
+    _mnist_source(
+        "t10k-labels-idx1-ubyte", (10000,), "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5"
+    ),
 )
 _FREY_FACE = files.Source(
-    "frey_face", "frey_rawface.mat", ("https://cs.nyu.edu/~roweis/data/frey_rawface.mat",), parse_frey,
+    "frey_face",
+    "frey_rawface.mat",
+    ("https://cs.nyu.edu/~roweis/data/frey_rawface.mat",),
+    parse_frey,
     shape=(1965, 560),
-    max_bytes=2 * 1965 * 560,        # compressed or not, with room for headers
-    sha256="2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78")
+    max_bytes=2 * 1965 * 560,  # compressed or not, with room for headers
+    sha256="2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78",
+)
 _BINARIZED_MNIST = (
     _binarized_source("train", 50000, "43490d4d6ac9002727af4426d8748609fdb7e4094fa65ad8d681ea60082a7a5a"),
     _binarized_source("valid", 10000, "069b4f0beb389b776478c3e872b4df71c95ac4be64d7cbe6d32e24ebac8e6d5e"),
@@ -67,29 +93,37 @@ _BINARIZED_MNIST = (
 )
 
 
-def load_digits():
-    """The default data set: images of 28 x 28 with labels, generated by `make_digits` from fixed seeds.
+def load_digits() -> Dataset:
+    """Return the default data set: images of 28 x 28 pixels with labels, generated by `make_digits` from fixed seeds.
 
-    10000 images train, 1000 validate and 1000 test.
+    10000 images are for training, 1000 for validation and 1000 for testing.
 
     Returns
     -------
     Dataset
+
+    Examples
+    --------
+    >>> from npvae.datasets import load_digits
+    >>> load_digits().X_train.shape  # doctest: +SKIP
+    (10000, 784)
     """
     (X_train, y_train), (X_valid, y_valid), (X_test, y_test) = (
-        make_digits(n, random_state=seed) for seed, n in enumerate((10000, 1000, 1000)))
+        make_digits(n, random_state=seed) for seed, n in enumerate((10000, 1000, 1000))
+    )
     return Dataset("digits", X_train, X_valid, X_test, y_train, y_valid, y_test, IMAGE_SHAPE)
 
 
-def load_mnist(data_dir=None):
-    """MNIST: handwritten digits, 28 x 28 grey values, with labels (LeCun, Bottou, Bengio and Haffner, 1998).
+def load_mnist(data_dir: files.PathLike | None = None) -> Dataset:
+    """Load MNIST: handwritten digits, 28 x 28 grey values, with labels (LeCun, Bottou, Bengio and Haffner, 1998).
 
-    The first 50000 of the 60000 training images train, the last 10000 validate; the 10000 test images test.
+    Of the 60000 training images, the first 50000 are for training and the last 10000 for validation; the 10000 test
+    images are for testing.
 
     Parameters
     ----------
     data_dir : path, optional
-        Folder of the four IDX files. By default $NPVAE_DATA, then the cache, then a download into it.
+        Folder of the four IDX files. By default $NPVAE_DATA, then the cache, then a download into the cache.
 
     Returns
     -------
@@ -98,26 +132,33 @@ def load_mnist(data_dir=None):
     Raises
     ------
     FileNotFoundError
-        If `data_dir` lacks a file.
+        If `data_dir` does not contain a file.
     DownloadError
-        If a file is neither found nor to be had.
+        If a file is neither found nor can be downloaded.
     ValueError
-        If a file is damaged or another one.
+        If a file is damaged or a different one.
+
+    Examples
+    --------
+    >>> from npvae.datasets import load_mnist
+    >>> load_mnist("/path/to/mnist").X_train.shape  # doctest: +SKIP
+    (50000, 784)
     """
     X, y, X_test, y_test = (files.read(source, data_dir) for source in _MNIST)
     X, X_test = X.reshape(len(X), -1), X_test.reshape(len(X_test), -1)
     return Dataset("mnist", X[:50000], X[50000:], X_test, y[:50000], y[50000:], y_test, IMAGE_SHAPE)
 
 
-def load_frey_face(data_dir=None):
-    """Frey Face: 1965 frames of a video of one face, 28 x 20 grey values (B. Frey and S. Roweis).
+def load_frey_face(data_dir: files.PathLike | None = None) -> Dataset:
+    """Load Frey Face: 1965 frames of a video of one face, 28 x 20 grey values (B. Frey and S. Roweis).
 
-    1600 frames drawn with a fixed seed train, the other 365 test; there are no labels, nor validation frames.
+    1600 frames, drawn with a fixed seed, are for training and the other 365 for testing; there are no labels and no
+    validation frames.
 
     Parameters
     ----------
     data_dir : path, optional
-        Folder of `frey_rawface.mat`. By default $NPVAE_DATA, then the cache, then a download into it.
+        Folder of `frey_rawface.mat`. By default $NPVAE_DATA, then the cache, then a download into the cache.
 
     Returns
     -------
@@ -126,23 +167,29 @@ def load_frey_face(data_dir=None):
     Raises
     ------
     FileNotFoundError, DownloadError, ValueError
-        As `load_mnist` does.
+        As for `load_mnist`.
+
+    Examples
+    --------
+    >>> from npvae.datasets import load_frey_face
+    >>> load_frey_face("/path/to/frey").X_train.shape  # doctest: +SKIP
+    (1600, 560)
     """
     frames = files.read(_FREY_FACE, data_dir)
     order = np.random.default_rng(0).permutation(len(frames))
     return Dataset("frey", frames[order[:1600]], None, frames[order[1600:]], None, None, None, (28, 20))
 
 
-def load_binarized_mnist(data_dir=None):
-    """Binarized MNIST: each pixel drawn as 0 or 1, once and for all (Salakhutdinov and Murray, 2008).
+def load_binarized_mnist(data_dir: files.PathLike | None = None) -> Dataset:
+    """Load binarized MNIST: each pixel was drawn as 0 or 1, once for all users (Salakhutdinov and Murray, 2008).
 
-    These are the files of H. Larochelle: 50000, 10000 and 10000 images to train, validate and test, without
-    labels and in another order than MNIST's.
+    These are the files of H. Larochelle: 50000 images for training, 10000 for validation and 10000 for testing, without
+    labels and in a different order than MNIST.
 
     Parameters
     ----------
     data_dir : path, optional
-        Folder of the three `.amat` files. By default $NPVAE_DATA, then the cache, then a download into it.
+        Folder of the three `.amat` files. By default $NPVAE_DATA, then the cache, then a download into the cache.
 
     Returns
     -------
@@ -151,7 +198,13 @@ def load_binarized_mnist(data_dir=None):
     Raises
     ------
     FileNotFoundError, DownloadError, ValueError
-        As `load_mnist` does.
+        As for `load_mnist`.
+
+    Examples
+    --------
+    >>> from npvae.datasets import load_binarized_mnist
+    >>> load_binarized_mnist("/path/to/binarized_mnist").X_train.max()  # doctest: +SKIP
+    np.uint8(1)
     """
     X_train, X_valid, X_test = (files.read(source, data_dir) for source in _BINARIZED_MNIST)
     return Dataset("binarized-mnist", X_train, X_valid, X_test, None, None, None, IMAGE_SHAPE)
@@ -159,22 +212,23 @@ def load_binarized_mnist(data_dir=None):
 
 class _Entry(NamedTuple):
     description: str
-    sources: tuple
-    load: Callable                   # from data_dir to a Dataset
+    sources: tuple[files.Source, ...]
+    load: Callable[[files.PathLike | None], Dataset]  # takes data_dir
 
 
 _ENTRIES = {
     "digits": _Entry("12000 handwriting-like digits, 28 x 28, labelled", (), lambda data_dir: load_digits()),
     "mnist": _Entry("70000 handwritten digits, 28 x 28, labelled", _MNIST, load_mnist),
     "frey": _Entry("1965 video frames of a face, 28 x 20", (_FREY_FACE,), load_frey_face),
-    "binarized-mnist": _Entry("70000 handwritten digits, 28 x 28, each pixel 0 or 1", _BINARIZED_MNIST,
-                              load_binarized_mnist),
+    "binarized-mnist": _Entry(
+        "70000 handwritten digits, 28 x 28, each pixel 0 or 1", _BINARIZED_MNIST, load_binarized_mnist
+    ),
 }
 NAMES = tuple(_ENTRIES)
 
 
-def load(name, data_dir=None):
-    """Load a data set by its name.
+def load(name: str, data_dir: files.PathLike | None = None) -> Dataset:
+    """Load a data set by name.
 
     Parameters
     ----------
@@ -190,17 +244,25 @@ def load(name, data_dir=None):
     Raises
     ------
     ValueError
-        If there is no such data set, or a file is damaged or another one.
+        If there is no such data set, or a file is damaged or a different one.
     FileNotFoundError, DownloadError
-        As `load_mnist` does.
+        As for `load_mnist`.
+
+    Examples
+    --------
+    >>> from npvae import datasets
+    >>> datasets.NAMES
+    ('digits', 'mnist', 'frey', 'binarized-mnist')
+    >>> datasets.load("digits").X_train.shape  # doctest: +SKIP
+    (10000, 784)
     """
     if name not in NAMES:
         raise ValueError(f"name must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
     return _ENTRIES[name].load(data_dir)
 
 
-def describe(data_dir=None):
-    """Tell for each data set what it is and where `load` would take it from; no file is opened.
+def describe(data_dir: files.PathLike | None = None) -> list[Description]:
+    """Describe each data set, and where `load` would find it. Opens no file.
 
     Parameters
     ----------
@@ -210,19 +272,27 @@ def describe(data_dir=None):
     Returns
     -------
     list of Description
-        Its `location` is the folder that has the files, "generated", or a text that starts with "not found".
+        The `location` is the folder of the files, "generated", or a text that starts with "not found".
+
+    Examples
+    --------
+    >>> from npvae import datasets
+    >>> [row.name for row in datasets.describe()]
+    ['digits', 'mnist', 'frey', 'binarized-mnist']
     """
-    return [Description(name, entry.description, _location(entry.sources, data_dir))
-            for name, entry in _ENTRIES.items()]
+    return [
+        Description(name, entry.description, _location(entry.sources, data_dir)) for name, entry in _ENTRIES.items()
+    ]
 
 
-def _location(sources, data_dir):
+def _location(sources: tuple[files.Source, ...], data_dir: files.PathLike | None) -> str:
     if not sources:
         return "generated"
     try:
         paths = [files.find(source, data_dir) for source in sources]
     except OSError as error:
         return f"not found: {error}"
-    if None not in paths:
-        return ", ".join(dict.fromkeys(str(path.parent) for path in paths))
+    folders = [str(path.parent) for path in paths if path is not None]
+    if len(folders) == len(sources):
+        return ", ".join(dict.fromkeys(folders))
     return "not found: would be downloaded" if data_dir is None else f"not found in {data_dir}"

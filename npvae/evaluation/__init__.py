@@ -1,11 +1,12 @@
 """What can be measured of models and of estimators, beyond the bound that training reports."""
 
-from .laboratory import Measurement, gradient_variance, table
+from .appendix_d import marginal_likelihood
+from .estimator_variance import Measurement, gradient_variance, table
+from .grid import Quadrature, quadrature
+from .health import Health, examine
 from .linear_gaussian import LinearGaussian, expectation_maximization
-from .marginal_likelihood import log_joint, marginal_likelihood
-from .quadrature import Quadrature, quadrature
 
 __all__ = [
-    "LinearGaussian", "Measurement", "Quadrature", "expectation_maximization", "gradient_variance", "log_joint",
-    "marginal_likelihood", "quadrature", "table",
+    "Health", "LinearGaussian", "Measurement", "Quadrature", "examine", "expectation_maximization",
+    "gradient_variance", "marginal_likelihood", "quadrature", "table",
 ]  # fmt: skip

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..distributions import Normal
-from ..reparameterization import MultivariateNormal
+from ..distributions import MultivariateNormal, Normal
 
 
 class LinearGaussian(NamedTuple):

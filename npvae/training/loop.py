@@ -1,33 +1,26 @@
-"""The one training loop: shuffled minibatches, epochs, early stopping, the choice of a step size, interruption.
+"""The one training loop: shuffled minibatches, epochs, early stopping.
 
 It knows an estimator and an optimizer by their interfaces, and nothing of networks or of what the user calls.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import math
-import signal
-import threading
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .optimizers import Optimizer, Rule
-from .parameters import Buffers
+from ..estimators import first_nonfinite
+from ..optimizers import Optimizer, UpdateRule
+from ..parameters import Buffers
+from .interruption import interruptible
 
-#: What `train` answers begins with this where Ctrl-C has stopped it.
+#: What `train` returns begins with this where Ctrl-C has stopped it.
 INTERRUPTED = "interrupted"
-
-#: The step sizes that the paper compares.
-STEP_SIZES = (0.01, 0.02, 0.1)
 
 #: Most steps that are taken before anything is recorded, interrupted or saved, on a backend that does not wait for each.
 RUN = 1000
-
-#: Steps that each of them gets, after those that only accumulate.
-TRIAL_STEPS = 200
 
 
 class Epoch(NamedTuple):
@@ -53,16 +46,15 @@ class Settings(NamedTuple):
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands, besides its arrays: numbers and dicts that JSON holds to the last bit."""
+    """Where a run stands, besides its arrays: numbers and dicts that JSON saves without rounding."""
 
     accumulate_only: int  # steps, fixed at the beginning
-    counter: list = dataclasses.field(default_factory=lambda: [0, -1])  # of the optimizer
+    counter: list = dataclasses.field(default_factory=lambda: [0, -1])  # of the optimizer: steps, first bad one or -1
     epoch: int = 1  # the running one
     seen: int = 0  # rows of it that have had their step
     total: float = 0.0  # sum of their values
     order: dict = None  # state of the generator before it drew the order of the epoch's rows
     rng: dict = None  # its state now
-    estimator: float = None  # the estimator's state, where it has one
     samples_seen: int = 0
     seconds: float = 0.0
     best_bound: float = -math.inf  # on validation data
@@ -70,12 +62,13 @@ class Progress:
 
 
 class State(NamedTuple):
-    """All that a run has changed so far: with the same data and settings it goes on from here to the same bits."""
+    """All that a run has changed so far: from here, the same data and settings lead to the same bits."""
 
     parameters: np.ndarray  # (P,)
     squares: np.ndarray  # (P,), of the optimizer
     best: np.ndarray  # (P,), the parameters with the best validation bound; (0,) if there are none
     progress: Progress
+    estimator: dict[str, np.ndarray] = {}  # the arrays of the estimator's State by name, where it has one
 
 
 class NonFiniteError(FloatingPointError):
@@ -101,8 +94,13 @@ class NonFiniteError(FloatingPointError):
         return type(self), (self.step, self.place, self.learning_rate)  # so that a process can hand it to another
 
 
+def _as_state(kind: Any, arrays: dict) -> Any:
+    """Return saved arrays as an estimator's State; None where they are not its own: another estimator saved them."""
+    return kind(**arrays) if kind is not None and set(arrays) == set(kind._fields) else None
+
+
 class Trainer:
-    """Parameters on their way, and all that moves them.
+    """Parameters during training, and what moves them: an estimator, an optimizer, the order of the rows.
 
     Parameters
     ----------
@@ -112,7 +110,7 @@ class Trainer:
     rng : numpy.random.Generator, for the order of the rows and the noise
     settings : Settings
     state : State, optional
-        Where an earlier run stood: it is gone on with, and ``parameters`` are overwritten.
+        Resume from this state; overwrites ``parameters``.
     """
 
     def __init__(self, estimator, parameters, data, rng, settings, state=None):
@@ -121,20 +119,23 @@ class Trainer:
         self.batch_size = min(settings.batch_size, len(data.X))
         self._buffers = Buffers(estimator.model.backend, estimator.model.dtype)
         # As many steps only accumulate as in the authors' code, but no more than a tenth of a short run.
-        accumulate_only = min(100, int(settings.max_epochs) * self.steps_per_epoch // 10)
+        updates = int(settings.max_epochs) * self.steps_per_epoch * estimator.updates_per_sample
+        accumulate_only = min(100, updates // 10)
         self.progress = Progress(accumulate_only) if state is None else dataclasses.replace(state.progress)
         self.best = None if state is None or not len(state.best) else state.best.copy()
         layout, model = parameters.layout, estimator.model
         # Random weights have a prior already; the encoder's are then parameters of q alone, and have none.
-        decay = 0.0 if model.architecture.random else settings.weight_prior / len(data.X)
-        rule = Rule(settings.learning_rate, decay, self.progress.accumulate_only, layout.n_weights)
+        decay = 0.0 if model.architecture.random_weights else settings.weight_prior / len(data.X)
+        rule = UpdateRule(settings.learning_rate, decay, self.progress.accumulate_only, layout.n_weights)
         self.optimizer = Optimizer(settings.optimizer, model.backend, rule, layout.size, model.dtype)
+        self.estimator_state = None
         if state is not None:
             asarray = model.backend.asarray
             parameters.vector[:] = asarray(state.parameters, model.dtype)
             self.optimizer.state.squares[:] = asarray(state.squares, model.dtype)
             self.optimizer.state.counter[:] = asarray(state.progress.counter, np.int64)
             rng.bit_generator.state = state.progress.rng
+            self.estimator_state = _as_state(estimator.State, state.estimator)
         self._runner = None  # made for the first run of steps
 
     def snapshot(self):
@@ -143,7 +144,12 @@ class Trainer:
         self.progress.counter = to_numpy(optimizer.counter).tolist()
         self.progress.rng = self.rng.bit_generator.state
         arrays = self.parameters.vector, optimizer.squares, [] if self.best is None else self.best
-        return State(*(np.array(to_numpy(array)) for array in arrays), dataclasses.replace(self.progress))
+        estimator = {} if self.estimator_state is None else self.estimator_state._asdict()
+        return State(
+            *(np.array(to_numpy(array)) for array in arrays),
+            dataclasses.replace(self.progress),
+            {name: np.array(to_numpy(array)) for name, array in estimator.items()},
+        )
 
     @property
     def steps_per_epoch(self):
@@ -164,34 +170,36 @@ class Trainer:
             yield order[start : start + self.batch_size]
 
     def step(self, rows):
-        """Take one step on a minibatch and return its value in nats a datapoint.
+        """Take one step on a minibatch and return its bound, in nats a datapoint.
+
+        That is one update of the parameters, or as many as one sample of the estimator serves: then it is their mean.
 
         Raises
         ------
         NonFiniteError
             If the value or its gradient is not finite.
         """
-        estimator, progress = self.estimator, self.progress
-        x = self._gather(rows)
-        noise = estimator.draw(self.rng, len(rows))
-        samples, progress.estimator = estimator.sample(self.parameters, x, rows, noise, progress.estimator)
-        value, gradient = estimator.value_and_grad(self.parameters, x, samples)
-        if not math.isfinite(value) or not self.optimizer.step(self.parameters, gradient):
-            self._fail(int(self.optimizer.state.counter[0]) + (not math.isfinite(value)), x, samples)
-        return estimator.elbo(value, samples) + self.data.log_jacobian
+        estimator, x = self.estimator, self._gather(rows)
+        noise, bounds = estimator.draw(self.rng, len(rows)), []
+        samples, self.estimator_state = estimator.sample(self.parameters, x, rows, noise, self.estimator_state)
+        for _ in range(estimator.updates_per_sample):
+            value, elbo, gradient = estimator.value_and_grad(self.parameters, x, samples)
+            if not math.isfinite(value) or not self.optimizer.step(self.parameters, gradient):
+                self._fail(int(self.optimizer.state.counter[0]) + (not math.isfinite(value)), x, samples)
+            bounds.append(elbo)
+        return sum(bounds) / len(bounds) + self.data.log_jacobian
 
     def _gather(self, rows):
-        buffer = self._buffers("x", len(rows), self.data.X.shape[1])
-        return self.estimator.model.backend.gather(self.data.X, rows, self.data.scaling, buffer)
+        return self.estimator.model.gather(self.data, rows, self._buffers)
 
     def _fail(self, step, x, samples):
-        place = self.estimator.first_nonfinite(self.parameters, x, samples) or "the bound"
+        place = first_nonfinite(self.estimator, self.parameters, x, samples) or "the bound"
         raise NonFiniteError(step, place, self.settings.learning_rate)
 
     def steps(self, batches):
-        """Take a step on each minibatch, and return their values: see `step`.
+        """Take a step on each minibatch, and return their bounds: see `step`.
 
-        A backend that has a ``Runner`` takes them without waiting for each.
+        Where the backend has a ``Runner`` and the estimator allows it, no step is waited for.
         """
         if not self._runs_ahead:
             return [self.step(rows) for rows in batches]
@@ -209,11 +217,11 @@ class Trainer:
 
     @property
     def _runs_ahead(self):
-        """Whether the backend takes many steps without waiting for each."""
-        return hasattr(self.estimator.model.backend, "Runner")
+        """Whether many steps are taken without waiting for each."""
+        return self.estimator.runs_ahead and self.estimator.model.backend.Runner is not None
 
     def _runs(self):
-        """Yield lists of minibatches of one size, what is left of the epoch: as many as may be stepped through at once."""
+        """Yield lists of minibatches of one size, what is left of the epoch: as many as are taken at once."""
         for size, batches in itertools.groupby(self.minibatches(), len):
             most = RUN if self._runs_ahead else 1
             while run := list(itertools.islice(batches, most)):
@@ -241,7 +249,7 @@ class Trainer:
 
     def score(self, score_valid):
         """Return the bound of the validation data, and remember the parameters if it is the best one so far."""
-        if self.optimizer.state.counter[0] > self.progress.accumulate_only:  # before, nothing can have become better
+        if self.optimizer.state.counter[0] > self.progress.accumulate_only:  # before, the parameters did not move
             self.progress.since_best += 1
         if score_valid is None:
             return math.nan
@@ -264,8 +272,8 @@ def train(trainer, score_valid=None, callbacks=(), keep=lambda trainer, epoch: N
     score_valid : callable, from Parameters to the bound of the validation data in nats; or None
     callbacks : sequence of callables, each called with an `Epoch`; True stops
     keep : callable
-        Called with the trainer and None after each step or run of steps, and with the `Epoch` after each epoch, before the callbacks:
-        the time to take a `Trainer.snapshot`.
+        Called with the trainer and None after each step or run of steps, and with the `Epoch` after each epoch, before
+        the callbacks: the time to take a `Trainer.snapshot`.
 
     Returns
     -------
@@ -309,69 +317,3 @@ def train(trainer, score_valid=None, callbacks=(), keep=lambda trainer, epoch: N
             model = trainer.estimator.model
             trainer.parameters.vector[:] = model.backend.asarray(trainer.best, model.dtype)
     return None
-
-
-@contextlib.contextmanager
-def interruptible():
-    """Turn the first Ctrl-C into a request: yields a function that tells whether one came. A second one raises.
-
-    It never comes in threads other than the main one, where Python delivers no signals, nor where the caller ignores
-    Ctrl-C or has left it to something other than Python.
-    """
-    requests, previous = [], signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous in (None, signal.SIG_IGN):
-        yield lambda: False
-        return
-
-    def request(signum, frame):
-        requests.append(signum)
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, request)
-    try:
-        yield lambda: bool(requests)
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def choose_step_size(make_trainer, score):
-    """Compare the step sizes of the paper on the training bound after the first iterations.
-
-    Each gets `TRIAL_STEPS` steps past those that only accumulate (fewer where the whole run is shorter), from the same
-    parameters with the same noise. One that diverges is out of the running.
-
-    Parameters
-    ----------
-    make_trainer : callable, from a step size to a fresh Trainer
-    score : callable, from Parameters to the bound of (part of) the training data in nats
-
-    Returns
-    -------
-    step_size : float; bounds : dict of step size -> bound in nats, -inf where it diverged
-
-    Raises
-    ------
-    FloatingPointError
-        If all of them diverge.
-    """
-    bounds = {step_size: _trial(make_trainer(step_size), score) for step_size in STEP_SIZES}
-    best = max(bounds, key=bounds.get)
-    if bounds[best] == -np.inf:
-        raise FloatingPointError(f"training diverges with every step size of {STEP_SIZES}; set learning_rate lower")
-    return best, bounds
-
-
-def _trial(trainer, score):
-    remaining = min(
-        trainer.progress.accumulate_only + TRIAL_STEPS, trainer.settings.max_epochs * trainer.steps_per_epoch
-    )
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            while remaining > 0:
-                for rows in itertools.islice(trainer.minibatches(), remaining):
-                    trainer.step(rows)
-                    remaining -= 1
-            bound = score(trainer.parameters)
-    except NonFiniteError:
-        return -np.inf
-    return bound if np.isfinite(bound) else -np.inf

@@ -1,7 +1,7 @@
-"""q(theta): a Gaussian for each random weight and bias of a model, as full variational Bayes has it (Appendix F).
+"""q(theta): a Gaussian for each random weight and bias of a model, for full variational Bayes (Appendix F).
 
-theta = mu + sigma * zeta is computed by the latent layer of a backend, an array of weights at a time: its rows are taken
-for datapoints, its columns for latent dimensions. So the prior is N(0, I), and the divergence from it is that of z.
+The latent layer of a backend computes theta = mu + sigma * zeta, an array of weights at a time: rows take the place of
+datapoints, columns that of latent dimensions. So the prior is N(0, I), and the KL divergence from it is that of z.
 """
 
 import numpy as np
@@ -12,8 +12,8 @@ from .parameters import Layout
 #: What follows the name of an array of means in the name of that of its log-variances.
 LOG_VAR = ".log_var"
 
-#: log sigma^2 before training: a sigma of 0.01, a tenth of the usual ``init_std``, so that training begins nearly as
-#: that of fixed weights does.
+#: log sigma^2 before training: sigma is 0.01, a tenth of the usual ``init_std``. Training then begins nearly as with
+#: fixed weights.
 INITIAL_LOG_VAR = 2 * np.log(0.01)
 
 
@@ -45,8 +45,8 @@ class WeightPosterior:
         ----------
         parameters : Parameters
         zeta : array of `layout`'s size, standard normal
-        analytic_kl : bool, whether the divergence is in closed form or log q(theta) - log p(theta) at the draw
-        drawn : Parameters, overwritten with the draw, and with whatever is not random as it is
+        analytic_kl : bool, whether the KL divergence is in closed form or log q(theta) - log p(theta) at the draw
+        drawn : Parameters, overwritten with the draw; arrays that are not random are copied
 
         Returns
         -------
@@ -60,8 +60,8 @@ class WeightPosterior:
             total += float(np.sum(self.backend.to_numpy(kl), dtype=float))
         return total
 
-    def sample_backward(self, parameters, zeta, analytic_kl, scale, gradients):
-        """Backward pass of `sample`, for an objective that holds ``-scale * divergence``.
+    def sample_backward(self, parameters, zeta, analytic_kl, weight, gradients):
+        """Backward pass of `sample`, for an objective that holds ``-weight * divergence``.
 
         Parameters
         ----------
@@ -73,11 +73,12 @@ class WeightPosterior:
         noise = self.layout.view(zeta)
         for name, mu, log_var in self._arrays(parameters):
             out = _matrix(gradient[name]), _matrix(gradient[name + LOG_VAR])
-            arguments = _matrix(noise[name]), _matrix(of_drawn[name]), analytic_kl, scale, out
+            weights = self.backend.asarray(np.full(len(mu), weight), mu.dtype)
+            arguments = _matrix(noise[name]), _matrix(of_drawn[name]), analytic_kl, weights, out
             self.backend.gaussian_latent_backward(mu, log_var, *arguments)
 
     def draws(self, parameters, seed, n):
-        """Yield n draws as Parameters, always the same for a seed; each is overwritten by the next."""
+        """Yield n draws as Parameters, the same for the same seed; each overwrites the one before."""
         if not self.layout.shapes:
             yield parameters
             return
@@ -87,7 +88,7 @@ class WeightPosterior:
             yield drawn
 
     def noise(self, rng, dtype):
-        """Draw zeta, for all random arrays: float32 numbers whatever the type, the same in all of them."""
+        """Draw zeta, for all random arrays: float32 numbers whatever the type, so that a seed gives the same ones."""
         return self.backend.asarray(rng.standard_normal(self.layout.size, dtype=np.float32), dtype)
 
     def divergence(self, parameters):

@@ -11,10 +11,10 @@ from ..parameters import Buffers
 
 
 class Forward(NamedTuple):
-    """A forward pass from x to the bound; ``decoded.doutputs`` are the gradients of 1/(L M) sum(log_likelihood)."""
+    """A forward pass from x to the bound; ``decoded.doutputs`` are the gradients of mean(log_likelihood)."""
 
     encoded: object  # nn.Pass
-    kl: object  # (M,) divergence of q(z|x) from p(z), in nats
+    kl: object  # (M,) KL divergence of q(z|x) from p(z), or (L * M,) log q(z|x) - log p(z) of each sample; in nats
     z: object  # (L * M, J)
     decoded: object  # nn.Pass
     log_likelihood: object  # (L * M,) log p(x|z), in nats
@@ -25,15 +25,8 @@ def forward(model, parameters, x, eps, analytic_kl, buffers):
     encoded = model.encode(parameters, x, buffers)
     z, kl = model.latent(encoded, eps, analytic_kl, buffers)
     decoded = model.decode(parameters, z, buffers)
-    log_likelihood = model.log_likelihood(x, decoded, 1 / len(eps), buffers)
+    log_likelihood = model.log_likelihood(x, decoded, buffers.full(1 / len(eps), len(eps)), buffers)
     return Forward(encoded, kl, z, decoded, log_likelihood)
-
-
-def first_nonfinite(model, places, gradient):
-    """Name the first array that holds a NaN or an infinite value, of (name, array) and then of a gradient; or None."""
-    with np.errstate(over="ignore"):  # optimizers need its square
-        places = [*places, *((f"gradient of {name}", model.backend.to_numpy(g) ** 2) for name, g in gradient.items())]
-    return next((name for name, array in places if not np.all(np.isfinite(model.backend.to_numpy(array)))), None)
 
 
 #: Draws of the weights that a score is averaged over, where weights are random.
@@ -62,7 +55,7 @@ class Scorer:
     def __call__(self, parameters, data):
         """Return the bound of each row of ``data`` (preprocessing.Data), in nats of the data as given: float64 (N,)."""
         buffers, draws = Buffers(self.model.backend, self.model.dtype), []
-        for drawn in self.model.weights.draws(parameters, self.seed, WEIGHT_DRAWS):
+        for drawn in self.model.weight_posterior.draws(parameters, self.seed, WEIGHT_DRAWS):
             draws.append(np.empty(len(data.X)))
             for start in range(0, len(data.X), self.batch_size):
                 rows = np.arange(start, min(start + self.batch_size, len(data.X)))
@@ -71,7 +64,7 @@ class Scorer:
 
     def _batch(self, parameters, data, rows, buffers):
         model = self.model
-        x = model.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), data.X.shape[1]))
+        x = model.gather(data, rows, buffers)
         uniform = keyed_uniform(model.backend.to_numpy(x), self.seed, (self.n_samples, model.architecture.n_components))
         eps = model.backend.asarray(model.posterior.icdf(uniform), model.dtype)
         result = forward(model, parameters, x, eps, True, buffers)

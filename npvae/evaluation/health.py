@@ -1,13 +1,10 @@
-"""A look at a fitted model: what each latent dimension carries, and whether anything was learnt at all."""
+"""The health of a fitted model: what each latent dimension carries, and whether anything was learnt at all."""
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import entr
-
-from .backends import reference
-from .distributions import Normal, kl_divergence
-from .parameters import Buffers
+from ..backends.formulas import MIN_LOG_VAR
+from ..distributions import Normal, kl_divergence
 
 #: A latent dimension is active if the variance of its posterior means exceeds this (Burda, Grosse and Salakhutdinov,
 #: 2016, section 5.2).
@@ -37,26 +34,22 @@ class Health(NamedTuple):
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
-def examine(model, parameters, data, scorer, history):
+def examine(fitted, data, history) -> Health:
     """Score rows of the training data and look at their latents.
 
     Parameters
     ----------
-    model : Model; parameters : Parameters; data : preprocessing.Data; scorer : Scorer
+    fitted : Fitted; data : preprocessing.Data, some of its training data
     history : list of training.Epoch
-
-    Returns
-    -------
-    Health
     """
-    batches = list(_batches(model, parameters, data, scorer.batch_size))
+    model = fitted.model
+    batches = list(_batches(fitted, data))
     mu, log_var = (np.concatenate([batch[n] for batch in batches]) for n in (0, 1))
     mean, square, clipped = (sum(batch[n] for batch in batches) / len(mu) for n in (2, 3, 4))
     kl = kl_divergence(Normal(mu, np.exp(log_var / 2)), Normal()).mean(axis=0) + model.divergence_of_noise
-    baseline = _independent(model.architecture.likelihood, mean, square - mean**2) + data.log_jacobian
     found = (
-        float(np.mean(scorer(parameters, data))),
-        baseline,
+        float(np.mean(fitted.score(data))),
+        model.likelihood.baseline(mean, square - mean**2) + data.log_jacobian,
         tuple(map(float, kl)),
         tuple(map(bool, mu.var(axis=0) > ACTIVE)),
         float(clipped),
@@ -64,27 +57,16 @@ def examine(model, parameters, data, scorer, history):
     return Health(*found, tuple(_warnings(*found, history)))
 
 
-def _batches(model, parameters, data, size):
-    """Yield for some rows at a time mu, log_var (M, J), sums of x and x^2 (D,), and of the shares clipped."""
-    buffers = Buffers(model.backend, model.dtype)
-    to_numpy = model.backend.to_numpy
-    for start in range(0, len(data.X), size):
-        rows = np.arange(start, min(start + size, len(data.X)))
-        x = model.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), data.X.shape[1]))
-        mu, log_var = encoded = model.encode(parameters, x, buffers).outputs
-        heads, clipped = model.decode(parameters, mu, buffers).outputs, 0.0
-        if len(heads) > 1:  # those of a Gaussian
-            clipped = np.mean(to_numpy(heads[1]) < reference.MIN_LOG_VAR + NEAR_FLOOR) * len(rows)
+def _batches(fitted, data):
+    """Yield for some rows at a time mu, log_var (M, J), sums of x and x^2 (D,), and of the shares at the floor."""
+    model, to_numpy = fitted.model, fitted.model.backend.to_numpy
+    for rows, x, buffers in fitted.batches(data):
+        mu, log_var = encoded = model.encode(fitted.parameters, x, buffers).outputs
+        heads, floor, clipped = model.decode(fitted.parameters, mu, buffers).outputs, model.likelihood.floor, 0.0
+        if floor is not None:
+            clipped = np.mean(to_numpy(heads[floor]) < MIN_LOG_VAR + NEAR_FLOOR) * len(rows)
         x = np.array(to_numpy(x), float)
         yield *(np.array(to_numpy(output), float) for output in encoded), x.sum(axis=0), (x * x).sum(axis=0), clipped
-
-
-def _independent(likelihood, mean, variance):
-    """Return the largest mean log-likelihood of data with these moments (D,) that independent columns can have."""
-    if likelihood == "bernoulli":
-        return -float(np.sum(entr(mean) + entr(1 - mean)))
-    floored = np.maximum(variance, np.exp(reference.MIN_LOG_VAR))
-    return -0.5 * float(np.sum(reference.LOG_2PI + np.log(floored) + variance / floored))
 
 
 def _warnings(elbo, baseline, kl, active, clipped, history):

@@ -1,8 +1,8 @@
-"""The estimator laboratory: how much the estimates of the bound and of its gradient vary, and what they cost.
+"""The variance of estimators: how much their estimates of the bound and of its gradient vary, and what they cost.
 
 Two estimates from the same minibatch with noise of their own differ by what sampling z contributes; two from different
 minibatches differ by that and by the choice of datapoints. Half the squared distance of two independent estimates is an
-unbiased estimate of the sum of their variances: no gradient has to be kept but the one before.
+unbiased estimate of the sum of their variances: of the gradients only the last one has to be kept.
 """
 
 import statistics
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..estimators import ESTIMATORS, FEWEST_SAMPLES, suits
+from ..estimators import ESTIMATORS, runs, suits
 from ..model import Model
 from ..parameters import Buffers
 
@@ -20,9 +20,11 @@ WARM_UP = 10
 
 
 class Measurement(NamedTuple):
-    """Variances of an estimator, each with its standard error: of the bound in nats^2 (``group`` "value"), or of the
-    gradient, summed over the parameters of a group. The bound is that of `elbo`: the datapoints' alone, where weights are
-    random."""
+    """Variances of an estimator, each with its standard error.
+
+    They are those of the bound in nats^2 (``group`` "value"), or of the gradient, summed over the parameters of a group.
+    Where weights are random, the bound is the datapoints' alone.
+    """
 
     estimator: str
     n_samples: int  # L
@@ -41,8 +43,8 @@ def gradient_variance(
 ):  # fmt: skip
     """Measure how much estimates of the bound and of its gradient vary, at the parameters of a model.
 
-    Minibatches are drawn with replacement, and are the same for all estimators. An estimator is left out
-    where L is less than it needs (`FEWEST_SAMPLES`).
+    Minibatches are drawn with replacement, and are the same for all estimators. An estimator is left out where L is
+    less than it needs (`Spec.fewest_samples`).
 
     Parameters
     ----------
@@ -57,17 +59,20 @@ def gradient_variance(
     -------
     list of Measurement
     """
-    architecture, data, vector = model.starting_point(X)
-    inner = Model(architecture, model._backend(), model.dtype)
+    architecture, data, vector, backend = model.starting_point(X)
+    inner = Model(architecture, backend, model.dtype)
     parameters, measurements = inner.parameters(vector), []
     if estimators is None:
-        estimators = [name for name in ESTIMATORS if suits(name, architecture)]
+        here = backend.__name__.rpartition(".")[2]
+        estimators = [
+            name for name in ESTIMATORS if suits(name, architecture) and runs(name, architecture.posterior, here)
+        ]
     for name in estimators:
         for L in n_samples:
-            if L < FEWEST_SAMPLES.get(name, 1):
+            if L < ESTIMATORS[name].fewest_samples:
                 continue
             for M in batch_sizes:
-                estimates = _estimates(ESTIMATORS[name](inner, L, len(data.X)), parameters, data, M, random_state)
+                estimates = _estimates(ESTIMATORS[name].make(inner, L, len(data.X)), parameters, data, M, random_state)
                 measurements += _measure(estimates, repeats, (name, L, M))
     return measurements
 
@@ -76,16 +81,16 @@ def _estimates(estimator, parameters, data, M, random_state):
     """Yield without end ((value, gradients by group) twice, seconds), each time for another minibatch."""
     model, state = estimator.model, None
     order, noises = np.random.default_rng([random_state, 0]), np.random.default_rng([random_state, 1])
-    buffer = Buffers(model.backend, model.dtype)("x", M, data.X.shape[1])
+    buffers = Buffers(model.backend, model.dtype)
     while True:
         rows = order.integers(len(data.X), size=M)
-        x = model.backend.gather(data.X, rows, data.scaling, buffer)
+        x = model.gather(data, rows, buffers)
         pair, started = [], time.perf_counter()
         for _ in range(2):
             noise = estimator.draw(noises, M)
             samples, later = estimator.sample(parameters, x, rows, noise, state)
-            value, gradient = estimator.value_and_grad(parameters, x, samples)
-            pair.append((estimator.elbo(value, samples), _groups(model, gradient)))
+            result = estimator.value_and_grad(parameters, x, samples)
+            pair.append((result.elbo, _groups(model, result.gradient)))
         yield *pair, (time.perf_counter() - started) / 2
         state = later
 

@@ -1,4 +1,4 @@
-"""log p(x) and D_KL(q(z|x) || p(z|x)) of a fitted model by quadrature, for a few latent dimensions.
+"""log p(x) and D_KL(q(z|x) || p(z|x)) of a fitted model by quadrature on a grid, for a few latent dimensions.
 
 With the bound they make equation 1 of the paper something that can be looked at: log p(x) = divergence + bound.
 """
@@ -10,7 +10,6 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ..conventions import check_number
-from ..distributions import Normal
 from ..parameters import Buffers
 
 #: Most latent dimensions: the number of nodes is raised to this power.
@@ -58,14 +57,14 @@ def quadrature(model, X, *, n_nodes=41):
         raise ValueError(
             f"n_nodes is {n_nodes}; expected one more than a multiple of 4: every second node has both ends"
         )
-    inner, data = model._fitted_model(), model._data(X)
-    if inner.architecture.n_components > MOST_LATENTS or inner.architecture.random:
+    fitted = model.fitted_
+    data, architecture = fitted.data(X), fitted.model.architecture
+    if architecture.n_components > MOST_LATENTS or architecture.random_weights:
         raise ValueError(
-            f"the model has {inner.architecture.n_components} latent dimensions and "
-            f"{'random' if inner.architecture.random else 'fixed'} weights; expected at most {MOST_LATENTS}, and fixed"
+            f"the model has {architecture.n_components} latent dimensions and "
+            f"{'random' if architecture.random_weights else 'fixed'} weights; expected at most {MOST_LATENTS}, and fixed"
         )
-    parameters = model._parameters(inner)
-    rows = [_integrate(inner, parameters, data, row, n_nodes) for row in range(len(data.X))]
+    rows = [_integrate(fitted.model, fitted.parameters, data, row, n_nodes) for row in range(len(data.X))]
     log_prob, divergence, error = np.transpose(rows)
     return Quadrature(log_prob + data.log_jacobian, divergence, error)
 
@@ -73,7 +72,7 @@ def quadrature(model, X, *, n_nodes=41):
 def _integrate(model, parameters, data, row, n_nodes):
     """Return log p(x), the divergence, and the error of the first, for one row."""
     buffers, to_numpy = Buffers(model.backend, model.dtype), model.backend.to_numpy
-    x = model.backend.gather(data.X, np.array([row]), data.scaling, buffers("x", 1, data.X.shape[1]))
+    x = model.gather(data, np.array([row]), buffers)
     mu, log_var = (to_numpy(output).astype(float)[0] for output in model.encode(parameters, x, buffers).outputs)
     sigma, t = np.exp(log_var / 2), np.linspace(-REACH, REACH, n_nodes)
     noise = np.array(list(product(t, repeat=len(mu))))
@@ -110,6 +109,7 @@ def _log_joint(model, parameters, x, z):
     parts = []
     for part in np.split(z, range(BATCH, len(z), BATCH)):
         buffers = Buffers(model.backend, model.dtype)
-        decoded = model.decode(parameters, model.backend.asarray(part, model.dtype), buffers)
-        parts.append(model.backend.to_numpy(model.log_likelihood(x, decoded, 1.0, buffers)).astype(float))
-    return Normal().log_prob(z).sum(axis=1) + np.concatenate(parts)
+        part = model.backend.asarray(part, model.dtype)
+        log_joint, _ = model.log_joint(parameters, x, part, buffers, gradient=False)
+        parts.append(model.backend.to_numpy(log_joint).astype(float))
+    return np.concatenate(parts)

@@ -1,0 +1,39 @@
+"""KL divergences in closed form."""
+
+import numpy as np
+
+from ..backends import reference
+from .base import Distribution, FloatArray, elementwise
+from .location_scale import Normal
+
+
+def kl_divergence(q: Distribution, p: Distribution) -> FloatArray:
+    """Return the KL divergence D_KL(q || p) = E_q[log q - log p] in nats, element by element (Appendix B).
+
+    Parameters
+    ----------
+    q, p : Normal, parameters that broadcast
+
+    Returns
+    -------
+    array of the parameters' broadcast shape
+
+    Raises
+    ------
+    TypeError
+        If one of them is not a `Normal`.
+
+    Examples
+    --------
+    >>> from npvae.distributions import Normal, kl_divergence
+    >>> kl_divergence(Normal([0.0, 1.0], 1.0), Normal())
+    array([0. , 0.5])
+    """
+    if not (isinstance(q, Normal) and isinstance(p, Normal)):
+        raise TypeError(
+            f"no closed form is known for the KL divergence of {type(q).__name__} from {type(p).__name__}; "
+            "expected two Normals"
+        )
+    # Standardizing x by p does not change the KL divergence: what remains is that from N(0, 1), of the latent layer.
+    loc, log_var = (q.loc - p.loc) / p.scale, q.log_var - p.log_var
+    return elementwise(lambda mu, s: reference.gaussian_latent(mu, s, np.zeros_like(mu), True)[1], loc, log_var)
