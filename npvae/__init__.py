@@ -4,8 +4,37 @@
 in ``backends/reference.py``, ``estimators/sgvb.py`` and ``model.py``, in this order for a first reading.
 """
 
-from .gradcheck import gradcheck
+from typing import TYPE_CHECKING
+
+from .checks import check_gradient, gradcheck
 from .vae import VAE, fit, load
 from .version import __version__
 
-__all__ = ["VAE", "__version__", "fit", "gradcheck", "load"]
+__all__ = [
+    "VAE",
+    "__version__",
+    "check_gradient",
+    "datasets",
+    "distributions",
+    "fit",
+    "gradcheck",
+    "load",
+    "plots",
+]
+
+if TYPE_CHECKING:
+    from . import datasets, distributions, plots
+else:
+
+    def __getattr__(name):
+        """Import ``npvae.datasets``, ``npvae.distributions`` or ``npvae.plots`` on first use: plots load matplotlib."""
+        if name not in ("datasets", "distributions", "plots"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return import_module(f".{name}", __name__)
+
+
+def __dir__() -> list[str]:
+    """List what users call; other modules, which an import leaves here, are not for them."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -2,15 +2,16 @@
 
 import os
 
-import llvmlite.binding
 import numpy as np
 import pytest
-from numba.core.registry import cpu_target
 
 from npvae import backends, datasets
 from npvae.model import Architecture, Model
 
 if "NPVAE_TEST_TILE" in os.environ:
+    import llvmlite.binding
+    from numba.core.registry import cpu_target
+
     # Have the kernels choose the tile of another processor, but Numba compile for this one: it looks first.
     assert cpu_target.target_context
     features = {"avx512": ("avx512f",), "avx2": ("avx2", "fma"), "neon": ("neon",), "plain": ()}

@@ -203,6 +203,7 @@ print(anonymous // 1024, resident // 1024, model.health_.elbo > model.health_.ba
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are tested on Linux")
 def test_a_memory_map_larger_than_memory(tmp_path):
     """Trained on in place: the limit has no room for the data as floats, of either size."""

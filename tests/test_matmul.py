@@ -282,6 +282,7 @@ def test_other_layouts_and_mixed_dtypes_are_refused(spoil):
 # Other processors -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "features, name", [("+avx512f,+avx2,+fma", "avx512"), ("+avx2,+fma,+avx", "avx2"), ("+neon", "neon"), ("", "plain")]
 )
@@ -293,6 +294,8 @@ def test_the_tile_is_that_of_the_features_compiled_for(features, name):
     assert found.stdout.strip() == name
 
 
+@pytest.mark.process
+@pytest.mark.slow(reason="compiles the products for other processors")
 @pytest.mark.skipif("NPVAE_TEST_TILE" in os.environ, reason="this is such a run")
 @pytest.mark.parametrize("name", sorted(vectors.TILES.keys() - {vectors.TILE_NAME}))
 def test_every_other_tile(name, tmp_path):

@@ -46,6 +46,7 @@ def test_one_model_used_by_many_threads():
         assert list(both) == expected * 5
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -55,6 +56,7 @@ def test_processes(alone, method):
         assert list(pool.map(fitted, range(4), timeout=300)) == alone
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
 def test_joblib(alone, backend):
     joblib = pytest.importorskip("joblib")
@@ -73,6 +75,8 @@ def run(code, folder, **environment):
     return ran.stdout, ran.stderr
 
 
+@pytest.mark.process
+@pytest.mark.slow(reason="compiles all kernels, which are not kept")
 def test_without_a_folder_for_compiled_code(tmp_path):
     """A package that is read-only, and no home: kernels are compiled for the process alone, and it says so."""
     shutil.copytree(Path(npvae.__file__).parent, tmp_path / "npvae", ignore=shutil.ignore_patterns("__pycache__"))
@@ -85,6 +89,8 @@ def test_without_a_folder_for_compiled_code(tmp_path):
     assert said == "(6, 2)\n" and "NUMBA_CACHE_DIR" in warned
 
 
+@pytest.mark.process
+@pytest.mark.slow(reason="compiles all kernels again, beside the package")
 def test_without_an_environment(tmp_path):
     """No HOME, no PATH, no language."""
     assert run(FIT, tmp_path)[0] == "(6, 2)\n"

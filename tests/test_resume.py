@@ -226,6 +226,8 @@ def whole(tmp_path_factory):
     return npvae.load(path), time.perf_counter() - started
 
 
+@pytest.mark.process
+@pytest.mark.slow(reason="trains for tens of seconds in other processes, and is killed on the way")
 @pytest.mark.parametrize("run", range(50 if THOROUGH else 3))
 def test_sigkill(tmp_path, whole, run):
     """Processes killed at random moments, one after the other, until one comes to the end."""

@@ -34,6 +34,7 @@ print(len(results), "checks")
 """
 
 
+@pytest.mark.process
 def test_every_check_of_scikit_learn_passes(tmp_path):
     environment = os.environ | {"SCIPY_ARRAY_API": "1"}
     command = [sys.executable, "-W", "ignore", "-c", CHECK]

@@ -8,6 +8,7 @@ epoch.
 import itertools
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,17 +83,16 @@ class Npvae:
     backend: str | None = None  # None: the backend of the device
 
     def __init__(self, setup: Setup):
+        from .. import fitting
         from ..vae import VAE
 
-        X = setup.pixels()
-        model = VAE(
+        settings = VAE(
             setup.n_components, hidden_layer_sizes=setup.hidden_layer_sizes, likelihood=setup.likelihood,
-            batch_size=setup.batch_size, learning_rate=LEARNING_RATE, max_epochs=1,
+            batch_size=setup.batch_size, learning_rate=LEARNING_RATE, init_std=0.01, max_epochs=1,
             backend=self.backend or setup.device,
-        ).set_params(callbacks=(lambda epoch: True,)).fit(X[: setup.batch_size])  # fmt: skip
-        inner = model._fitted_model()
-        initial = inner.layout.initial(np.random.default_rng(1), 0.01)
-        self.trainer = model._trainer(inner, model.preprocessor_.data(X), initial)
+        ).get_params()  # fmt: skip
+        _, run = fitting.begin(SimpleNamespace(**settings), setup.pixels(), say=lambda message: None)
+        self.trainer = run.trainer
 
     def epoch(self) -> float:
         """Train for one epoch; return the mean bound in nats."""

@@ -11,7 +11,7 @@ from .. import backends
 from ..backends import matmul, reference
 from ..backends.runtime import threads as threads_now
 from ..backends.scalar import IDENTITY
-from ..optimizers import Optimizer, Rule
+from ..optimizers import Optimizer, UpdateRule
 from ..parameters import Layout
 from ..preprocessing import Scaling
 from . import machine
@@ -76,12 +76,12 @@ def kernels(M: int = 100, D: int = 784, H: int = 500, J: int = 20) -> Iterator[t
     )
 
     x, logits = rng.random((M, D), dtype=np.float32), normal(M, D)
-    outs = np.empty(M, np.float32), np.empty_like(logits)
+    outs, weights = (np.empty(M, np.float32), np.empty_like(logits)), np.full(M, 0.01, np.float32)
     yield (
         "Bernoulli log-likelihood",
         12 * M * D,
         "GB/s",
-        *(lambda b=b: b.bernoulli_log_prob(x, logits, 0.01, outs) for b in (cpu, reference)),
+        *(lambda b=b: b.bernoulli_log_prob(x, logits, weights, outs) for b in (cpu, reference)),
     )
     mu, log_var, eps = normal(M, J), normal(M, J), normal(M, J)
     latent = np.empty((M, J), np.float32), np.empty(M, np.float32)
@@ -97,7 +97,7 @@ def kernels(M: int = 100, D: int = 784, H: int = 500, J: int = 20) -> Iterator[t
     for backend in (cpu, reference):
         parameters, gradient = layout.view(normal(layout.size)), backend.gradient(layout, np.float32)
         gradient.vector[...] = 1e-3
-        optimizer = Optimizer("adagrad", backend, Rule(0.01, 1e-5, 0, layout.size), layout.size, np.float32)
+        optimizer = Optimizer("adagrad", backend, UpdateRule(0.01, 1e-5, 0, layout.size), layout.size, np.float32)
         steps.append(lambda o=optimizer, p=parameters, g=gradient: o.step(p, g))
     yield "Adagrad", 20 * layout.size, "GB/s", *steps
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import TOLERANCE, gradcheck
 from ..estimators import ESTIMATORS, available
-from ..gradcheck import TOLERANCE, gradcheck
 from ..likelihoods import LIKELIHOODS
 from ..settings import SETTINGS
 from ..vae import VAE, load
@@ -71,9 +71,8 @@ def models_to_check(arguments: argparse.Namespace, X: np.ndarray) -> Iterator[tu
         ("all parameters of a small net", {"n_components": 3, "hidden_layer_sizes": (5, 4)}, X[:, middle : middle + 8]),
         ("each array of the full net", {}, X),
     )
-    estimators = available(
-        arguments.posterior or SETTINGS["posterior"].default, arguments.backend or SETTINGS["backend"].default
-    )
+    posterior, backend = (getattr(arguments, name) or SETTINGS[name].default for name in ("posterior", "backend"))
+    estimators = available(posterior, backend)
     in_unit_interval = X.dtype == np.uint8 or (X.min() >= 0 and X.max() <= 1)
     likelihoods = [name for name, row in LIKELIHOODS.items() if in_unit_interval or not row.unit_interval]
     for likelihood in (arguments.likelihood,) if arguments.likelihood else likelihoods:
