@@ -6,16 +6,16 @@ chooses for data of a size stands in `for_data`. What the settings do is left to
 """
 
 import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import backends
-from .conventions import check_choice, check_number
 from .backends import formulas
-from .estimators import ESTIMATORS, available, runs
+from .conventions import check_choice, check_number
+from .estimators import ESTIMATORS, runs
 from .likelihoods import LIKELIHOODS
 from .model import POSTERIORS
 from .optimizers import STEPS
@@ -324,21 +324,8 @@ def check(values: Mapping[str, Any]) -> None:
     """
     for name, setting in SETTINGS.items():
         setting.kind.check(name, values[name])
-    _check_backend(values)
     _check_estimator(values)
-
-
-def _check_backend(values: Mapping[str, Any]) -> None:
-    """Check that the backend can be used, and that it has the estimator with this posterior."""
-    backend, estimator, posterior = values["backend"], values["estimator"], values["posterior"]
-    if backend == "auto":
-        return
-    backends.get(backend)
-    if not runs(estimator, posterior, backend):
-        raise ValueError(
-            f"estimator is {estimator!r} and posterior is {posterior!r}; expected one of "
-            f"{', '.join(map(repr, available('gaussian', backend)))} and 'gaussian' on the backend {backend!r}"
-        )
+    _check_backend(values)
 
 
 def _check_estimator(values: Mapping[str, Any]) -> None:
@@ -346,13 +333,33 @@ def _check_estimator(values: Mapping[str, Any]) -> None:
     estimator, posterior, weight_prior = values["estimator"], values["posterior"], values["weight_prior"]
     spec = ESTIMATORS[estimator]
     if posterior not in spec.posteriors:
-        raise ValueError(f"posterior is {posterior!r}; expected 'gaussian' for {estimator}")
+        raise ValueError(f"posterior is {posterior!r}; expected {_either(spec.posteriors)} for {estimator}")
     if spec.random_weights and weight_prior != 1:
         raise ValueError(f"weight_prior is {weight_prior!r}; expected 1 for {estimator}, whose prior is N(0, I)")
     if values["n_samples"] < spec.fewest_samples:
-        raise ValueError(
-            f"n_samples is {values['n_samples']}; expected at least {spec.fewest_samples} for {estimator}"
+        raise ValueError(f"n_samples is {values['n_samples']}; expected at least {spec.fewest_samples} for {estimator}")
+
+
+def _check_backend(values: Mapping[str, Any]) -> None:
+    """Check that the backend can be used, and that it has the estimator and the posterior."""
+    backend, estimator, posterior = values["backend"], values["estimator"], values["posterior"]
+    if backend == "auto":
+        return
+    backends.get(backend)
+    if not runs(estimator, posterior, backend):
+        estimators, posteriors = (
+            _either(name for name, row in table.items() if backend in row.backends)
+            for table in (ESTIMATORS, POSTERIORS)
         )
+        raise ValueError(
+            f"estimator is {estimator!r} and posterior is {posterior!r}; expected {estimators} with {posteriors} "
+            f"on the backend {backend!r}"
+        )
+
+
+def _either(names: Iterable[str]) -> str:
+    *first, last = map(repr, names)
+    return f"one of {', '.join([*first, last])}" if first else last
 
 
 class Choice(NamedTuple):

@@ -138,7 +138,7 @@ class Torch:
         activations: Functions = {
             "identity": lambda a: a,
             "sigmoid": torch.sigmoid,
-            "floored": lambda a: FLOOR + functional.softplus(a - FLOOR),
+            "soft_floor": lambda a: FLOOR + functional.softplus(a - FLOOR),
         }
 
         def loss(x, eps, *parameters):
@@ -215,7 +215,7 @@ class Jax:
         activations: Functions = {
             "identity": lambda a: a,
             "sigmoid": jax.nn.sigmoid,
-            "floored": lambda a: FLOOR + jax.nn.softplus(a - FLOOR),
+            "soft_floor": lambda a: FLOOR + jax.nn.softplus(a - FLOOR),
         }
 
         def loss(p, x, eps):

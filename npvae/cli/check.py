@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..estimators import available
 from ..checks import TOLERANCE, gradcheck
+from ..estimators import ESTIMATORS, available
 from ..likelihoods import LIKELIHOODS
 from ..settings import SETTINGS
 from ..vae import VAE, load
@@ -78,6 +78,6 @@ def models_to_check(arguments: argparse.Namespace, X: np.ndarray) -> Iterator[tu
     for likelihood in (arguments.likelihood,) if arguments.likelihood else likelihoods:
         for estimator in (arguments.estimator,) if arguments.estimator else estimators:
             for size, net, columns in nets:
-                # The leave-one-out baseline needs two samples.
-                chosen = {"n_samples": 2} | settings | net | {"likelihood": likelihood, "estimator": estimator}
+                samples = max(2, ESTIMATORS[estimator].fewest_samples)  # means over samples are checked, too
+                chosen = {"n_samples": samples} | settings | net | {"likelihood": likelihood, "estimator": estimator}
                 yield f"{likelihood}, {estimator}, {size}", VAE(**chosen), columns
