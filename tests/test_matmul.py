@@ -41,9 +41,9 @@ def frame(array):
 
 
 def do(job, *arrays):
-    """Do one job on arrays of any shape."""
+    """Do one job on arrays of any shape; as many arrays as a `Network` has, or Numba would compile a second version."""
     flat = [array.reshape(-1) for array in arrays]
-    flat += [flat[0]] * (4 - len(flat))
+    flat += [flat[0]] * (6 - len(flat))
     mm.multiply(np.array([job], np.int64), tuple(flat), mm.workspace(arrays[0].dtype), runtime.threads())
 
 
@@ -259,7 +259,7 @@ def test_jobs_at_a_time_equal_jobs_one_by_one(threads):
         for lists in ([jobs], [[job] for job in jobs]):
             dW, dx = np.zeros_like(W), np.full_like(x, np.nan)
             for some in lists:
-                mm.multiply(np.array(some, np.int64), (x, W, y, dW, dx), mm.workspace(np.float32), runtime.threads())
+                mm.multiply(np.array(some, np.int64), (x, W, y, dW, dx, dx), mm.workspace(np.float32), runtime.threads())
             results.append((dW, dx))
     for dW, dx in results:
         np.testing.assert_array_equal(dW, results[0][0])
