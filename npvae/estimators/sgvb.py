@@ -5,10 +5,20 @@ of q(z|x) from the prior in closed form. Both are reparameterized: with the nois
 the parameters, and the gradient below is theirs, exactly.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ..parameters import Buffers
 from . import elbo
+
+
+class Passes(NamedTuple):
+    """The terms of the bound and its gradient, where the backend computes."""
+
+    log_likelihood: object  # (L * M,)
+    kl: object  # (M,)
+    gradient: object  # Parameters
 
 
 class SGVB:
@@ -33,9 +43,18 @@ class SGVB:
 
         So a seed gives the same noise in every precision and on every backend. The next call overwrites it.
         """
-        shape = self.n_samples * n_rows, self.model.architecture.n_components
+        shape = self.noise_shape(n_rows)
         noise = self._buffers.made(("noise", shape), lambda: np.empty(shape, np.float32))
-        return self.model.backend.asarray(self.model.noise(rng, noise), self.model.dtype)
+        self.draw_into(rng, noise)
+        return self.model.backend.asarray(noise, self.model.dtype)
+
+    def noise_shape(self, n_rows):
+        """Return the shape of the noise of a minibatch."""
+        return self.n_samples * n_rows, self.model.architecture.n_components
+
+    def draw_into(self, rng, out):
+        """Draw the noise of one or several minibatches into a float32 array on the host."""
+        self.model.noise(rng, out)
 
     def sample(self, parameters, x, rows, noise, state=None):
         """Fix what the gradient holds constant: here the noise itself. Returns (samples, state)."""
@@ -53,15 +72,15 @@ class SGVB:
         value : float, in nats, averaged over the M rows
         gradient : Parameters; its memory is used again by the next call
         """
-        done, gradient = self.passes(parameters, x, samples)
-        return _mean(self.model, done.log_likelihood) - _mean(self.model, done.kl), gradient
+        done = self.passes(parameters, x, samples)
+        return _mean(self.model, done.log_likelihood) - _mean(self.model, done.kl), done.gradient
 
     def passes(self, parameters, x, samples):
         """Compute the terms of the bound, forward, and its gradient, backward, where the backend computes.
 
         Returns
         -------
-        done : elbo.Forward; gradient : Parameters
+        Passes
         """
         model, M = self.model, x.shape[0]
         done = elbo.forward(model, parameters, x, samples, self.analytic_kl, self._buffers)
@@ -70,7 +89,7 @@ class SGVB:
         encoded = done.encoded
         model.backend.gaussian_latent_backward(*encoded.outputs, samples, dz, self.analytic_kl, 1 / M, encoded.doutputs)
         model.encoder.backward(parameters, x, encoded, self._gradient, self._buffers)
-        return done, self._gradient
+        return Passes(done.log_likelihood, done.kl, self._gradient)
 
     def elbo(self, value, samples):
         """Return the estimate of the bound, in nats a datapoint, that goes with a value: the value itself."""
