@@ -11,7 +11,7 @@ import pytest
 
 from npvae.backends import matmul as mm
 from npvae.backends.reference import ACTIVATIONS
-from npvae.backends import runtime, vectors
+from npvae.backends import matmul_steps, runtime, vectors
 from npvae.backends.scalar import CODES, IDENTITY
 
 DTYPES = (np.float32, np.float64)
@@ -85,10 +85,16 @@ def factors(rng, shape, dtype):
     return frame(left.astype(dtype))[0], frame(right.astype(dtype))[0]
 
 
+def rounding(left, right, begin=0):
+    """Return a bound on the difference of two ways to sum ``begin + left @ right``, in the precision of the factors."""
+    sizes = abs(left.astype(float)) @ abs(right.astype(float)) + np.abs(begin)
+    return 2 * (left.shape[1] + 1) * np.finfo(left.dtype).eps * sizes
+
+
 def assert_product(computed, left, right, begin=0):
     """Check ``begin + left @ right`` within the rounding of the sums, ours and (in float64) NumPy's."""
+    bound = rounding(left, right, begin)
     left, right = left.astype(float), right.astype(float)
-    bound = 2 * (left.shape[1] + 1) * np.finfo(computed.dtype).eps * (abs(left) @ abs(right) + np.abs(begin))
     error = abs(computed - (begin + left @ right))
     assert np.all(error <= bound), f"{left.shape} @ {right.shape}: {np.nanmax(error / bound)} times the bound"
 
@@ -109,6 +115,23 @@ def test_products_of_random_shapes(form, dtype):
         left, right = factors(rng, shape, dtype)
         out, larger = frame(np.full((shape[0], shape[2]), np.nan, dtype))
         assert_product(multiply(form, left, right, out), left, right)
+        assert np.isnan(larger[:2]).all() and np.isnan(larger[-2:]).all(), f"{shape}: written beyond out"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("step", matmul_steps.STEPS)
+def test_each_step_equals_the_first_and_numpy(step, dtype):
+    rng = np.random.default_rng(10)
+    for shape in ((1, 1, 1), (8, 4, 64), *random_shapes(rng, 40)):
+        left, right = factors(rng, shape, dtype)
+        (out, larger), first = (
+            frame(np.full((shape[0], shape[2]), np.nan, dtype)),
+            np.empty((shape[0], shape[2]), dtype),
+        )
+        matmul_steps.STEPS[step](left, right, out)
+        matmul_steps.naive(left, right, first)
+        assert_product(out, left, right)
+        assert np.all(abs(out - first) <= rounding(left, right))
         assert np.isnan(larger[:2]).all() and np.isnan(larger[-2:]).all(), f"{shape}: written beyond out"
 
 
