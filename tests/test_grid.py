@@ -6,7 +6,7 @@ import pytest
 import npvae
 from npvae.backends.formulas import soft_floor
 import npvae.datasets
-from npvae.estimators.elbo import forward
+from npvae.estimators.bound import forward
 from npvae.evaluation import LinearGaussian, quadrature
 from npvae.parameters import Buffers
 from npvae.model import POSTERIORS

@@ -10,7 +10,7 @@ from scipy.special import ndtri
 
 import npvae
 from npvae import datasets
-from npvae.estimators.elbo import keyed_uniform
+from npvae.estimators.bound import keyed_uniform
 from npvae.preprocessing import choose_likelihood
 from npvae.conventions import NotFittedError
 
