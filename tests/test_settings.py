@@ -51,6 +51,14 @@ def test_docstring_has_every_setting():
         assert f'"{name}"' in words
 
 
+def test_options_keep_their_names():
+    """Scripts of users have them."""
+    assert [setting.option for setting in SETTINGS.values() if setting.option] == (
+        "--components --hidden --activation --likelihood --estimator --posterior --samples --batch-size --optimizer "
+        "--learning-rate --weight-prior --init-std --epochs --patience --backend --dtype --seed"
+    ).split()
+
+
 def test_options_are_those_of_the_table():
     options = train_options()
     assert list(options) == [name for name, setting in SETTINGS.items() if setting.option]
@@ -130,6 +138,7 @@ BAD = [
     ({"optimizer": "adam"}, "optimizer is 'adam'; expected one of 'adagrad', 'sgd'"),
     ({"backend": "gpu"}, "backend is 'gpu'; expected one of 'auto', 'reference', 'cpu', 'cuda'"),
     ({"weight_prior": -1}, "weight_prior is -1; expected a number of at least 0"),
+    ({"init_std": -0.1}, "init_std is -0.1; expected a number of at least 0"),
     ({"init_std": np.inf}, "init_std is inf"),
     ({"random_state": "seed"}, "random_state is 'seed'; expected an integer of at least 0"),
     ({"random_state": -1}, "random_state is -1"),
