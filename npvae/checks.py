@@ -244,7 +244,7 @@ def check_gradient(
 def _float64_copies(parameters: Mapping[str, npt.ArrayLike] | npt.ArrayLike) -> dict[str, Array]:
     """Return the parameters as a dict of float64 copies, after checking that they are finite real numbers."""
     if not isinstance(parameters, Mapping):
-        return {UNNAMED: _float64_copy(UNNAMED, parameters)}
+        return {UNNAMED: _float64_copy(UNNAMED, parameters, "an array of real numbers, or a dict of such arrays")}
     if not parameters:
         raise ValueError("parameters is an empty dict; expected at least one array")
     for name in parameters:
@@ -253,8 +253,8 @@ def _float64_copies(parameters: Mapping[str, npt.ArrayLike] | npt.ArrayLike) -> 
     return {name: _float64_copy(f"parameters[{name!r}]", array) for name, array in parameters.items()}
 
 
-def _float64_copy(name: str, given: npt.ArrayLike) -> Array:
-    array = _real(name, given).astype(np.float64)  # a copy even if it is float64 already
+def _float64_copy(name: str, given: npt.ArrayLike, expected: str = "an array of real numbers") -> Array:
+    array = _real(name, given, expected).astype(np.float64)  # a copy even if it is float64 already
     wrong = np.argwhere(~np.isfinite(array))
     if len(wrong):
         place = f" at {wrong[0].tolist()}" if array.ndim else ""
@@ -262,9 +262,8 @@ def _float64_copy(name: str, given: npt.ArrayLike) -> Array:
     return array
 
 
-def _real(name: str, given: Any) -> npt.NDArray[Any]:
+def _real(name: str, given: Any, expected: str = "an array of real numbers") -> npt.NDArray[Any]:
     """Return an array of integers or floats; TypeError if ``given`` is not one."""
-    expected = f"an array of real numbers{', or a dict of such arrays' if name == UNNAMED else ''}"
     try:
         array = np.asarray(given)
     except ValueError:  # parts of different shapes
@@ -299,7 +298,7 @@ def _on_dicts(f: Callable[[Any], Any], unnamed: bool) -> Callable[[dict[str, Arr
 
 
 def _checked_value(given: Any) -> float:
-    value = _real("the value that f returned", given)
+    value = _real("the value that f returned", given, "a real number")
     if value.ndim:
         raise ValueError(
             f"the value that f returned has the shape {value.shape}; expected a number, as a sum or a mean"

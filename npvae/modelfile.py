@@ -1,7 +1,8 @@
-"""Model files: one ``.npz`` of a JSON header and plain numbers, written whole or not at all, and read with suspicion.
+"""Model files: one ``.npz`` with a JSON header and plain numbers. What the header means is up to `persistence`.
 
-Nothing in a file is ever executed: it holds no pickles, and none would be read. What a member declares is compared with
-what is there before it is read, and a digest of all members tells whether they belong together.
+A file is replaced atomically, so it is always complete. Nothing in it is ever executed: it contains no pickles, and
+none would be read. Before a member is read, its declared size is compared with its actual size; a SHA-256 digest of all
+members detects damage.
 """
 
 import errno
@@ -13,37 +14,51 @@ import os
 import secrets
 import zipfile
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
+
+PathLike = str | os.PathLike[str]
 
 FORMAT = "npvae model"
 VERSION = 2
 
-#: Types that a member may have, as they stand in the file: the header's bytes, and little-endian floats.
+#: The allowed types of a member, as written in the file: the header's bytes and little-endian floats.
 TYPES = ("|u1", "<f4", "<f8")
 
 
-def save(path, header, arrays):
-    """Write a model file under exactly the name given; what was there before stays until the new one is complete.
+def save(path: PathLike, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+    """Write a model file under exactly this name. An existing file is replaced only once the new one is complete.
 
     Parameters
     ----------
     path : str or path
-    header : dict, of what JSON can hold
+    header : dict, JSON-serializable
     arrays : dict of name -> array (n,), float32 or float64
 
     Raises
     ------
     OSError
-        If it cannot be written: the disk is full, the folder read-only. The previous file is then as it was.
+        If the file cannot be written, for example because the disk is full or the folder is read-only. An existing file
+        is then unchanged.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(pathlib.Path(folder, "model.npz"), {"seed": 1}, {"parameters": np.zeros(3)})
+    ...     header, arrays = load(pathlib.Path(folder, "model.npz"))
+    >>> header["seed"], arrays["parameters"]
+    (1, array([0., 0., 0.]))
     """
-    path = Path(path).resolve()  # a link stays one
+    path = Path(path).resolve()  # a symbolic link is followed, not replaced
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, f"{path} is a folder; expected the name of a file")
     text = json.dumps({"format": FORMAT, "version": VERSION, **header})
-    members = {"header": np.frombuffer(text.encode(), np.uint8)}
+    members: dict[str, Any] = {"header": np.frombuffer(text.encode(), np.uint8)}
     members |= {name: np.asarray(array, array.dtype.newbyteorder("<")) for name, array in arrays.items()}
-    # A name of its own for each writer, in the same folder, so that the rename is atomic.
+    # Each writer has its own temporary file, in the same folder so that the rename is atomic.
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         try:
@@ -60,8 +75,8 @@ def save(path, header, arrays):
         raise OSError(error.errno, f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _sync_folder(folder):
-    """Have the new name of a file reach the disk, too, where folders can be opened."""
+def _sync_folder(folder: Path) -> None:
+    """Flush a file's new name to the disk, on systems where folders can be opened."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -70,43 +85,52 @@ def _sync_folder(folder):
             os.close(descriptor)
 
 
-def load(path):
+def load(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Read a model file.
 
     Returns
     -------
-    header : dict; arrays : dict of name -> array (n,)
+    header : dict, with the entries ``format`` and ``version`` as well
+    arrays : dict of name -> array (n,)
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is damaged, of another kind, or of another version.
+        If the file is damaged, is not a model file, or has a different version.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(pathlib.Path(folder, "model.npz"), {"seed": 1}, {"parameters": np.zeros(3)})
+    ...     load(pathlib.Path(folder, "model.npz"))
+    ({'format': 'npvae model', 'version': 2, 'seed': 1}, {'parameters': array([0., 0., 0.])})
     """
     with open(path, "rb") as file:
         try:
             members = _read_members(file)
             digest = members.pop("digest", None)
             header = json.loads(members["header"].tobytes())
-        except Exception as error:  # what damage does to the layers below has no end of names
+        except Exception as error:  # damage raises many types of error in zipfile, NumPy and json
             raise ValueError(f"{path} is not an npvae model, or is damaged ({_describe(error)})") from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path} is not an npvae model: its header says {header!r:.80}")
     if header.get("version") != VERSION:
         raise ValueError(f"{path} has format version {header.get('version')}; this npvae reads version {VERSION}")
     if digest is None or not np.array_equal(digest, _digest(members)):
-        raise ValueError(f"{path} is damaged: its parts do not belong together")
+        raise ValueError(f"{path} is damaged: its members do not match its digest")
     del members["header"]
     return header, members
 
 
-def _describe(error):
+def _describe(error: Exception) -> str:
     return f"there is no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
 
 
-def _digest(members):
-    """Return a SHA-256 of names, types and contents: uint8 (32,)."""
+def _digest(members: dict[str, NDArray[Any]]) -> NDArray[np.uint8]:
+    """Return the SHA-256 of names, types and contents: uint8 (32,)."""
     total = hashlib.sha256()
     for name in sorted(members):
         array = np.asarray(members[name], members[name].dtype.newbyteorder("<"))
@@ -115,29 +139,29 @@ def _digest(members):
     return np.frombuffer(total.digest(), np.uint8)
 
 
-def _read_members(file):
-    """Read all arrays of an archive that declares no more than it has."""
+def _read_members(file: BinaryIO) -> dict[str, NDArray[Any]]:
+    """Read all arrays of an archive, after checking that it does not declare more bytes than it has."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         declared = sum(max(member.file_size, member.compress_size) for member in members)
         if declared > os.fstat(file.fileno()).st_size:
-            raise ValueError("it declares more than it holds")
+            raise ValueError("its members declare more bytes than the file has")
         arrays = {}
         for member in members:
             name = member.filename.removesuffix(".npy")
             if member.compress_type != zipfile.ZIP_STORED or name == member.filename or name in arrays:
-                raise ValueError(f"its member {member.filename!r} is not one that npvae writes")
+                raise ValueError(f"npvae does not write members like {member.filename!r}")
             arrays[name] = _read_array(archive.read(member))
     return arrays
 
 
-def _read_array(content):
-    """Return the flat array in the bytes of a ``.npy`` file."""
+def _read_array(content: bytes) -> NDArray[Any]:
+    """Return the flat array stored in the bytes of a ``.npy`` file."""
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("an array has an unknown format")
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     size = len(content) - stream.tell()
     if dtype.str not in TYPES or len(shape) != 1 or math.prod(shape) * dtype.itemsize != size:
-        raise ValueError(f"an array is declared as {dtype} {shape}, in {size} bytes")
+        raise ValueError(f"an array is declared as {dtype} {shape} but has {size} bytes")
     return np.frombuffer(content, dtype, offset=stream.tell()).astype(dtype.newbyteorder("="))

@@ -24,7 +24,7 @@ def standard_deviation_for_variance():
             kl = reference.gaussian_latent(mu, log_var, eps, True)[1]
         else:  # log q of the samples drawn, whose density has the variance exp(log_var) on paper
             noise = (z.reshape(-1, *mu.shape) - mu) / np.exp(log_var / 2)
-            kl = 0.5 * np.mean(np.sum(z.reshape(noise.shape) ** 2 - noise**2 - log_var, axis=2), axis=0)
+            kl = 0.5 * np.sum(z.reshape(noise.shape) ** 2 - noise**2 - log_var, axis=2).ravel()
         return reference._into(out, z, kl)
 
     return backend(gaussian_latent=gaussian_latent)
@@ -43,8 +43,8 @@ def kl_without_one():
 def gaussian_without_two_pi():
     """The Gaussian log-likelihood lacks log(2 pi) in each dimension."""
 
-    def gaussian_log_prob(x, mu, log_var, scale, out=(None, None, None)):
-        log_prob, *gradients = reference.gaussian_log_prob(x, mu, log_var, scale)
+    def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None)):
+        log_prob, *gradients = reference.gaussian_log_prob(x, mu, log_var, weights)
         return reference._into(out, log_prob + 0.5 * reference.LOG_2PI * x.shape[1], *gradients)
 
     return backend(gaussian_log_prob=gaussian_log_prob)
@@ -53,7 +53,7 @@ def gaussian_without_two_pi():
 def bernoulli_with_ones_and_zeros_swapped():
     """log p(1 - x | z) instead of log p(x | z)."""
 
-    def bernoulli_log_prob(x, logits, scale, out=(None, None)):
-        return reference.bernoulli_log_prob(1 - x, logits, scale, out)
+    def bernoulli_log_prob(x, logits, weights, out=(None, None)):
+        return reference.bernoulli_log_prob(1 - x, logits, weights, out)
 
     return backend(bernoulli_log_prob=bernoulli_log_prob)

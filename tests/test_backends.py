@@ -3,13 +3,15 @@
 The reference itself is held against SciPy and exact answers in ``test_distributions`` and ``test_exact``.
 """
 
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from npvae import backends, nn
-from npvae.backends import reference
+from npvae.backends import formulas, interface, reference
 from npvae.parameters import Buffers, Layout
 from npvae.preprocessing import Scaling
 
@@ -30,7 +32,7 @@ def normal(rng, dtype, *shape):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+@pytest.mark.parametrize("activation", formulas.ACTIVATIONS)
 @pytest.mark.parametrize(
     "M, I, hidden, heads",
     [
@@ -67,20 +69,101 @@ def test_networks(rng, dtype, activation, M, I, hidden, heads):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", formulas.ACTIVATIONS)
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_layers(rng, dtype, activation, wanted):
+    """One layer, on the compiled backend, with or without the gradients of the weights and of the inputs."""
+    x, W, b, dy = (normal(rng, dtype, *shape) for shape in ((7, 5), (5, 4), (4,), (7, 4)))
+    exact = [array.astype(float) for array in (x, W, b, dy)]
+    results = []
+    for backend, (x, W, b, dy) in ((cpu, (x, W, b, dy)), (reference, exact)):
+        y = backend.dense(x, W, b, activation)
+        dW, db = (np.full(a.shape, np.nan, a.dtype) if wanted[0] else None for a in (W, b))
+        dx = np.full(x.shape, 0.5, x.dtype) if wanted[1] else None
+        backend.dense_backward(x, W, y, dy, activation, (dW, db, dx, True))
+        results.append([array for array in (y, dW, db, dx) if array is not None])
+    for actual, expected in zip(*results):
+        assert_close(actual, expected, dtype, 8)
+
+
+def test_an_unknown_activation_is_never_the_identity(rng):
+    """By name it is refused; a kernel that is given its code, and cannot raise, fills what it was given with NaN."""
+    x, W, b = rng.random((3, 2)), rng.random((2, 4)), rng.random(4)
+    for backend in (reference, cpu):
+        with pytest.raises(ValueError, match="activation is 'relu'; expected one of 'identity', 'tanh'"):
+            backend.dense(x, W, b, "relu")
+    from npvae.backends import scalar
+
+    for apply in (scalar.activate, lambda numbers, code: scalar.multiply_by_derivative(numbers, numbers.copy(), code)):
+        for code in (-1, len(formulas.ACTIVATIONS)):
+            numbers = np.ones(3)
+            apply(numbers, code)
+            assert np.isnan(numbers).all()
+
+
+@pytest.mark.parametrize("network", ["layers", "compiled"])
+def test_a_network_without_gradients_of_weights(rng, network):
+    """The gradient at the inputs is the same, and nothing else is computed."""
+    mlp = nn.mlp("net", 3, (4, 5), "tanh", [("a", 2, "identity", True), ("b", 2, "identity", False)])
+    layout = Layout(mlp.shapes())
+    backend, kind = (reference, nn.Network) if network == "layers" else (cpu, cpu.Network)
+    net, parameters, x = kind(mlp, layout, backend), layout.view(normal(rng, "float64", layout.size)), rng.random((6, 3))
+    results = []
+    for gradient in (backend.gradient(layout, "float64"), None):
+        buffers, dx = Buffers(backend, "float64"), np.empty((6, 3))
+        done = net.forward(parameters, x, buffers)
+        for place in done.doutputs:
+            place[...] = np.arange(place.size).reshape(place.shape)
+        net.backward(parameters, x, done, gradient, buffers, dx)
+        results.append(dx)
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("analytic_kl", [True, False])
 @pytest.mark.parametrize("M, J, L", [(1, 1, 1), (5, 3, 4), (9, 20, 1)])
 def test_gaussian_latent(rng, dtype, analytic_kl, M, J, L):
     mu, log_var, eps, dz = (normal(rng, dtype, *shape) for shape in ((M, J), (M, J), (L * M, J), (L * M, J)))
+    weights = normal(rng, dtype, M if analytic_kl else L * M)
     exact = [a.astype(float) for a in (mu, log_var, eps, dz)]
     for actual, expected in zip(
         cpu.gaussian_latent(mu, log_var, eps, analytic_kl), reference.gaussian_latent(*exact[:3], analytic_kl)
     ):
         assert_close(actual, expected, dtype, J * L)
     for actual, expected in zip(
-        cpu.gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, 0.3),
-        reference.gaussian_latent_backward(*exact, analytic_kl, 0.3),
+        cpu.gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, weights),
+        reference.gaussian_latent_backward(*exact, analytic_kl, weights.astype(float)),
     ):
         assert_close(actual, expected, dtype, L)
+
+
+def test_log_ratios_are_those_of_the_densities(rng, backend):
+    """A value a row: log q(z_l|x) - log p(z_l), by SciPy's normal density."""
+    mu, log_var, eps = rng.standard_normal((4, 3)), rng.standard_normal((4, 3)), rng.standard_normal((8, 3))
+    z, log_ratio = backend.gaussian_latent(mu, log_var, eps, False)
+    log_q = scipy.stats.norm(np.tile(mu, (2, 1)), np.exp(np.tile(log_var, (2, 1)) / 2)).logpdf(z)
+    np.testing.assert_allclose(log_ratio, (log_q - scipy.stats.norm.logpdf(z)).sum(axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("M, J, L", [(1, 1, 1), (5, 3, 4)])
+def test_gaussian_log_q(rng, dtype, M, J, L):
+    z, mu, log_var = (normal(rng, dtype, *shape) for shape in ((L * M, J), (M, J), (M, J)))
+    weights = normal(rng, dtype, L * M)
+    expected = reference.gaussian_log_q(*(a.astype(float) for a in (z, mu, log_var, weights)))
+    by_scipy = scipy.stats.norm(np.tile(mu, (L, 1)), np.exp(np.tile(log_var, (L, 1)) / 2.0)).logpdf(z).sum(axis=1)
+    assert_close(cpu.gaussian_log_q(z, mu, log_var, weights)[0], by_scipy, dtype, 8 * J)
+    for actual, exact in zip(cpu.gaussian_log_q(z, mu, log_var, weights), expected):
+        assert_close(actual, exact, dtype, J * L)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_add_log_prior(rng, backend, dtype):
+    z, log_prob, dz = (normal(rng, dtype, *shape) for shape in ((6, 3), (6,), (6, 3)))
+    expected = log_prob + scipy.stats.norm.logpdf(z.astype(float)).sum(axis=1), dz.astype(float) - z
+    backend.add_log_prior(z, log_prob, dz)
+    for actual, exact in zip((log_prob, dz), expected):
+        assert_close(actual, exact, dtype, 4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -88,24 +171,29 @@ def test_gaussian_latent(rng, dtype, analytic_kl, M, J, L):
 def test_log_probs(rng, dtype, M, D, L):
     x = rng.random((M, D)).astype(dtype)
     first, second = (3 * normal(rng, dtype, L * M, D) for _ in range(2))
+    weights = normal(rng, dtype, L * M)
     for name, parameters in (("bernoulli_log_prob", (first,)), ("gaussian_log_prob", (first, second))):
-        expected = getattr(reference, name)(x.astype(float), *(p.astype(float) for p in parameters), 0.7)
-        for actual, exact in zip(getattr(cpu, name)(x, *parameters, 0.7, (None,) * len(expected)), expected):
+        arguments = x, *parameters, weights
+        expected = getattr(reference, name)(*(a.astype(float) for a in arguments))
+        for actual, exact in zip(getattr(cpu, name)(*arguments, (None,) * len(expected)), expected):
             assert_close(actual, exact, dtype, D)
+        ones = getattr(reference, name)(x.astype(float), *parameters, np.ones(L * M))
+        for weighted, gradient in zip(expected[1:], ones[1:]):  # each row's gradient times its weight
+            np.testing.assert_allclose(weighted, weights[:, None].astype(float) * gradient, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli_log_prob", "gaussian_log_prob"])
 def test_log_probs_stay_finite_and_keep_nan(backend, likelihood):
     """Large logits neither overflow nor lose the linear part; a NaN is not turned into a number."""
-    x = np.array([[1.0, 0.0]], np.float32)
+    x, one = np.array([[1.0, 0.0]], np.float32), np.ones(1, np.float32)
     parameter = np.array([[-200.0, 300.0]], np.float32)
     if likelihood == "bernoulli_log_prob":
-        log_prob, gradient = backend.bernoulli_log_prob(x, parameter, 1.0)
+        log_prob, gradient = backend.bernoulli_log_prob(x, parameter, one)
         assert log_prob[0] == -500 and gradient.tolist() == [[1, -1]]
-        assert np.isnan(backend.bernoulli_log_prob(x, parameter * np.nan, 1.0)[0]).all()
+        assert np.isnan(backend.bernoulli_log_prob(x, parameter * np.nan, one)[0]).all()
     else:
         nan = np.array([[np.nan, 0.0]], np.float32)
-        assert np.isnan(backend.gaussian_log_prob(x, nan, x, 1.0)[0]).all()
+        assert np.isnan(backend.gaussian_log_prob(x, nan, x, one)[0]).all()
 
 
 @pytest.mark.parametrize("kind", ["uint8", "float32", "float64", "int32", "bool", "fortran", "strided"])
@@ -206,14 +294,14 @@ def test_unknown_backend():
 
 
 def test_backends_have_the_same_functions():
-    """Whatever the layers above may call exists in each backend, with the same arguments."""
-    import inspect
-
-    own = "sigmoid", "softplus", "count_step", "squares_are_finite", "dense", "dense_backward"  # for cpu in its Network
-    for name, function in vars(reference).items():
-        if inspect.isfunction(function) and not name.startswith("_") and name not in own:
-            signature = inspect.signature(getattr(cpu, name))
-            assert list(signature.parameters) == list(inspect.signature(function).parameters), name
+    """Whatever the layers above may call exists in each backend, with the same arguments as in the interface."""
+    for name in interface.FUNCTIONS:
+        _, *expected = inspect.signature(getattr(interface.Backend, name)).parameters
+        for backend in (reference, cpu):
+            assert list(inspect.signature(getattr(backend, name)).parameters) == expected, (backend, name)
+    for backend in (reference, cpu):
+        for name in ("Network", "Runner"):
+            assert getattr(backend, name) is None or inspect.isclass(getattr(backend, name))
 
 
 def test_cuda_says_what_is_missing(monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 import npvae
 from npvae import backends, training
 from npvae.backends import reference
+from npvae.backends.scalar import CODES
 from npvae.optimizers import Optimizer, Rule
 from npvae.parameters import Layout
 from npvae.preprocessing import Scaling
@@ -27,7 +28,7 @@ pytestmark = [
 ]
 
 if MISSING is None:
-    from npvae.backends import cuda, cuda_graph, cuda_kernels
+    from npvae.backends import cuda, cuda_graph, cuda_kernels, cuda_launch, cuda_product
 
     SIMULATED = cuda_kernels.SIMULATED
 else:
@@ -69,10 +70,45 @@ def normal(rng, dtype, *shape):
     return rng.standard_normal(shape).astype(np.float32).astype(dtype)
 
 
-@pytest.mark.parametrize("busy", [1, 10**9], ids=["large tiles", "small tiles"])
-@pytest.mark.parametrize("shape, activation", [*zip(SHAPES, reference.ACTIVATIONS), ((6, 13, 9), "floored")])
-def test_layer(rng, monkeypatch, dtype, shape, activation, busy):
-    monkeypatch.setattr(cuda, "BUSY", busy)
+#: The steps of the product, and how many blocks are asked for: that decides between tiles of two sizes.
+STEPS = [("naive", 1), ("tiled", 1), ("registers", 1), ("registers", 10**9)]
+
+
+@pytest.mark.parametrize("step, busy", STEPS, ids=["naive", "tiled", "large registers", "small registers"])
+@pytest.mark.parametrize("shape", [(5, 9, 9), (4, 0, 5)] + SHAPES[3:])
+def test_each_step_of_the_product_equals_the_first(rng, monkeypatch, dtype, shape, step, busy):
+    """And NumPy, in the three forms of a layer: forward, the gradient at its weights, and added to that at its input."""
+    monkeypatch.setattr(cuda_product, "BUSY", busy)
+    assert set(cuda_product.PRODUCTS) == {step for step, _ in STEPS}
+    M, K, N = shape
+    a, b, bias, before = (normal(rng, float, *s) for s in ((M, K), (K, N), (N,), (M, N)))
+    b /= np.sqrt(max(1, K))
+    with_bias = {"bias": cuda.asarray(bias, dtype), "code": CODES["tanh"]}
+    for transposed, start, options, expected in (
+        ((False, False), np.full((M, N), np.nan), with_bias, np.tanh(a @ b + bias)),
+        ((True, False), np.full((M, N), np.nan), {}, a @ b),
+        ((False, True), before, {"accumulate": True}, before + a @ b),
+    ):
+        factors = [x for pair in zip((a, b), transposed) for x in (in_memory(*pair, dtype), pair[1])]
+        found, first = (cuda.asarray(start, dtype) for _ in range(2))
+        cuda_product.product(*factors, found, **options, step=step)
+        check([found], [expected], dtype)
+        if step != "naive":
+            cuda_product.product(*factors, first, **options, step="naive")
+            check([found], [cuda.to_numpy(first).astype(float)], dtype)
+
+
+def in_memory(factor, is_transposed, dtype):
+    """Return a factor of a product on the device, transposed if asked for, even if it has no elements."""
+    factor = factor.T if is_transposed else factor
+    if factor.size:
+        return cuda.asarray(factor, dtype)
+    room = cuda.asarray(np.ones([max(1, size) for size in factor.shape]), dtype)
+    return room[: factor.shape[0], : factor.shape[1]]
+
+
+@pytest.mark.parametrize("shape, activation", [*zip(SHAPES, reference.ACTIVATIONS), ((6, 3, 5), "floored")])
+def test_layer(rng, dtype, shape, activation):
     M, I, O = shape
     x, W, b, dy = (normal(rng, float, *s) for s in ((M, I), (I, O), (O,), (M, O)))
     W /= np.sqrt(I)
@@ -255,7 +291,7 @@ def test_divergence_stops_at_the_step_of_the_reference(once, X):
     found = []
     for name in ("reference", "cuda"):
         model = npvae.VAE(**settings, backend=name)
-        preprocessed = npvae.VAE(**settings).fit(np.ones((4, 4)) * np.arange(4)[:, None])
+        preprocessed = npvae.VAE(**settings, backend="reference").fit(np.ones((4, 4)) * np.arange(4)[:, None])
         model.__dict__.update({k: v for k, v in vars(preprocessed).items() if k.endswith("_")})
         with pytest.raises(npvae.training.NonFiniteError) as error, np.errstate(all="ignore"):
             model.partial_fit(X)
@@ -272,7 +308,7 @@ def test_what_does_not_run_there_is_named(once, X):
     with pytest.raises(ValueError, match="'sgvb-b' and posterior is 'laplace'; .* 'gaussian' on the backend 'cuda'"):
         npvae.VAE(**SMALL, posterior="laplace", backend="cuda").fit(X)
     for settings in ({"posterior": "laplace"}, {"estimator": "full-vb"}):
-        model = npvae.VAE(**SMALL, **settings, backend="cpu").fit(X).set_params(backend="cuda")
+        model = npvae.VAE(**SMALL, **settings, backend="reference").fit(X).set_params(backend="cuda")
         with pytest.raises(ValueError, match="backend is 'cuda', but the model has .* or another backend"):
             model.score(X)
 
@@ -282,16 +318,15 @@ def test_functions_of_the_interface(once):
     own = "sigmoid", "softplus", "count_step", "squares_are_finite"
     for name, function in vars(reference).items():
         if inspect.isfunction(function) and not name.startswith("_") and name not in own:
-            assert list(inspect.signature(getattr(cuda, name)).parameters) == list(
-                inspect.signature(function).parameters
-            ), name
+            found = inspect.signature(getattr(cuda, name)).parameters
+            assert list(found) == list(inspect.signature(function).parameters), name
 
 
 def test_too_little_memory_is_explained(once):
     with pytest.raises(MemoryError, match=r"no room for an array of shape \(3, 2\); a smaller batch_size"):
-        with cuda.explained("an array of shape (3, 2)"):
+        with cuda_launch.explained("an array of shape (3, 2)"):
             raise RuntimeError("[CUresult.CUDA_ERROR_OUT_OF_MEMORY] Call to cuMemAlloc results in it")
-    with pytest.raises(RuntimeError, match="something else"), cuda.explained("nothing"):
+    with pytest.raises(RuntimeError, match="something else"), cuda_launch.explained("nothing"):
         raise RuntimeError("something else")
 
 
@@ -303,4 +338,4 @@ def test_benchmark_of_kernels(once, monkeypatch):
         monkeypatch.setattr(gpu, name, value)
     top = gpu.ceilings(blocks=1, size=8)
     rows = gpu.table(top, M=2, D=5, H=4, J=2, rows=3)
-    assert len(rows) == 16 and all(row.rate > 0 and row.ceiling == top[row.unit] > 0 for row in rows)
+    assert len(rows) == 19 and all(row.rate > 0 and row.ceiling == top[row.unit] > 0 for row in rows)

@@ -1,5 +1,7 @@
 """Full variational Bayes against exact answers: a random bias in closed form, a random weight by quadrature."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import planted
 import pytest
@@ -7,7 +9,8 @@ import scipy.stats
 from scipy.special import expit, logsumexp
 
 import npvae
-from npvae import backends
+from npvae import backends, fitting
+from npvae.estimators import first_nonfinite
 from npvae.estimators.full_vb import FullVB, Noise
 
 N, D, J = 5, 4, 2
@@ -24,7 +27,7 @@ def linear_gaussian(make_model, rng, backend=None):
     """Return (model, parameters, x): with all x in one minibatch, nothing is random but the noise."""
     model, parameters = make_model(
         backend, n_features=D, n_components=J, hidden_layer_sizes=(), likelihood="gaussian", constant_log_var=True,
-        random="decoder.mu.b",
+        random_weights="decoder.mu.b",
     )  # fmt: skip
     return model, parameters, rng.standard_normal((N, D))
 
@@ -49,7 +52,7 @@ def joint_posterior(parameters, x):
 
 def _log_var(parameters):
     return backends.get("reference").dense(
-        np.empty((1, 0)), np.empty((0, D)), parameters["decoder.log_var.b"], "floored"
+        np.empty((1, 0)), np.empty((0, D)), parameters["decoder.log_var.b"], "soft_floor"
     )[0]
 
 
@@ -73,7 +76,7 @@ def bound(model, parameters, x, analytic_kl=True, n_datapoints=N):
     values, gradients = [], []
     for node in np.sqrt(K) * np.concatenate([np.eye(K), -np.eye(K)]):
         noise = Noise(np.tile(node[:J], (N, 1)), node[J:].copy())
-        value, gradient = estimator.value_and_grad(parameters, x, noise)
+        value, _, gradient = estimator.value_and_grad(parameters, x, noise)
         values.append(value)
         gradients.append(gradient.vector.copy())
     return np.mean(values), parameters.layout.view(np.mean(gradients, axis=0))
@@ -127,7 +130,7 @@ def test_the_gradient_vanishes_at_the_mean_field_optimum(make_model, rng, backen
 def test_one_weight_by_quadrature(make_model, rng, backend, analytic_kl):
     """log p(X) by a grid over the weight and z; its distance to the bound is the divergence from the joint posterior."""
     model, parameters = make_model(
-        backend, n_features=1, n_components=1, hidden_layer_sizes=(), random="decoder.logits.W"
+        backend, n_features=1, n_components=1, hidden_layer_sizes=(), random_weights="decoder.logits.W"
     )
     x = np.array([[1.0], [0.0], [1.0]])
     parameters["decoder.logits.W.log_var"][...] = -0.7
@@ -142,7 +145,7 @@ def test_one_weight_by_quadrature(make_model, rng, backend, analytic_kl):
     for zeta, v in zip(points, weights):
         for eps, w in zip(points, weights):
             noise = Noise(np.full((3, 1), eps), np.array([zeta]))
-            value += v * w * estimator.value_and_grad(parameters, x, noise)[0]
+            value += v * w * estimator.value_and_grad(parameters, x, noise).value
 
     # The evidence and the posteriors on a grid: theta along the first axis, z along the second.
     axis = np.linspace(-12, 12, 1201)
@@ -230,7 +233,9 @@ def test_no_second_prior_on_the_weights(X):
     """The optimizer adds none, to no array; for fixed weights it does."""
     for estimator, decay in (("full-vb", 0), ("sgvb-b", 1 / len(X))):
         vae = npvae.VAE(**SMALL, estimator=estimator).fit(X)
-        trainer = vae._trainer(vae._fitted_model(), vae._data(X), vae.parameters_.vector)
+        settings = SimpleNamespace(**vae.get_params())
+        _, run = fitting.begin(settings, X, say=lambda message: None)
+        trainer = run.trainer
         assert trainer.optimizer.rule.weight_decay == decay
     with pytest.raises(ValueError, match="weight_prior is 0.5; expected 1 for full-vb"):
         npvae.VAE(**SMALL, estimator="full-vb", weight_prior=0.5).fit(X)
@@ -251,9 +256,9 @@ def test_other_estimators_do_not_go_on_with_it(X):
 def test_a_value_that_is_not_finite_is_named(X):
     """The array that it is in, not what the inner estimator has no gradient of."""
     vae = npvae.VAE(**SMALL, estimator="full-vb", backend="reference").fit(X)
-    model = vae._fitted_model()
+    model = vae.fitted_.model
     estimator, x = FullVB(model, 1, len(X)), X.astype(np.float32)
     noise = estimator.draw(np.random.default_rng(0), len(x))
-    assert estimator.first_nonfinite(vae.parameters_, x, noise) is None
+    assert first_nonfinite(estimator, vae.parameters_, x, noise) is None
     vae.parameters_["decoder.logits.b.log_var"][2] = np.nan
-    assert estimator.first_nonfinite(vae.parameters_, x, noise) == "decoder.logits"
+    assert first_nonfinite(estimator, vae.parameters_, x, noise) == "decoder.logits"

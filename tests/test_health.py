@@ -5,8 +5,8 @@ import pytest
 import scipy.stats
 
 import npvae
-from npvae.backends.reference import MIN_LOG_VAR
-from npvae.health import examine
+from npvae.backends.formulas import MIN_LOG_VAR
+from npvae.evaluation.health import examine
 from npvae.training import Epoch
 
 SMALL = {"n_components": 2, "hidden_layer_sizes": (10,), "learning_rate": 0.05, "max_epochs": 3, "dtype": "float64"}
@@ -18,8 +18,7 @@ def test_bernoulli_baseline_and_divergence(rng):
     health, mean = model.health_, X.mean(axis=0)
     assert health.baseline == pytest.approx(scipy.stats.bernoulli.logpmf(X, mean).sum(axis=1).mean(), rel=1e-9)
     assert health.elbo == pytest.approx(model.score(X), rel=1e-12) and health.at_floor == 0
-    mu, log_var = model._fitted_model().encode(model.parameters_, X, npvae.vae.Buffers(
-        npvae.backends.get("cpu"), "float64")).outputs  # fmt: skip
+    mu, log_var = model.fitted_.encode(model.fitted_.data(X))
     kl = 0.5 * (mu**2 + np.exp(log_var) - log_var - 1).mean(axis=0)
     np.testing.assert_allclose(health.kl, kl, rtol=1e-9)
     assert health.active == tuple(mu.var(axis=0) > 0.01)
@@ -70,10 +69,7 @@ def test_warnings(rng):
     """Each from a model made for it."""
     X = np.repeat(rng.standard_normal((20, 2)), 3, axis=1)  # columns that determine each other
     model = npvae.VAE(2, hidden_layer_sizes=(20,), learning_rate=0.1, max_epochs=400).fit(X)
-    fitted = model._fitted_model()
-    look = lambda history: examine(
-        fitted, model.parameters_, model.preprocessor_.data(X), model._scorer(fitted), history
-    )
+    look = lambda history: examine(model.fitted_, model.fitted_.data(X), history)
     falling = [Epoch(i, i, bound, np.nan, 0.0) for i, bound in enumerate([-3.0, -2.0, -9.0])]
     assert any("fell from -3.00 to -9.00" in warning for warning in look(falling).warnings)
     assert not any("fell" in warning for warning in look(falling[:2]).warnings)

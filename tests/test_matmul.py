@@ -11,7 +11,7 @@ import pytest
 
 from npvae.backends import matmul as mm
 from npvae.backends.reference import ACTIVATIONS
-from npvae.backends import runtime, vectors
+from npvae.backends import matmul_steps, runtime, vectors
 from npvae.backends.scalar import CODES, IDENTITY
 
 DTYPES = (np.float32, np.float64)
@@ -41,9 +41,9 @@ def frame(array):
 
 
 def do(job, *arrays):
-    """Do one job on arrays of any shape."""
+    """Do one job on arrays of any shape; as many arrays as a `Network` has, or Numba would compile a second version."""
     flat = [array.reshape(-1) for array in arrays]
-    flat += [flat[0]] * (4 - len(flat))
+    flat += [flat[0]] * (6 - len(flat))
     mm.multiply(np.array([job], np.int64), tuple(flat), mm.workspace(arrays[0].dtype), runtime.threads())
 
 
@@ -85,10 +85,16 @@ def factors(rng, shape, dtype):
     return frame(left.astype(dtype))[0], frame(right.astype(dtype))[0]
 
 
+def rounding(left, right, begin=0):
+    """Return a bound on the difference of two ways to sum ``begin + left @ right``, in the precision of the factors."""
+    sizes = abs(left.astype(float)) @ abs(right.astype(float)) + np.abs(begin)
+    return 2 * (left.shape[1] + 1) * np.finfo(left.dtype).eps * sizes
+
+
 def assert_product(computed, left, right, begin=0):
     """Check ``begin + left @ right`` within the rounding of the sums, ours and (in float64) NumPy's."""
+    bound = rounding(left, right, begin)
     left, right = left.astype(float), right.astype(float)
-    bound = 2 * (left.shape[1] + 1) * np.finfo(computed.dtype).eps * (abs(left) @ abs(right) + np.abs(begin))
     error = abs(computed - (begin + left @ right))
     assert np.all(error <= bound), f"{left.shape} @ {right.shape}: {np.nanmax(error / bound)} times the bound"
 
@@ -109,6 +115,23 @@ def test_products_of_random_shapes(form, dtype):
         left, right = factors(rng, shape, dtype)
         out, larger = frame(np.full((shape[0], shape[2]), np.nan, dtype))
         assert_product(multiply(form, left, right, out), left, right)
+        assert np.isnan(larger[:2]).all() and np.isnan(larger[-2:]).all(), f"{shape}: written beyond out"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("step", matmul_steps.STEPS)
+def test_each_step_equals_the_first_and_numpy(step, dtype):
+    rng = np.random.default_rng(10)
+    for shape in ((1, 1, 1), (8, 4, 64), *random_shapes(rng, 40)):
+        left, right = factors(rng, shape, dtype)
+        (out, larger), first = (
+            frame(np.full((shape[0], shape[2]), np.nan, dtype)),
+            np.empty((shape[0], shape[2]), dtype),
+        )
+        matmul_steps.STEPS[step](left, right, out)
+        matmul_steps.naive(left, right, first)
+        assert_product(out, left, right)
+        assert np.all(abs(out - first) <= rounding(left, right))
         assert np.isnan(larger[:2]).all() and np.isnan(larger[-2:]).all(), f"{shape}: written beyond out"
 
 
@@ -163,7 +186,7 @@ def test_activations_at_the_extremes(dtype):
         dense(np.empty((1, 0), dtype), np.empty((0, a.shape[1]), dtype), a[0], code, out)
         expected = ACTIVATIONS[activation][0](a.astype(float))
         eps = np.finfo(dtype).eps
-        np.testing.assert_allclose(out, expected, rtol=4 * eps, atol=16 * eps)  # 16: "floored" subtracts 13.6
+        np.testing.assert_allclose(out, expected, rtol=4 * eps, atol=16 * eps)  # 16: "soft_floor" subtracts 13.6
 
 
 # The same bits ----------------------------------------------------------------------------------------------
@@ -259,7 +282,7 @@ def test_jobs_at_a_time_equal_jobs_one_by_one(threads):
         for lists in ([jobs], [[job] for job in jobs]):
             dW, dx = np.zeros_like(W), np.full_like(x, np.nan)
             for some in lists:
-                mm.multiply(np.array(some, np.int64), (x, W, y, dW, dx), mm.workspace(np.float32), runtime.threads())
+                mm.multiply(np.array(some, np.int64), (x, W, y, dW, dx, dx), mm.workspace(np.float32), runtime.threads())
             results.append((dW, dx))
     for dW, dx in results:
         np.testing.assert_array_equal(dW, results[0][0])

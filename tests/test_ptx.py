@@ -20,7 +20,9 @@ pytestmark = pytest.mark.skipif(
 #: Arguments of each kernel: f is a number in the precision, then arrays of it by their dimensions; B bool, I int64,
 #: and arrays of other types.
 SIGNATURES = {
-    "product": "f2 B f2 B f2 f1 I B",
+    "naive": "f2 B f2 B f2 f1 I B",
+    "tiled": "f2 B f2 B f2 f1 I B",
+    "registers": "f2 B f2 B f2 f1 I B",
     "delta": "f2 f2 I f1",
     "latent": "f2 f2 f2 B f2 f1",
     "latent_backward": "f2 f2 f2 f2 B f f2 f2",
@@ -43,11 +45,13 @@ SIGNATURES = {
 def kernels(dtype):
     """Yield (title, name, kernel, threads of a block) of all kernels in a precision."""
     from npvae.backends import cuda_kernels as module
+    from npvae.backends import cuda_product
     from npvae.bench import gpu
 
     dtype = np.dtype(dtype)
-    for kernel, (threads, teams), rows, columns in module.PRODUCTS[dtype]:
-        yield f"product, {rows} x {columns} tile, {threads} x {teams} threads", "product", kernel, threads * teams
+    for step, by_dtype in cuda_product.PRODUCTS.items():
+        for kernel, (x, y), (rows, columns) in by_dtype[dtype]:
+            yield f"product: {step}, {rows} x {columns} tile, {x} x {y} threads", step, kernel, x * y
     yield "delta", "delta", module.DELTA[dtype], module.LANES * module.DEEP
     for name in ("latent", "latent_backward", "bernoulli", "gaussian"):
         yield name, name, getattr(module, name.upper())[dtype], module.THREADS

@@ -2,13 +2,14 @@
 
 import signal
 import tracemalloc
+from types import SimpleNamespace
 
 import numba
 import numpy as np
 import pytest
 
 import npvae
-from npvae import datasets, training
+from npvae import datasets, fitting, training
 from npvae.training import NonFiniteError
 
 SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "learning_rate": 0.05, "batch_size": 10, "backend": "reference"}
@@ -21,10 +22,12 @@ def X(rng):
 
 def trainer_of(model, X, max_epochs=1):
     """Return the Trainer that a fit of this model to X would use."""
-    inner = model.set_params(max_epochs=1).fit(X)._fitted_model()
+    fitted = model.set_params(max_epochs=1).fit(X).fitted_
+    inner = fitted.model
     initial = inner.layout.initial(np.random.default_rng(0), model.init_std)
     model.set_params(max_epochs=max_epochs)
-    return model._trainer(inner, model.preprocessor_.data(X), initial)
+    settings = SimpleNamespace(**model.get_params())
+    return fitting.make_trainer(settings, inner, fitted.data(X), initial, model.learning_rate_, len(X), fitted.seed)
 
 
 def test_an_epoch_sees_every_row_once_in_a_new_order(X):
@@ -198,9 +201,9 @@ def test_a_bad_gradient_alone_stops_training(X):
     right = trainer.estimator.value_and_grad
 
     def wrong(*arguments):
-        value, gradient = right(*arguments)
-        gradient["decoder.logits.W"][0, 0] = np.inf
-        return value, gradient
+        result = right(*arguments)
+        result.gradient["decoder.logits.W"][0, 0] = np.inf
+        return result
 
     trainer.estimator.value_and_grad = wrong
     before = trainer.parameters.vector.copy()

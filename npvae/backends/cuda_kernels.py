@@ -9,7 +9,7 @@ import math
 from types import FunctionType
 
 import numpy as np
-from numba import cuda, float32, float64, uint32
+from numba import cuda, float32, float64
 
 from . import scalar
 from .reference import LOG_2PI, MIN_LOG_VAR
@@ -24,6 +24,11 @@ THREADS = 4 if SIMULATED else 128
 #: Columns and rows of the block of threads that sums over rows.
 LANES, DEEP = (4, 2) if SIMULATED else (32, 8)
 LANES_DEEP = DEEP, LANES
+
+
+def by_precision(make):
+    """Return the kernels that ``make`` makes for float32 and for float64, by dtype."""
+    return {np.dtype(name): make(dtype) for name, dtype in (("float32", float32), ("float64", float64))}
 
 
 # Formulas of one number -----------------------------------------------------------------------------------------------
@@ -104,132 +109,7 @@ def take(noise, position, out):
         out[i, j] = noise[position[0], i, j]
 
 
-# Matrix products ------------------------------------------------------------------------------------------------------
-
-
-def make_product(rows, columns, depth, thread_rows, thread_columns, slices, dtype):
-    """Return a kernel for ``out = f(a b + bias)``, and its threads a block.
-
-    A block makes ``rows x columns`` elements of the product, a thread ``thread_rows x thread_columns`` of them. The
-    factors pass through shared memory, ``depth`` terms of the sums at a time; while these are multiplied, each thread
-    has its share of the next already on the way. Where blocks are few, ``slices`` teams of threads share the terms of
-    the same elements: more threads hide more of the time that memory takes. Their sums are added in order at the end.
-    """
-    across = columns // thread_columns
-    threads = rows // thread_rows * across
-    # A row more than needed: neighbours in a column of a tile are then in different banks of the memory.
-    step_a, step_b = rows + 1, columns + 1
-    size_a, size_b = depth * step_a, depth * step_b
-    size = max(slices * (size_a + size_b), (slices - 1) * rows * columns)
-    shape_sums = thread_rows, thread_columns
-    share_a, share_b = -(-rows * depth // threads), -(-columns * depth // threads)
-
-    @cuda.jit(device=True)
-    def fetch(source, along, first, k, size, terms, extent, share):
-        """Read a thread's share of a tile: elements (first + i, k + j) of a factor (size, terms), zero beyond.
-
-        ``along`` tells which index is contiguous in memory: the tile is read in that order.
-        """
-        thread = uint32(cuda.threadIdx.x)
-        for n in range(len(share)):
-            element = thread + uint32(n * threads)
-            i = element // uint32(depth) if along else element % uint32(extent)
-            j = element % uint32(depth) if along else element // uint32(extent)
-            i, j = first + i, k + j
-            inside = element < uint32(extent * depth) and i < size and j < terms
-            if inside:
-                share[n] = source[i, j] if along else source[j, i]
-            else:
-                share[n] = dtype(0)
-
-    @cuda.jit(device=True)
-    def put(share, along, extent, shared, start):
-        """Write a thread's share to its team's tile, from ``start`` on: a row for each of ``depth`` terms."""
-        thread = uint32(cuda.threadIdx.x)
-        for n in range(len(share)):
-            element = thread + uint32(n * threads)
-            if element < uint32(extent * depth):
-                i = element // uint32(depth) if along else element % uint32(extent)
-                j = element % uint32(depth) if along else element // uint32(extent)
-                shared[start + j * uint32(extent + 1) + i] = share[n]
-
-    @cuda.jit
-    def product(a, a_along, b, b_along, out, bias, code, accumulate):
-        """``a_along``: a is (M, K), not (K, M); ``b_along``: b is (N, K), not (K, N). out (M, N), bias (N,) or (0,)."""
-        shared = cuda.shared.array(size, dtype)  # the teams' tiles of a, those of b; in the end their sums
-        next_a = cuda.local.array(share_a, dtype)
-        next_b = cuda.local.array(share_b, dtype)
-        of_a = cuda.local.array(thread_rows, dtype)
-        of_b = cuda.local.array(thread_columns, dtype)
-        sums = cuda.local.array(shape_sums, dtype)
-        M, N = uint32(out.shape[0]), uint32(out.shape[1])
-        K = uint32(a.shape[1]) if a_along else uint32(a.shape[0])
-        row, column = uint32(cuda.blockIdx.y * rows), uint32(cuda.blockIdx.x * columns)
-        thread, team = uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
-        start_a, start_b = team * uint32(size_a), uint32(slices * size_a) + team * uint32(size_b)
-        y, x = thread // uint32(across), thread % uint32(across)
-        for i in range(thread_rows):
-            for j in range(thread_columns):
-                sums[i, j] = dtype(0)
-
-        k, own = uint32(0), team * uint32(depth)  # all teams turn as often, whatever is left for the last
-        fetch(a, a_along, row, own, M, K, rows, next_a)
-        fetch(b, b_along, column, own, N, K, columns, next_b)
-        while k < K:
-            put(next_a, a_along, rows, shared, start_a)
-            put(next_b, b_along, columns, shared, start_b)
-            cuda.syncthreads()
-            k += uint32(slices * depth)
-            fetch(a, a_along, row, k + own, M, K, rows, next_a)
-            fetch(b, b_along, column, k + own, N, K, columns, next_b)
-            at_a, at_b = start_a + y * uint32(thread_rows), start_b + x
-            for _ in range(depth):
-                for i in range(thread_rows):
-                    of_a[i] = shared[at_a + uint32(i)]
-                for j in range(thread_columns):
-                    of_b[j] = shared[at_b + uint32(j * across)]
-                at_a += uint32(step_a)
-                at_b += uint32(step_b)
-                for i in range(thread_rows):
-                    for j in range(thread_columns):
-                        sums[i, j] += of_a[i] * of_b[j]
-            cuda.syncthreads()
-
-        if slices > 1:
-            here = thread * uint32(thread_rows * thread_columns)
-            if team > 0:
-                place = (team - uint32(1)) * uint32(rows * columns) + here
-                for i in range(thread_rows):
-                    for j in range(thread_columns):
-                        shared[place + uint32(i * thread_columns + j)] = sums[i, j]
-            cuda.syncthreads()
-            if team > 0:
-                return
-            for other in range(slices - 1):
-                for i in range(thread_rows):
-                    for j in range(thread_columns):
-                        sums[i, j] += shared[here + uint32(other * rows * columns + i * thread_columns + j)]
-        for i in range(thread_rows):
-            for j in range(thread_columns):
-                m, n = row + y * uint32(thread_rows) + uint32(i), column + x + uint32(j * across)
-                if m < M and n < N:
-                    total = sums[i, j]
-                    if n < bias.shape[0]:
-                        total = activate(total + bias[n], code)
-                    out[m, n] = out[m, n] + total if accumulate else total
-
-    return product, (threads, slices)
-
-
-def make_products(dtype):
-    """Return the products in this precision: (kernel, threads, rows, columns), the one with small tiles first."""
-    small, large = (32, 32, 16, 2, 4, 4), (64, 64, 16, 4, 4, 1)
-    if SIMULATED:
-        small, large = (4, 4, 2, 2, 2, 2), (8, 8, 4, 4, 4, 1)
-    return [(*make_product(*tile, dtype), *tile[:2]) for tile in (small, large)]
-
-
-PRODUCTS = {np.dtype(name): make_products(dtype) for name, dtype in (("float32", float32), ("float64", float64))}
+# The backward pass of a layer, whose products stand in ``cuda_product`` -----------------------------------------------
 
 
 def make_delta(dtype):
@@ -358,11 +238,6 @@ def make_gaussian(dtype):
             log_prob[row] = -half * total
 
     return gaussian
-
-
-def by_precision(make):
-    """Return the kernels that ``make`` makes for float32 and for float64, by dtype."""
-    return {np.dtype(name): make(dtype) for name, dtype in (("float32", float32), ("float64", float64))}
 
 
 DELTA, LATENT, LATENT_BACKWARD = map(by_precision, (make_delta, make_latent, make_latent_backward))

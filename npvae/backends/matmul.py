@@ -8,22 +8,23 @@ What is computed is the naive loop ::
             for k in range(inner):
                 out[i, j] += left[i, k] * right[k, j]
 
-where left or right may be a matrix read transposed. It is slow, because each multiplication waits for two
-numbers from memory and each addition for the one before it. The same sums are made here in five loops, each
-of which keeps something near the processor, outermost first (after Goto and van de Geijn, 2008):
+where left or right may be a matrix read transposed. It is slow, because each multiplication waits for two numbers from
+memory and each addition for the one before it. `matmul_steps` goes from this loop to the product below in four steps.
+The same sums are made here in five loops, each of which keeps some of the numbers near the processor, outermost first
+(after Goto and van de Geijn, 2008):
 
 1. over *strips* of columns of out, and
-2. over *slices* of the inner dimension, such that what they need of ``right`` fits into the second-level cache,
-   where it is packed: cut into panels as wide as a few vector registers, each to be read from front to end;
+2. over *slices* of the inner dimension, such that what they need of ``right`` fits into the second-level cache. There it
+   is packed: cut into panels as wide as a few vector registers, each of which is read from front to end;
 3. over *blocks* of rows, such that what they need of ``left`` fits there too;
-4. over the panels of the strip: a slice of one stays in the first-level cache while the rows pass by;
+4. over the panels of the strip: a slice of one stays in the first-level cache while all rows of the block use it;
 5. over *tiles*, a few rows of a panel: their sums stay in registers while ``k`` runs through the slice
-   (`vectors.add_tile`). Each number loaded serves a whole row or column of the tile, and there are enough
-   independent sums to keep the arithmetic units busy.
+   (`vectors.add_tile`). Each number loaded serves a whole row or column of the tile, and there are enough independent
+   sums to keep the arithmetic units busy.
 
-The sums begin as zero, as the bias, or as what out holds; the activation is applied to a block when its last
-slice is done. Every element is summed in the order of k by the same operations, wherever its tile lies. So its
-bits depend neither on the number of threads nor on the other rows of the batch.
+The sums begin as zero, as the bias, or as what out holds. The activation is applied to a block after its last slice.
+Every element is summed in the order of k by the same operations, wherever its tile lies, so its bits depend neither on
+the number of threads nor on the other rows of the batch.
 
 All arrays are flat, C-contiguous and of one dtype, float32 or float64. Shapes are not checked.
 """

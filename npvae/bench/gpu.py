@@ -5,12 +5,16 @@ graph, whose replay is timed; where graphs are not available the launches are ti
 """
 
 import statistics
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import numpy as np
 from numba import cuda, float32
 
 from .. import backends
+from ..backends.cuda_graph import captured
+from ..backends.cuda_launch import gather_rows, launch, launching_on
+from ..backends.cuda_product import PRODUCTS, product
 from ..optimizers import Optimizer, Rule
 from ..parameters import Layout
 from .kernels import Row
@@ -47,18 +51,18 @@ def _copy(source, target):
         target[place] = source[place]
 
 
-def seconds(launch):
-    """Return the seconds that one call of a function takes on the device: the median of so many replays."""
-    backend, stream = backends.get("cuda"), cuda.stream()
-    with backend.launching_on(stream):
-        launch()  # compiles
-    replay = backend.captured(lambda: [launch() for _ in range(LAUNCHES)])
+def seconds(launches: Callable[[], object]) -> float:
+    """Return the seconds that one call of a function takes on the device: the median of `REPEATS` replays."""
+    stream = cuda.stream()
+    with launching_on(stream):
+        launches()  # compiles
+    replay = captured(lambda: [launches() for _ in range(LAUNCHES)])
 
     def once():
         if replay is None:
-            with backend.launching_on(stream):
+            with launching_on(stream):
                 for _ in range(LAUNCHES):
-                    launch()
+                    launches()
         else:
             replay(stream)
         stream.synchronize()
@@ -67,19 +71,22 @@ def seconds(launch):
     return statistics.median(seconds_of(once) for _ in range(REPEATS)) / LAUNCHES
 
 
-def ceilings(blocks=4096, size=2**26):
-    """Measure GFLOP/s of float32 arithmetic, and GB/s of copying, read and written."""
+def ceilings(blocks: int = 4096, size: int = 2**26) -> dict[str, float]:
+    """Measure the device: GFLOP/s of float32 arithmetic, and GB/s of copying memory, bytes read and bytes written."""
     backend = backends.get("cuda")
     ones = backend.asarray(np.full(blocks * THREADS, 0.5), np.float32)
-    arithmetic = seconds(lambda: backend.launch(_multiply_and_add, blocks, THREADS, ones, ROUNDS))
+    arithmetic = seconds(lambda: launch(_multiply_and_add, blocks, THREADS, ones, ROUNDS))
     source, target = (backend.asarray(np.ones(size), np.float32) for _ in range(2))
-    copying = seconds(lambda: backend.launch(_copy, -(-size // THREADS), THREADS, source, target))
+    copying = seconds(lambda: launch(_copy, -(-size // THREADS), THREADS, source, target))
     flop = 2 * blocks * THREADS * CHAINS * ROUNDS
     return {"GFLOP/s": flop / arithmetic / 1e9, "GB/s": 8 * size / copying / 1e9}
 
 
-def kernels(M=100, D=784, H=500, J=20, rows=50_000):
-    """Yield (name, amount of work, unit, function) for one step of a model: see `bench.kernels.kernels`."""
+def kernels(M: int = 100, D: int = 784, H: int = 500, J: int = 20, rows: int = 50_000) -> Iterator[tuple]:
+    """Yield (name, amount of work, unit, function) for one step of a model, and for the three steps of the product.
+
+    The model is that of `bench.kernels.kernels`.
+    """
     backend, rng = backends.get("cuda"), np.random.default_rng(0)
 
     def normal(*shape):
@@ -89,13 +96,17 @@ def kernels(M=100, D=784, H=500, J=20, rows=50_000):
         x, W, b, y, dW, dx = (normal(*shape) for shape in ((M, I), (I, O), (O,), (M, O), (I, O), (M, I)))
         flop = 2 * M * I * O
         yield f"f(x W + b), {name}", flop, "GFLOP/s", lambda x=x, W=W, b=b, y=y: backend.dense(x, W, b, "tanh", y)
-        yield f"x^T dy, {name}", flop, "GFLOP/s", lambda x=x, y=y, dW=dW: backend.product(x, False, y, False, dW)
-        yield f"dy W^T, {name}", flop, "GFLOP/s", lambda W=W, y=y, dx=dx: backend.product(y, True, W, True, dx)
+        yield f"x^T dy, {name}", flop, "GFLOP/s", lambda x=x, y=y, dW=dW: product(x, True, y, False, dW)
+        yield f"dy W^T, {name}", flop, "GFLOP/s", lambda W=W, y=y, dx=dx: product(y, False, W, True, dx)
+    for step in PRODUCTS:
+        a, b, out = (normal(*shape) for shape in ((M, D), (D, H), (M, H)))
+        multiply = lambda a=a, b=b, out=out, step=step: product(a, False, b, False, out, step=step)
+        yield f"x W, D x H, {step}", 2 * M * D * H, "GFLOP/s", multiply
 
     X, places = backend.asarray(rng.integers(0, 256, (rows, D)), np.uint8), rng.integers(0, rows, (1, M))
     shift, scale = (backend.asarray(array, np.float64) for array in (np.zeros(D), np.full(D, 1 / 255)))
     places, position, out = backend.asarray(places, np.int64), backend.asarray([0], np.int32), normal(M, D)
-    gather = lambda: backend.gather_rows(X, places, position, shift, scale, out)
+    gather = lambda: gather_rows(X, places, position, shift, scale, out)
     yield "gather uint8 rows", 5 * M * D, "GB/s", gather
 
     x, logits, results = normal(M, D), normal(M, D), (normal(M), normal(M, D))
@@ -109,16 +120,16 @@ def kernels(M=100, D=784, H=500, J=20, rows=50_000):
     yield "Adagrad", 24 * layout.size, "GB/s", lambda: optimizer.launch(parameters, gradient)
 
 
-def table(top, **sizes):
-    """Measure all kernels beside the `ceilings`; return a list of `Row`, without NumPy."""
+def table(top: dict[str, float], **sizes: int) -> list[Row]:
+    """Measure all kernels beside the ceilings ``top``, of `ceilings`; the rate of NumPy is NaN."""
     return [
-        Row(name, unit, amount / seconds(launch) / 1e9, top[unit], float("nan"))
-        for name, amount, unit, launch in kernels(**sizes)
+        Row(name, unit, amount / seconds(launches) / 1e9, top[unit], float("nan"))
+        for name, amount, unit, launches in kernels(**sizes)
     ]
 
 
-def describe():
-    """Name the device and the versions that matter, on one line."""
+def describe() -> str:
+    """Return the name of the device and the versions of numba-cuda and NumPy, on one line."""
     import numba_cuda
 
     device = cuda.get_current_device() if cuda.is_available() else SimpleNamespace(name="no GPU")

@@ -1,6 +1,6 @@
-"""Measure the estimators on MNIST at three points of a training, and write the tables and the picture of laboratory.md.
+"""Measure the estimators on MNIST at three points of a training, and write the tables and the picture of gradient_variance.md.
 
-With NPVAE_DATA set to a folder that holds MNIST: ``python docs/laboratory.py``. It takes ten minutes.
+With NPVAE_DATA set to a folder that holds MNIST: ``python docs/gradient_variance.py``. It takes ten minutes.
 """
 
 import copy
@@ -51,7 +51,7 @@ def draw(results):
     for row in axes:
         row[0].set_ylabel("variance of the encoder's gradient by noise")
     axes[0][-1].legend(fontsize=8)
-    figure.savefig(HERE / "laboratory.png", dpi=100)
+    figure.savefig(HERE / "gradient_variance.png", dpi=100)
 
 
 def main():
@@ -60,7 +60,7 @@ def main():
     results = {title: evaluation.gradient_variance(model, X, repeats=60) for title, model in models(X)}
     draw(results)
     tables = "\n\n".join(f"### {title.capitalize()}\n\n{evaluation.table(rows)}" for title, rows in results.items())
-    page = HERE / "laboratory.md"
+    page = HERE / "gradient_variance.md"
     page.write_text(page.read_text().partition("<!-- tables -->")[0] + "<!-- tables -->\n\n" + tables + "\n")
 
 

@@ -1,12 +1,13 @@
-"""The laboratory's variances: against exact ones, and the facts that it is there to show."""
+"""Variances of estimators: against exact ones, and the facts that the measurements are there to show."""
 
 import numpy as np
 import pytest
 
 import npvae
 from npvae import evaluation
-from npvae.backends.reference import MIN_LOG_VAR, softplus
-from npvae.evaluation import laboratory
+from npvae.backends.formulas import MIN_LOG_VAR, softplus
+from npvae.evaluation import estimator_variance
+from npvae.model import Model
 
 SETTINGS = {"hidden_layer_sizes": (6,), "backend": "reference", "dtype": "float64", "likelihood": "bernoulli"}
 
@@ -27,10 +28,10 @@ def test_against_gradients_kept_and_compared(X):
     measured = evaluation.gradient_variance(
         model, X, estimators=["sgvb-a"], n_samples=[2], batch_sizes=[3], repeats=4000
     )
-    architecture, data, vector = model.starting_point(X)
-    inner = laboratory.Model(architecture, npvae.backends.get("reference"), "float64")
-    estimates = laboratory._estimates(
-        npvae.estimators.ESTIMATORS["sgvb-a"](inner, 2, len(data.X)), inner.parameters(vector), data, 3, 9
+    architecture, data, vector, backend = model.starting_point(X)
+    inner = Model(architecture, backend, "float64")
+    estimates = estimator_variance._estimates(
+        npvae.estimators.ESTIMATORS["sgvb-a"].make(inner, 2, len(data.X)), inner.parameters(vector), data, 3, 9
     )
     kept = [next(estimates)[0] for _ in range(2000)]
     for group in ("encoder", "decoder"):

@@ -1,0 +1,132 @@
+"""How the CUDA backend reaches the device: streams, kernel launches, and arrays in the device's memory.
+
+A launch returns at once; nothing here waits for a kernel except `to_numpy`. The kernels stand in ``cuda_kernels`` and
+``cuda_product``; the functions that every backend has are put together in ``cuda``.
+"""
+
+import contextlib
+import threading
+
+import numpy as np
+from numba import cuda
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from . import cuda_kernels as kernels
+
+# A training step has kernels of one block. They cannot fill a GPU, and a warning at each of them would not help.
+cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+
+
+# Launches -------------------------------------------------------------------------------------------------------------
+
+
+class _Launching(threading.local):
+    """Where each Python thread launches its kernels: on the default stream, a stream, or into a graph being captured."""
+
+    stream = 0
+
+
+_launching = _Launching()
+
+
+@contextlib.contextmanager
+def launching_on(stream):
+    """Launch on this stream, or into this graph builder, while the context is open."""
+    before, _launching.stream = _launching.stream, stream
+    try:
+        yield
+    finally:
+        _launching.stream = before
+
+
+def launch(kernel, grid, block, *arguments) -> None:
+    """Launch a kernel on the stream of `launching_on`: ``grid`` blocks of ``block`` threads (int or tuple)."""
+    kernel[grid, block, _launching.stream](*arguments)
+
+
+def n_blocks(size: int, per_block: int = kernels.THREADS) -> int:
+    """Return how many blocks cover ``size`` elements; at least one, because an empty grid is an error."""
+    return max(1, -(-size // per_block))
+
+
+# Arrays ---------------------------------------------------------------------------------------------------------------
+
+
+def empty(shape, dtype: DTypeLike):
+    """See `reference.empty`; MemoryError if the device has no room for the array."""
+    with explained(f"an array of shape {shape}"):
+        return cuda.device_array(shape, dtype)
+
+
+def get_or_empty(out, *shapes, dtype: DTypeLike) -> tuple:
+    """Return the buffers in ``out``, with a new array of its shape in place of each None."""
+    return tuple(empty(shape, dtype) if buffer is None else buffer for buffer, shape in zip(out, shapes))
+
+
+@contextlib.contextmanager
+def explained(what: str):
+    """Turn the driver's out-of-memory error into a MemoryError that says which allocation failed."""
+    try:
+        yield
+    except Exception as error:
+        if "OUT_OF_MEMORY" not in str(error):
+            raise
+        raise MemoryError(
+            f"the GPU has no room for {what}; a smaller batch_size or model may fit, or backend='cpu'"
+        ) from None
+
+
+def asarray(array: ArrayLike, dtype: DTypeLike):
+    """See `reference.asarray`: copy to the device; an array that is there in this dtype is returned as it is."""
+    if is_on_device(array):
+        if array.dtype == dtype:
+            return array
+        array = array.copy_to_host()
+    with explained(f"an array of shape {np.shape(array)}"):
+        return cuda.to_device(np.ascontiguousarray(array, dtype))
+
+
+def to_numpy(array) -> NDArray:
+    """See `reference.to_numpy`: wait for the kernels launched before, and copy to the host."""
+    return array.copy_to_host() if is_on_device(array) else array
+
+
+def is_on_device(array) -> bool:
+    """Tell whether an array is in the device's memory."""
+    return hasattr(array, "copy_to_host")
+
+
+# Minibatches ----------------------------------------------------------------------------------------------------------
+
+
+def readable(dtype: DTypeLike) -> np.dtype:
+    """Return the dtype in which data of this dtype is copied to the device: uint8, float32 and float64 stay."""
+    return np.dtype(dtype if dtype in (np.uint8, np.float32, np.float64) else np.float64)
+
+
+def gather_rows(X, rows, position, shift, scale, out) -> None:
+    """Copy a minibatch of data on the device as floats: ``out = (X[rows[position]] - shift) * scale``.
+
+    Parameters
+    ----------
+    X (N, D) in a `readable` dtype; rows (steps, M) int64; position (1,) int32, the step;
+    shift, scale (D,) float64; out (M, D). All on the device.
+    """
+    grid = out.shape[0], n_blocks(out.shape[1])
+    launch(kernels.gather, grid, kernels.THREADS, X, rows, position, shift, scale, out)
+
+
+def take_noise(noise, position, out) -> None:
+    """Copy the noise of a step: ``out = noise[position]``, (R, J) of (steps, R, J)."""
+    launch(kernels.take, (out.shape[0], n_blocks(out.shape[1])), kernels.THREADS, noise, position, out)
+
+
+def record_value(log_likelihood, kl, values, position, gradient) -> None:
+    """Record the value of a step: ``values[position] = mean(log_likelihood) - mean(kl)``, then ``position += 1``.
+
+    Parameters
+    ----------
+    log_likelihood (L * M,) in nats; kl in nats: (M,), or its estimates (L * M,) from the samples;
+    values (steps,) float64; position (1,) int32; gradient : `cuda.Gradient`, flagged if the value is not finite
+    """
+    launch(kernels.record_value, 1, kernels.THREADS, log_likelihood, kl, values, position, gradient.bad)
