@@ -168,6 +168,16 @@ def test_a_fit_checks_the_settings():
         npvae.VAE(components=3)
 
 
+def test_a_subclass_may_fix_settings():
+    class Plane(npvae.VAE):
+        def __init__(self, max_epochs=1):
+            super().__init__(2, hidden_layer_sizes=(), learning_rate=0.01, max_epochs=max_epochs, backend="reference")
+
+    assert Plane().fit(np.eye(4)).transform(np.eye(4)).shape == (4, 2)
+    with pytest.raises(ValueError, match="max_epochs is 0"):
+        Plane(0).fit(np.eye(4))
+
+
 def test_a_backend_without_a_device_is_an_error(monkeypatch):
     monkeypatch.setattr(backends, "missing_for_cuda", lambda: "there is none")
     with pytest.raises(RuntimeError, match="backend is 'cuda', but there is none"):
