@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import npvae
-from npvae import backends, training
-from npvae.backends import reference
-from npvae.backends.scalar import CODES
-from npvae.optimizers import Optimizer, Rule
-from npvae.parameters import Layout
+from npvae import backends
+from npvae.backends import formulas, interface, reference
+from npvae.optimizers import Optimizer, UpdateRule
+from npvae.parameters import Buffers, Layout
 from npvae.preprocessing import Scaling
+from npvae.training import loop
 
 MISSING = backends.missing_for_cuda()
 pytestmark = [
@@ -75,15 +75,15 @@ STEPS = [("naive", 1), ("tiled", 1), ("registers", 1), ("registers", 10**9)]
 
 
 @pytest.mark.parametrize("step, busy", STEPS, ids=["naive", "tiled", "large registers", "small registers"])
-@pytest.mark.parametrize("shape", [(5, 9, 9), (4, 0, 5)] + SHAPES[3:])
+@pytest.mark.parametrize("shape", [(5, 9, 9), (4, 0, 5), *SHAPES[3:]])
 def test_each_step_of_the_product_equals_the_first(rng, monkeypatch, dtype, shape, step, busy):
-    """And NumPy, in the three forms of a layer: forward, the gradient at its weights, and added to that at its input."""
+    """And NumPy, in the three forms of a layer: forward, and the gradients at its weights and, added, at its inputs."""
     monkeypatch.setattr(cuda_product, "BUSY", busy)
     assert set(cuda_product.PRODUCTS) == {step for step, _ in STEPS}
     M, K, N = shape
     a, b, bias, before = (normal(rng, float, *s) for s in ((M, K), (K, N), (N,), (M, N)))
     b /= np.sqrt(max(1, K))
-    with_bias = {"bias": cuda.asarray(bias, dtype), "code": CODES["tanh"]}
+    with_bias = {"bias": cuda.asarray(bias, dtype), "code": formulas.code("tanh")}
     for transposed, start, options, expected in (
         ((False, False), np.full((M, N), np.nan), with_bias, np.tanh(a @ b + bias)),
         ((True, False), np.full((M, N), np.nan), {}, a @ b),
@@ -107,8 +107,9 @@ def in_memory(factor, is_transposed, dtype):
     return room[: factor.shape[0], : factor.shape[1]]
 
 
-@pytest.mark.parametrize("shape, activation", [*zip(SHAPES, reference.ACTIVATIONS), ((6, 3, 5), "floored")])
+@pytest.mark.parametrize("shape, activation", [*zip(SHAPES, formulas.ACTIVATIONS), ((6, 3, 5), "soft_floor")])
 def test_layer(rng, dtype, shape, activation):
+    """Forward, and backward with the gradients that are wanted: at the weights, at the inputs, or both."""
     M, I, O = shape
     x, W, b, dy = (normal(rng, float, *s) for s in ((M, I), (I, O), (O,), (M, O)))
     W /= np.sqrt(I)
@@ -116,27 +117,56 @@ def test_layer(rng, dtype, shape, activation):
     found = cuda.dense(*on_device(dtype, x, W, b), activation)
     check([found], [y], dtype)
 
-    for accumulate in (False, True):
-        expected = [np.empty(s) for s in (W.shape, b.shape)] + [np.ones(x.shape)]
-        reference.dense_backward(x, W, y, dy.copy(), activation, (*expected, accumulate))
-        got = [cuda.asarray(np.ones(array.shape), dtype) for array in expected]
-        cuda.dense_backward(*on_device(dtype, x, W, y, dy), activation, (*got, accumulate))
-        check(got, expected, dtype)
-    got = [cuda.asarray(np.ones(s), dtype) for s in (W.shape, b.shape)]
-    cuda.dense_backward(*on_device(dtype, x, W, y, dy), activation, (*got, None, False))
-    check(got, expected[:2], dtype)
+    for weights, inputs, accumulate in ((1, 1, False), (1, 1, True), (1, 0, False), (0, 1, True)):
+        shapes = W.shape if weights else None, b.shape if weights else None, x.shape if inputs else None
+        expected = [None if s is None else np.ones(s) for s in shapes]
+        got = [None if s is None else cuda.asarray(np.ones(s), dtype) for s in shapes]
+        expected_dy, (device_dy,) = dy.copy(), on_device(dtype, dy)
+        reference.dense_backward(x, W, y, expected_dy, activation, (*expected, accumulate))
+        cuda.dense_backward(*on_device(dtype, x, W, y), device_dy, activation, (*got, accumulate))
+        check([device_dy], [expected_dy], dtype)
+        check(*([array for array in arrays if array is not None] for arrays in (got, expected)), dtype)
+
+
+def test_an_unknown_activation_is_nan(dtype):
+    """And not the identity; by name it is refused."""
+    x, W, b = on_device(dtype, np.ones((2, 3)), np.ones((3, 2)), np.ones(2))
+    for code in (-1, len(formulas.ACTIVATIONS)):
+        out, (y, dy) = cuda.empty((2, 2), dtype), on_device(dtype, np.ones((2, 2)), np.ones((2, 2)))
+        cuda_product.product(x, False, W, False, out, b, code)
+        cuda_launch.launch(cuda_kernels.DELTA[dtype], 1, (cuda_kernels.LANES, cuda_kernels.DEEP), dy, y, code, b)
+        assert np.isnan(cuda.to_numpy(out)).all() and np.isnan(cuda.to_numpy(dy)).all()
+    with pytest.raises(ValueError, match="activation is 'relu'; expected one of 'identity', 'tanh'"):
+        cuda.dense(x, W, b, "relu")
+
+
+LATENT_SHAPES = [(3, 5, 1), (2, 3, 3)] + ([] if SIMULATED else [(100, 200, 2)])
 
 
 @pytest.mark.parametrize("analytic_kl", [True, False])
-@pytest.mark.parametrize("shape", [(3, 5, 1), (2, 3, 3)] + ([] if SIMULATED else [(100, 200, 2)]))
+@pytest.mark.parametrize("shape", LATENT_SHAPES)
 def test_latent_layer(rng, dtype, shape, analytic_kl):
     M, J, L = shape
     mu, log_var, eps, dz = (normal(rng, float, *s) for s in ((M, J), (M, J), (L * M, J), (L * M, J)))
-    arguments = mu, log_var, eps
+    arguments, weights = (mu, log_var, eps), normal(rng, float, M if analytic_kl else L * M)
     found = cuda.gaussian_latent(*on_device(dtype, *arguments), analytic_kl)
     check(found, reference.gaussian_latent(*arguments, analytic_kl), dtype)
-    found = cuda.gaussian_latent_backward(*on_device(dtype, *arguments, dz), analytic_kl, 0.3)
-    check(found, reference.gaussian_latent_backward(*arguments, dz, analytic_kl, 0.3), dtype)
+    found = cuda.gaussian_latent_backward(*on_device(dtype, *arguments, dz), analytic_kl, *on_device(dtype, weights))
+    check(found, reference.gaussian_latent_backward(*arguments, dz, analytic_kl, weights), dtype)
+
+
+@pytest.mark.parametrize("shape", LATENT_SHAPES)
+def test_densities_of_latents(rng, dtype, shape):
+    """log q(z|x) of samples held constant, with its gradients, and log p(z) added in place."""
+    M, J, L = shape
+    z, mu, log_var = (normal(rng, float, *s) for s in ((L * M, J), (M, J), (M, J)))
+    arguments = z, mu, log_var, normal(rng, float, L * M)
+    check(cuda.gaussian_log_q(*on_device(dtype, *arguments)), reference.gaussian_log_q(*arguments), dtype)
+    expected = normal(rng, float, L * M), normal(rng, float, L * M, J)
+    found = on_device(dtype, *expected)
+    cuda.add_log_prior(*on_device(dtype, z), *found)
+    reference.add_log_prior(z, *expected)
+    check(found, expected, dtype)
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 1), (2, 9, 2)] + ([] if SIMULATED else [(100, 784, 2)]))
@@ -144,10 +174,11 @@ def test_likelihoods(rng, dtype, shape):
     M, D, L = shape
     x, outputs = rng.random((M, D)).astype(np.float32).astype(float), [normal(rng, float, L * M, D) for _ in range(2)]
     outputs[0][0, :2] = 90, -90  # far out a sigmoid must not overflow
-    found = cuda.bernoulli_log_prob(*on_device(dtype, x, outputs[0]), 0.7)
-    check(found, reference.bernoulli_log_prob(x, outputs[0], 0.7), dtype)
-    found = cuda.gaussian_log_prob(*on_device(dtype, x, outputs[1], outputs[1]), 0.7)
-    check(found, reference.gaussian_log_prob(x, outputs[1], outputs[1], 0.7), dtype)
+    weights = normal(rng, float, L * M)
+    found = cuda.bernoulli_log_prob(*on_device(dtype, x, outputs[0], weights))
+    check(found, reference.bernoulli_log_prob(x, outputs[0], weights), dtype)
+    found = cuda.gaussian_log_prob(*on_device(dtype, x, outputs[1], outputs[1], weights))
+    check(found, reference.gaussian_log_prob(x, outputs[1], outputs[1], weights), dtype)
 
 
 @pytest.mark.parametrize("X_dtype", [np.uint8, np.float32, np.float64, np.int64])
@@ -162,7 +193,7 @@ def test_gather(rng, dtype, X_dtype):
 @pytest.mark.parametrize("bad", [None, np.nan, np.inf, 1e200])
 def test_updates(rng, dtype, name, bad):
     """Steps that only accumulate, steps, one that is not finite, and one after it, which must change nothing."""
-    layout, rule = Layout({"W": (3, 2), "a.W": (1, 3), "a.b": (4,)}), Rule(0.1, 0.05, 1, 9)
+    layout, rule = Layout({"W": (3, 2), "a.W": (1, 3), "a.b": (4,)}), UpdateRule(0.1, 0.05, 1, 9)
     start = normal(rng, float, layout.size)
     states = []
     for backend, kind in ((reference, np.dtype(float)), (cuda, dtype)):
@@ -171,7 +202,7 @@ def test_updates(rng, dtype, name, bad):
         for step in range(4):
             vector = normal(draws, float, layout.size)
             if bad is not None and step == 2:
-                vector[5] = bad if kind == float or not np.isfinite(bad) else 1e30  # its square overflows
+                vector[5] = bad if kind == np.float64 or not np.isfinite(bad) else 1e30  # its square overflows
             gradient.vector[:] = backend.asarray(vector, kind)
             done = optimizer.step(parameters, gradient)
             assert done == (bad is None or step < 2)
@@ -198,10 +229,20 @@ def once(order, request):
         pytest.skip("in the other order of blocks")
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
-@pytest.mark.parametrize("estimator", ["sgvb-a", "sgvb-b"])
+@pytest.mark.parametrize(
+    "estimator, likelihood",
+    [
+        ("sgvb-a", "bernoulli"),
+        ("sgvb-b", "gaussian"),
+        ("score-function-running", "gaussian"),
+        ("score-function-leave-one-out", "bernoulli"),
+    ],
+)
 def test_training_equals_the_references(once, X, estimator, likelihood):
-    """An epoch of two whole minibatches and a smaller one; the same order of rows, the same noise."""
+    """An epoch of two whole minibatches and a smaller one; the same order of rows, the same noise.
+
+    The score function waits for each step, since it looks at the values of its samples.
+    """
     settings = SMALL | {"dtype": "float64", "estimator": estimator, "likelihood": likelihood, "n_samples": 2}
     found, expected = (npvae.VAE(**settings, backend=name).fit(X) for name in ("cuda", "reference"))
     np.testing.assert_allclose(found.parameters_.vector, expected.parameters_.vector, rtol=1e-8, atol=1e-12)
@@ -211,6 +252,33 @@ def test_training_equals_the_references(once, X, estimator, likelihood):
     np.testing.assert_allclose(found.score_samples(X), expected.score_samples(X), rtol=1e-9)
     np.testing.assert_allclose(found.transform(X), expected.transform(X), rtol=1e-9)
     assert isinstance(found.parameters_.vector, np.ndarray)
+
+
+class Captured:
+    """What a `Runner` may use of an estimator."""
+
+    def __init__(self, estimator):
+        self.noise_shape, self.draw_into, self.passes = estimator.noise_shape, estimator.draw_into, estimator.passes
+
+
+def test_a_runner_takes_its_algorithm_from_the_estimator(once, X, monkeypatch):
+    """It needs three methods of it, and what they return, and nothing else."""
+    whole = npvae.VAE(**SMALL, backend="cuda").fit(X)
+    monkeypatch.setattr(cuda, "Runner", lambda estimator, *rest: cuda_graph.Runner(Captured(estimator), *rest))
+    captured = npvae.VAE(**SMALL, backend="cuda").fit(X)
+    np.testing.assert_array_equal(captured.parameters_.vector, whole.parameters_.vector)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "sigmoid-gaussian"])
+def test_log_joint(once, make_model, rng, dtype, likelihood):
+    """log p(x, z) and its gradient by z, without a gradient of any weight."""
+    x, z, results = normal(rng, float, 2, 7) / 4, normal(rng, float, 6, 3), []
+    _, parameters = make_model(likelihood=likelihood)
+    for backend, kind in ((cuda, dtype), (reference, float)):
+        model, _ = make_model(backend, kind, likelihood=likelihood)
+        arrays = backend.asarray(x, kind), backend.asarray(z, kind)
+        results.append(model.log_joint(model.parameters(parameters.vector), *arrays, Buffers(backend, kind)))
+    check(*results, dtype)
 
 
 def test_data_that_does_not_fit_is_copied_as_needed(once, X, monkeypatch):
@@ -235,7 +303,7 @@ def test_resumed_to_the_same_bits(once, X, tmp_path):
 
 def test_resumed_inside_an_epoch(once, X, monkeypatch):
     """From a checkpoint after its first step."""
-    monkeypatch.setattr(training, "RUN", 1)
+    monkeypatch.setattr(loop, "RUN", 1)
     kept = []
     model = npvae.VAE(**SMALL, backend="cuda")
     model.fit(X, checkpoint=lambda model: kept.append(pickle.dumps(model)), checkpoint_every=0)
@@ -271,8 +339,11 @@ def test_many_rows(rng):
         [cuda.gather(X, np.arange(len(X)), scaling, cuda.empty(X.shape, "float32"))], [X.astype(float)], np.dtype("f4")
     )
     mu, log_var, eps, dz = (rng.standard_normal(X.shape) for _ in range(4))
-    found = cuda.gaussian_latent_backward(*on_device(np.dtype("f4"), mu, log_var, eps, dz), True, 0.3)
-    check(found, reference.gaussian_latent_backward(mu, log_var, eps, dz, True, 0.3), np.dtype("f4"))
+    weights = rng.standard_normal(len(X))
+    found = cuda.gaussian_latent_backward(
+        *on_device(np.dtype("f4"), mu, log_var, eps, dz), True, cuda.asarray(weights, "f4")
+    )
+    check(found, reference.gaussian_latent_backward(mu, log_var, eps, dz, True, weights), np.dtype("f4"))
 
 
 def test_gradcheck(once, X):
@@ -314,18 +385,17 @@ def test_what_does_not_run_there_is_named(once, X):
 
 
 def test_functions_of_the_interface(once):
-    """All names of the reference that the layers above call, with the same arguments."""
-    own = "sigmoid", "softplus", "count_step", "squares_are_finite"
-    for name, function in vars(reference).items():
-        if inspect.isfunction(function) and not name.startswith("_") and name not in own:
-            found = inspect.signature(getattr(cuda, name)).parameters
-            assert list(found) == list(inspect.signature(function).parameters), name
+    """All functions of a backend, with the arguments of the reference; a runner, and no network of its own."""
+    for name in interface.FUNCTIONS:
+        found, expected = (list(inspect.signature(getattr(backend, name)).parameters) for backend in (cuda, reference))
+        assert found == expected, name
+    assert cuda.Network is None and cuda.Runner is cuda_graph.Runner
 
 
 def test_too_little_memory_is_explained(once):
-    with pytest.raises(MemoryError, match=r"no room for an array of shape \(3, 2\); a smaller batch_size"):
-        with cuda_launch.explained("an array of shape (3, 2)"):
-            raise RuntimeError("[CUresult.CUDA_ERROR_OUT_OF_MEMORY] Call to cuMemAlloc results in it")
+    expected = pytest.raises(MemoryError, match=r"no room for an array of shape \(3, 2\); a smaller batch_size")
+    with expected, cuda_launch.explained("an array of shape (3, 2)"):
+        raise RuntimeError("[CUresult.CUDA_ERROR_OUT_OF_MEMORY] Call to cuMemAlloc results in it")
     with pytest.raises(RuntimeError, match="something else"), cuda_launch.explained("nothing"):
         raise RuntimeError("something else")
 

@@ -25,9 +25,11 @@ SIGNATURES = {
     "registers": "f2 B f2 B f2 f1 I B",
     "delta": "f2 f2 I f1",
     "latent": "f2 f2 f2 B f2 f1",
-    "latent_backward": "f2 f2 f2 f2 B f f2 f2",
-    "bernoulli": "f2 f2 f f1 f2",
-    "gaussian": "f2 f2 f2 f f1 f2 f2",
+    "latent_backward": "f2 f2 f2 f2 B f1 f2 f2",
+    "log_q": "f2 f2 f2 f1 f1 f2 f2",
+    "log_prior": "f2 f1 f2",
+    "bernoulli": "f2 f2 f1 f1 f2",
+    "gaussian": "f2 f2 f2 f1 f1 f2 f2",
     "gather": "uint8:2 int64:2 int32:1 float64:1 float64:1 f2",
     "gather_float32": "float32:2 int64:2 int32:1 float64:1 float64:1 f2",
     "gather_float64": "float64:2 int64:2 int32:1 float64:1 float64:1 f2",
@@ -53,7 +55,7 @@ def kernels(dtype):
         for kernel, (x, y), (rows, columns) in by_dtype[dtype]:
             yield f"product: {step}, {rows} x {columns} tile, {x} x {y} threads", step, kernel, x * y
     yield "delta", "delta", module.DELTA[dtype], module.LANES * module.DEEP
-    for name in ("latent", "latent_backward", "bernoulli", "gaussian"):
+    for name in ("latent", "latent_backward", "log_q", "log_prior", "bernoulli", "gaussian"):
         yield name, name, getattr(module, name.upper())[dtype], module.THREADS
     for name in ("gather", "gather_float32", "gather_float64"):
         yield name, name, module.gather, module.THREADS

@@ -8,16 +8,20 @@ import numpy as np
 
 from ..parameters import Parameters
 from . import cuda_kernels as kernels
+from . import formulas
 from .cuda_graph import Runner
-from .cuda_launch import asarray, empty, gather_rows, get_or_empty, launch, n_blocks, readable, to_numpy
+from .cuda_launch import asarray, empty, gather_rows, get_or_empty, launch, n_blocks, nothing, readable, to_numpy
 from .cuda_product import product
 from .reference import ADAGRAD_EPSILON
-from .scalar import CODES
 
 __all__ = [
-    "Runner", "adagrad_step", "asarray", "bernoulli_log_prob", "dense", "dense_backward", "empty", "gather",
-    "gaussian_latent", "gaussian_latent_backward", "gaussian_log_prob", "gradient", "sgd_step", "to_numpy",
+    "Network", "Runner", "adagrad_step", "add_log_prior", "asarray", "bernoulli_log_prob", "dense", "dense_backward",
+    "empty", "gather", "gaussian_latent", "gaussian_latent_backward", "gaussian_log_prob", "gaussian_log_q", "gradient",
+    "sgd_step", "to_numpy",
 ]  # fmt: skip
+
+#: Networks are computed layer by layer: captured as a graph, their kernels cost no calls.
+Network = None
 
 # Arrays ---------------------------------------------------------------------------------------------------------------
 
@@ -50,7 +54,7 @@ def gather(X, rows, scaling, out):
 def dense(x, W, b, activation, out=None):
     """See `reference.dense`."""
     out = empty((x.shape[0], W.shape[1]), x.dtype) if out is None else out
-    product(x, False, W, False, out, b, CODES[activation])
+    product(x, False, W, False, out, b, formulas.code(activation))
     return out
 
 
@@ -58,8 +62,10 @@ def dense_backward(x, W, y, dy, activation, gradients):
     """See `reference.dense_backward`."""
     dW, db, dx, accumulate = gradients
     grid, block = n_blocks(dy.shape[1], kernels.LANES), (kernels.LANES, kernels.DEEP)
-    launch(kernels.DELTA[dy.dtype], grid, block, dy, y, CODES[activation], db)
-    product(x, True, dy, False, dW)
+    sums = nothing(dy.dtype) if db is None else db
+    launch(kernels.DELTA[dy.dtype], grid, block, dy, y, formulas.code(activation), sums)
+    if dW is not None:
+        product(x, True, dy, False, dW)
     if dx is not None:
         product(dy, False, W, True, dx, accumulate=accumulate)
 
@@ -69,32 +75,42 @@ def dense_backward(x, W, y, dy, activation, gradients):
 
 def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
     """See `reference.gaussian_latent`."""
-    z, kl = get_or_empty(out, eps.shape, mu.shape[:1], dtype=mu.dtype)
-    launch(kernels.LATENT[mu.dtype], mu.shape[0], kernels.THREADS, mu, log_var, eps, analytic_kl, z, kl)
+    z, kl = get_or_empty(out, eps.shape, (mu if analytic_kl else eps).shape[:1], dtype=mu.dtype)
+    launch(kernels.LATENT[mu.dtype], eps.shape[0], kernels.THREADS, mu, log_var, eps, analytic_kl, z, kl)
     return z, kl
 
 
-def gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, scale, out=(None, None)):
+def gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, weights, out=(None, None)):
     """See `reference.gaussian_latent_backward`."""
     dmu, dlog_var = get_or_empty(out, mu.shape, mu.shape, dtype=mu.dtype)
-    grid, arguments = (mu.shape[0], n_blocks(mu.shape[1])), (mu, log_var, eps, dz, analytic_kl, mu.dtype.type(scale))
+    grid, arguments = (mu.shape[0], n_blocks(mu.shape[1])), (mu, log_var, eps, dz, analytic_kl, weights)
     launch(kernels.LATENT_BACKWARD[mu.dtype], grid, kernels.THREADS, *arguments, dmu, dlog_var)
     return dmu, dlog_var
 
 
-def bernoulli_log_prob(x, logits, scale, out=(None, None)):
-    """See `reference.bernoulli_log_prob`."""
-    results = get_or_empty(out, logits.shape[:1], logits.shape, dtype=logits.dtype)
-    kernel, scale = kernels.BERNOULLI[logits.dtype], logits.dtype.type(scale)
-    launch(kernel, logits.shape[0], kernels.THREADS, x, logits, scale, *results)
+def gaussian_log_q(z, mu, log_var, weights, out=(None, None, None)):
+    """See `reference.gaussian_log_q`."""
+    results = get_or_empty(out, z.shape[:1], mu.shape, mu.shape, dtype=mu.dtype)
+    launch(kernels.LOG_Q[mu.dtype], mu.shape[0], kernels.THREADS, z, mu, log_var, weights, *results)
     return results
 
 
-def gaussian_log_prob(x, mu, log_var, scale, out=(None, None, None)):
+def add_log_prior(z, log_prob, dz):
+    """See `reference.add_log_prior`."""
+    launch(kernels.LOG_PRIOR[z.dtype], z.shape[0], kernels.THREADS, z, log_prob, dz)
+
+
+def bernoulli_log_prob(x, logits, weights, out=(None, None)):
+    """See `reference.bernoulli_log_prob`."""
+    results = get_or_empty(out, logits.shape[:1], logits.shape, dtype=logits.dtype)
+    launch(kernels.BERNOULLI[logits.dtype], logits.shape[0], kernels.THREADS, x, logits, weights, *results)
+    return results
+
+
+def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None)):
     """See `reference.gaussian_log_prob`."""
     results = get_or_empty(out, mu.shape[:1], mu.shape, mu.shape, dtype=mu.dtype)
-    kernel, scale = kernels.GAUSSIAN[mu.dtype], mu.dtype.type(scale)
-    launch(kernel, mu.shape[0], kernels.THREADS, x, mu, log_var, scale, *results)
+    launch(kernels.GAUSSIAN[mu.dtype], mu.shape[0], kernels.THREADS, x, mu, log_var, weights, *results)
     return results
 
 

@@ -119,7 +119,7 @@ class Step:
         self.noise[part].copy_to_device(self._noise[part], stream=stream)
 
     def launch(self):
-        """Take the next step: the first one compiles and allocates, the second is captured, and later ones replay it."""
+        """Take the next step: the first compiles and allocates, the second is captured, and later ones replay it."""
         stream = self.runner.stream
         self._launches += 1
         if self._launches == 2:
@@ -140,7 +140,7 @@ class Step:
         runner.optimizer.launch(runner.parameters, done.gradient)
 
 
-def captured(launches: Callable[[], None]) -> Callable | None:
+def captured(launches: Callable[[], object]) -> Callable | None:
     """Capture what a function launches as a graph, and return a function from a stream that replays it there.
 
     The function must have been called before: in a capture nothing may be compiled or allocated. Returns None where

@@ -1,19 +1,17 @@
 """The CUDA kernels of ``cuda``: what one thread, or one block of threads, does. How they are launched is said there.
 
-Formulas for one number are those of `scalar`: the same source, compiled for the device with its elementary functions.
+Formulas of one number are those of `formulas`: the same source, compiled for the device with its elementary functions.
 Sums over a block are made in a fixed order and no result depends on which block comes first, so that equal runs give
-equal bits. Integers of the hot loop are unsigned: signed ones cost a test for wrap-around at each index.
+equal bits. The matrix products stand in ``cuda_product``.
 """
 
 import math
-from types import FunctionType
 
 import numpy as np
 from numba import cuda, float32, float64
 
-from . import scalar
-from .reference import LOG_2PI, MIN_LOG_VAR
-from .scalar import FLOORED, SIGMOID, TANH
+from . import formulas
+from .reference import LOG_2PI
 
 #: The simulator takes a tenth of a millisecond for each thread, and 10 ms for each time that a block waits for its own.
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM) if hasattr(cuda, "config") else False
@@ -34,40 +32,56 @@ def by_precision(make):
 # Formulas of one number -----------------------------------------------------------------------------------------------
 
 
-def _on_device(function, **names):
-    """Compile a formula of `scalar` for the device, with these functions in place of those that it calls."""
-    source = function.py_func
-    return cuda.jit(device=True)(FunctionType(source.__code__, source.__globals__ | names, source.__name__))
-
-
-sigmoid = _on_device(scalar.sigmoid, exp=math.exp)
-softplus = _on_device(scalar.softplus, exp=math.exp, log1p=math.log1p)
-floored = _on_device(scalar.floored, softplus=softplus)
+@cuda.jit(device=True)
+def _constant(number, like):
+    return type(like)(number)
 
 
 @cuda.jit(device=True)
-def activate(a, code):
-    """The activation of that code, one of `scalar.CODES`."""
-    if code == TANH:
-        return math.tanh(a)
-    if code == SIGMOID:
-        return sigmoid(a)
-    if code == FLOORED:
-        return floored(a)
-    return a
+def _maximum(a, b):
+    return max(a, b)
 
 
 @cuda.jit(device=True)
-def derivative(y, code):
-    """Its derivative, from its output."""
-    one = type(y)(1)
-    if code == TANH:
-        return one - y * y
-    if code == SIGMOID:
-        return y * (one - y)
-    if code == FLOORED:
-        return -math.expm1(type(y)(MIN_LOG_VAR) - y)
-    return one
+def _where(condition, a, b):
+    return a if condition else b
+
+
+_functions, _activations = formulas.lift(
+    cuda.jit(device=True), constant=_constant, exp=math.exp, expm1=math.expm1, log1p=math.log1p, maximum=_maximum,
+    tanh=math.tanh, where=_where,
+)  # fmt: skip
+sigmoid, softplus = _functions["sigmoid"], _functions["softplus"]
+
+
+@cuda.jit(device=True)
+def _unknown(number, code):
+    """An activation that does not exist must not pass for the identity: kernels cannot raise, so all becomes NaN."""
+    return type(number)(math.nan)
+
+
+def _by_code(functions):
+    """Return a function of (number, code) that applies the function at that place of the list."""
+    choice = _unknown
+    for place, function in reversed(list(enumerate(functions))):
+        choice = _one_of_two(place, function, choice)
+    return choice
+
+
+def _one_of_two(place, function, otherwise):
+    @cuda.jit(device=True)
+    def choose(number, code):
+        return function(number) if code == place else otherwise(number, code)
+
+    return choose
+
+
+#: The activation of a code, and its derivative from its output.
+activate = _by_code([row.function for row in _activations])
+derivative = _by_code([row.derivative for row in _activations])
+
+
+# Sums and places ------------------------------------------------------------------------------------------------------
 
 
 @cuda.jit(device=True)
@@ -117,7 +131,7 @@ def make_delta(dtype):
 
     @cuda.jit
     def delta(dy, y, code, db):
-        """``dy *= f'(y)``, and db its sums over the rows; a block for each LANES columns."""
+        """``dy *= f'(y)``, a block for LANES columns; db (O,) gets its sums over the rows, or is (0,) for no sums."""
         parts = cuda.shared.array(LANES_DEEP, dtype)
         lane, deep = cuda.threadIdx.x, cuda.threadIdx.y
         column, total = cuda.blockIdx.x * LANES + lane, dtype(0)
@@ -128,7 +142,7 @@ def make_delta(dtype):
                 total += value
         parts[deep, lane] = total
         cuda.syncthreads()
-        if deep == 0 and column < dy.shape[1]:
+        if deep == 0 and column < db.shape[0]:
             for i in range(1, DEEP):
                 total += parts[i, lane]
             db[column] = total
@@ -136,7 +150,7 @@ def make_delta(dtype):
     return delta
 
 
-# The latent layer and the likelihoods: a block for each row -----------------------------------------------------------
+# The latent layer: row l * M + i belongs to datapoint i ---------------------------------------------------------------
 
 
 def make_latent(dtype):
@@ -144,28 +158,19 @@ def make_latent(dtype):
 
     @cuda.jit
     def latent(mu, log_var, eps, analytic_kl, z, kl):
-        """See `reference.gaussian_latent`."""
+        """See `reference.gaussian_latent`: a block for each row of z. In closed form only the first M rows have kl."""
         parts = cuda.shared.array(THREADS, dtype)
-        i, thread, half = cuda.blockIdx.x, cuda.threadIdx.x, dtype(0.5)
-        M, L = mu.shape[0], eps.shape[0] // mu.shape[0]
-        total = dtype(0)
+        row, thread, half = cuda.blockIdx.x, cuda.threadIdx.x, dtype(0.5)
+        i, total = row % mu.shape[0], dtype(0)
         for j in range(thread, mu.shape[1], THREADS):
-            m, s = mu[i, j], log_var[i, j]
-            sigma = math.exp(half * s)
-            if analytic_kl:
-                total += m * m + (math.expm1(s) - s)
-            sampled = dtype(0)
-            for n in range(L):
-                e = eps[n * M + i, j]
-                here = m + sigma * e
-                z[n * M + i, j] = here
-                sampled += here * here - e * e - s
-            if not analytic_kl:
-                total += sampled / dtype(L)
+            m, s, e = mu[i, j], log_var[i, j], eps[row, j]
+            here = m + math.exp(half * s) * e
+            z[row, j] = here
+            total += m * m + (math.expm1(s) - s) if analytic_kl else here * here - e * e - s
         parts[thread] = total
         total = sum_of_block(parts)
-        if thread == 0:
-            kl[i] = half * total
+        if thread == 0 and row < kl.shape[0]:
+            kl[row] = half * total
 
     return latent
 
@@ -174,40 +179,91 @@ def make_latent_backward(dtype):
     """Return the backward kernel of the latent layer."""
 
     @cuda.jit
-    def latent_backward(mu, log_var, eps, dz, analytic_kl, scale, dmu, dlog_var):
+    def latent_backward(mu, log_var, eps, dz, analytic_kl, weights, dmu, dlog_var):
         """See `reference.gaussian_latent_backward`: a thread for each latent of each datapoint."""
         (i, j), half = row_and_column(), dtype(0.5)
         if j < mu.shape[1]:
-            M, L = mu.shape[0], eps.shape[0] // mu.shape[0]
             m, s = mu[i, j], log_var[i, j]
             sigma = math.exp(half * s)
-            by_mu = -scale * m if analytic_kl else dtype(0)
-            by_log_var = -scale * half * math.expm1(s) if analytic_kl else scale * half
-            of_sample = dtype(0) if analytic_kl else scale / dtype(L)
-            for n in range(L):
-                sigma_eps = sigma * eps[n * M + i, j]
-                here = dz[n * M + i, j] - of_sample * (m + sigma_eps)
+            by_mu = -weights[i] * m if analytic_kl else dtype(0)
+            by_log_var = -weights[i] * half * math.expm1(s) if analytic_kl else dtype(0)
+            for row in range(i, eps.shape[0], mu.shape[0]):
+                weight = dtype(0) if analytic_kl else weights[row]
+                sigma_eps = sigma * eps[row, j]
+                here = dz[row, j] - weight * (m + sigma_eps)
                 by_mu += here
-                by_log_var += half * here * sigma_eps
+                by_log_var += half * (here * sigma_eps + weight)
             dmu[i, j] = by_mu
             dlog_var[i, j] = by_log_var
 
     return latent_backward
 
 
+def make_log_q(dtype):
+    """Return the kernel of log q(z|x) of samples held constant."""
+
+    @cuda.jit
+    def log_q(z, mu, log_var, weights, log_prob, dmu, dlog_var):
+        """See `reference.gaussian_log_q`: a block for each datapoint goes through its samples."""
+        parts = cuda.shared.array(THREADS, dtype)
+        i, thread, half = cuda.blockIdx.x, cuda.threadIdx.x, dtype(0.5)
+        for j in range(thread, mu.shape[1], THREADS):
+            dmu[i, j] = dtype(0)
+            dlog_var[i, j] = dtype(0)
+        for row in range(i, z.shape[0], mu.shape[0]):
+            total = dtype(0)
+            for j in range(thread, mu.shape[1], THREADS):
+                s, error = log_var[i, j], z[row, j] - mu[i, j]
+                precision = math.exp(-s)
+                squared = error * error * precision
+                total += dtype(LOG_2PI) + s + squared
+                dmu[i, j] += weights[row] * error * precision
+                dlog_var[i, j] += weights[row] * half * (squared - dtype(1))
+            parts[thread] = total
+            total = sum_of_block(parts)
+            if thread == 0:
+                log_prob[row] = -half * total
+            cuda.syncthreads()  # before the next sample's parts are written, all must have read this sum
+
+    return log_q
+
+
+def make_log_prior(dtype):
+    """Return the kernel that adds log p(z)."""
+
+    @cuda.jit
+    def log_prior(z, log_prob, dz):
+        """See `reference.add_log_prior`: a block for each row."""
+        parts = cuda.shared.array(THREADS, dtype)
+        row, thread = cuda.blockIdx.x, cuda.threadIdx.x
+        total = dtype(0)
+        for j in range(thread, z.shape[1], THREADS):
+            total += dtype(LOG_2PI) + z[row, j] * z[row, j]
+            dz[row, j] -= z[row, j]
+        parts[thread] = total
+        total = sum_of_block(parts)
+        if thread == 0:
+            log_prob[row] -= dtype(0.5) * total
+
+    return log_prior
+
+
+# The likelihoods: a block for each row --------------------------------------------------------------------------------
+
+
 def make_bernoulli(dtype):
     """Return the kernel of the Bernoulli likelihood."""
 
     @cuda.jit
-    def bernoulli(x, logits, scale, log_prob, dlogits):
+    def bernoulli(x, logits, weights, log_prob, dlogits):
         """See `reference.bernoulli_log_prob`."""
         parts = cuda.shared.array(THREADS, dtype)
         row, thread = cuda.blockIdx.x, cuda.threadIdx.x
-        i, total = row % x.shape[0], dtype(0)
+        i, weight, total = row % x.shape[0], weights[row], dtype(0)
         for d in range(thread, x.shape[1], THREADS):
             a, pixel = logits[row, d], x[i, d]
             total += pixel * a - softplus(a)
-            dlogits[row, d] = scale * (pixel - sigmoid(a))
+            dlogits[row, d] = weight * (pixel - sigmoid(a))
         parts[thread] = total
         total = sum_of_block(parts)
         if thread == 0:
@@ -220,18 +276,18 @@ def make_gaussian(dtype):
     """Return the kernel of the Gaussian likelihood."""
 
     @cuda.jit
-    def gaussian(x, mu, log_var, scale, log_prob, dmu, dlog_var):
+    def gaussian(x, mu, log_var, weights, log_prob, dmu, dlog_var):
         """See `reference.gaussian_log_prob`."""
         parts = cuda.shared.array(THREADS, dtype)
         row, thread, half = cuda.blockIdx.x, cuda.threadIdx.x, dtype(0.5)
-        i, total = row % x.shape[0], dtype(0)
+        i, weight, total = row % x.shape[0], weights[row], dtype(0)
         for d in range(thread, x.shape[1], THREADS):
             s, error = log_var[row, d], x[i, d] - mu[row, d]
             precision = math.exp(-s)
             squared = error * error * precision
             total += dtype(LOG_2PI) + s + squared
-            dmu[row, d] = scale * error * precision
-            dlog_var[row, d] = scale * half * (squared - dtype(1))
+            dmu[row, d] = weight * error * precision
+            dlog_var[row, d] = weight * half * (squared - dtype(1))
         parts[thread] = total
         total = sum_of_block(parts)
         if thread == 0:
@@ -241,6 +297,7 @@ def make_gaussian(dtype):
 
 
 DELTA, LATENT, LATENT_BACKWARD = map(by_precision, (make_delta, make_latent, make_latent_backward))
+LOG_Q, LOG_PRIOR = map(by_precision, (make_log_q, make_log_prior))
 BERNOULLI, GAUSSIAN = map(by_precision, (make_bernoulli, make_gaussian))
 
 

@@ -6,6 +6,7 @@ A launch returns at once; nothing here waits for a kernel except `to_numpy`. The
 
 import contextlib
 import threading
+from typing import Any
 
 import numpy as np
 from numba import cuda
@@ -21,7 +22,7 @@ cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 
 class _Launching(threading.local):
-    """Where each Python thread launches its kernels: on the default stream, a stream, or into a graph being captured."""
+    """Where each Python thread launches its kernels: on the default stream, another one, or into a graph."""
 
     stream = 0
 
@@ -61,6 +62,17 @@ def empty(shape, dtype: DTypeLike):
 def get_or_empty(out, *shapes, dtype: DTypeLike) -> tuple:
     """Return the buffers in ``out``, with a new array of its shape in place of each None."""
     return tuple(empty(shape, dtype) if buffer is None else buffer for buffer, shape in zip(out, shapes))
+
+
+_nothing: dict[np.dtype, Any] = {}
+
+
+def nothing(dtype: DTypeLike):
+    """Return an array (0,), which a kernel is given for None; made once, as a captured graph must allocate nothing."""
+    dtype = np.dtype(dtype)
+    if dtype not in _nothing:
+        _nothing[dtype] = empty(1, dtype)[:0]
+    return _nothing[dtype]
 
 
 @contextlib.contextmanager

@@ -17,11 +17,10 @@ All three compute ``out = f(a b + bias)``, or add ``a b`` to out, where a, b or 
 
 from typing import NamedTuple
 
-import numpy as np
 from numba import cuda, uint32
 
 from .cuda_kernels import SIMULATED, activate, by_precision
-from .cuda_launch import empty, launch, n_blocks
+from .cuda_launch import launch, n_blocks, nothing
 
 #: The entry of `PRODUCTS` that `product` launches.
 IN_USE = "registers"
@@ -31,7 +30,7 @@ BUSY = 128
 
 
 class Kernel(NamedTuple):
-    """A compiled product: its function, the threads of a block in x and y, and the rows and columns of out in a block."""
+    """A compiled product: its function, the threads of a block in x and y, and the rows and columns of its tile."""
 
     function: object
     block: tuple
@@ -283,15 +282,5 @@ def product(a, a_transposed, b, b_transposed, out, bias=None, code=0, accumulate
         grid = n_blocks(out.shape[1], kernel.tile[1]), n_blocks(out.shape[0], kernel.tile[0])
         if grid[0] * grid[1] >= BUSY:
             break
-    bias = _no_bias(out.dtype) if bias is None else bias
+    bias = nothing(out.dtype) if bias is None else bias
     launch(kernel.function, grid, kernel.block, a, not a_transposed, b, b_transposed, out, bias, code, accumulate)
-
-
-_empty = {}
-
-
-def _no_bias(dtype):
-    """Return an array without elements, made once: in a captured graph nothing may be allocated."""
-    if dtype not in _empty:
-        _empty[dtype] = empty(1, dtype)[:0]
-    return _empty[dtype]

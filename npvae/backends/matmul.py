@@ -14,8 +14,8 @@ The same sums are made here in five loops, each of which keeps some of the numbe
 (after Goto and van de Geijn, 2008):
 
 1. over *strips* of columns of out, and
-2. over *slices* of the inner dimension, such that what they need of ``right`` fits into the second-level cache. There it
-   is packed: cut into panels as wide as a few vector registers, each of which is read from front to end;
+2. over *slices* of the inner dimension, such that what they need of ``right`` fits into the second-level cache. There
+   it is packed: cut into panels as wide as a few vector registers, each of which is read from front to end;
 3. over *blocks* of rows, such that what they need of ``left`` fits there too;
 4. over the panels of the strip: a slice of one stays in the first-level cache while all rows of the block use it;
 5. over *tiles*, a few rows of a panel: their sums stay in registers while ``k`` runs through the slice
@@ -290,7 +290,7 @@ def multiply(jobs, arrays, work, threads):
 
 
 def workspace(dtype):
-    """Return scratch for the products of one caller at a time: a row for each thread, from the start of a cache line."""
+    """Return scratch for the products of one caller at a time: a row for each thread, aligned to a cache line."""
     size = (BLOCK + STRIP * (SLICE + 1)) * VECTORS * TILE.bytes
     size += -size % LINE
     memory = np.zeros(config.NUMBA_NUM_THREADS * size + LINE, np.uint8)

@@ -15,7 +15,7 @@ from .. import backends
 from ..backends.cuda_graph import captured
 from ..backends.cuda_launch import gather_rows, launch, launching_on
 from ..backends.cuda_product import PRODUCTS, product
-from ..optimizers import Optimizer, Rule
+from ..optimizers import Optimizer, UpdateRule
 from ..parameters import Layout
 from .kernels import Row
 from .machine import seconds_of
@@ -109,14 +109,15 @@ def kernels(M: int = 100, D: int = 784, H: int = 500, J: int = 20, rows: int = 5
     gather = lambda: gather_rows(X, places, position, shift, scale, out)
     yield "gather uint8 rows", 5 * M * D, "GB/s", gather
 
-    x, logits, results = normal(M, D), normal(M, D), (normal(M), normal(M, D))
-    yield "Bernoulli log-likelihood", 12 * M * D, "GB/s", lambda: backend.bernoulli_log_prob(x, logits, 0.01, results)
+    x, logits, weights, results = normal(M, D), normal(M, D), normal(M), (normal(M), normal(M, D))
+    bernoulli = lambda: backend.bernoulli_log_prob(x, logits, weights, results)
+    yield "Bernoulli log-likelihood", 12 * M * D, "GB/s", bernoulli
     mu, log_var, eps, z, kl = (normal(*shape) for shape in ((M, J), (M, J), (M, J), (M, J), (M,)))
     yield "latent layer", 16 * M * J, "GB/s", lambda: backend.gaussian_latent(mu, log_var, eps, True, (z, kl))
 
     layout = Layout({"W": (2 * D * H,)})
     parameters, gradient = layout.view(normal(layout.size)), backend.gradient(layout, np.float32)
-    optimizer = Optimizer("adagrad", backend, Rule(0.01, 1e-5, 0, layout.size), layout.size, np.float32)
+    optimizer = Optimizer("adagrad", backend, UpdateRule(0.01, 1e-5, 0, layout.size), layout.size, np.float32)
     yield "Adagrad", 24 * layout.size, "GB/s", lambda: optimizer.launch(parameters, gradient)
 
 
