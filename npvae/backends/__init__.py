@@ -10,9 +10,9 @@ from typing import Any
 #: Names that `get` knows.
 BACKENDS = ("reference", "cpu", "cuda")
 
-#: "auto" takes a GPU if a step and the whole training have at least so many floating-point operations. A CPU does about
-#: 1e11 per second. So such a step takes it 0.1 ms, as long as a GPU needs to launch a step, and such a training takes it
-#: 100 s; in a shorter training, compiling the kernels for the GPU would take a large part of the time.
+#: "auto" takes a GPU if a step and the whole training have at least so many floating-point operations. A CPU does some
+#: 1e11 per second. It needs 0.1 ms for such a step, as long as a GPU needs to launch one. It needs 100 s for such a
+#: training; in a shorter one, compiling the kernels for the GPU would take a large part of the time.
 LARGE_STEP, LARGE_RUN = 1e7, 1e13
 
 
