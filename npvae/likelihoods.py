@@ -1,6 +1,6 @@
 """p(x|z): the table of likelihoods. Everything that depends on the likelihood is in its row.
 
-The density and its gradient are a function of the backends, which the row names. To add a likelihood, add a row.
+The row names the function of the backends that computes the density and its gradient. To add a likelihood, add a row.
 """
 
 from collections.abc import Callable

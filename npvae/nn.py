@@ -113,7 +113,7 @@ class Network:
     Parameters
     ----------
     mlp : MLP
-    layout : Layout of the parameter vector that holds its arrays; not used here, but by networks of backends
+    layout : Layout of the parameter vector that holds its arrays; only the networks of backends need it
     backend : Backend
 
     Examples

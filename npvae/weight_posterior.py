@@ -1,8 +1,8 @@
 """q(theta): a Gaussian for each random weight and bias of a model, for full variational Bayes (Appendix F).
 
 theta = mu + sigma * zeta is computed by the latent layer of the backend, one array of weights at a time. The rows of a
-weight matrix take the place of datapoints, its columns that of latent dimensions. The prior p(theta) is N(0, I), as
-that of z, and so is the KL divergence from it.
+weight matrix take the place of datapoints, its columns that of latent dimensions. The prior p(theta) is N(0, I), like
+p(z), so the KL divergence has the same formula.
 """
 
 from collections.abc import Iterator, Mapping
@@ -108,7 +108,7 @@ class WeightPosterior:
             self.backend.gaussian_latent_backward(mu, log_var, *arguments)
 
     def draws(self, parameters: Parameters, seed: int, n: int) -> Iterator[Parameters]:
-        """Yield n draws, which depend on the seed alone. Each overwrites the one before.
+        """Yield n draws, whose noise depends on the seed alone. Each overwrites the one before.
 
         Where no array is random, yields the parameters themselves, once.
         """

@@ -124,7 +124,7 @@ def dense_backward(x: NDArray, W: NDArray, y: NDArray, dy: NDArray, activation: 
     dy (M, O) : C-contiguous; overwritten with da
     gradients : (dW (I, O), db (O,), dx (M, I), accumulate)
         The first three are overwritten. dW and db may both be None, and dx may be None: then they are not computed.
-        With ``accumulate`` true, the result is added to dx: several heads read the same hidden layer.
+        With ``accumulate`` true, the result is added to dx; this is for several heads on the same hidden layer.
 
     Examples
     --------

@@ -5,7 +5,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -263,7 +263,7 @@ class Trainer:
     def _gather(self, rows: NDArray) -> Any:
         return self.estimator.model.gather(self.data, rows, self._buffers)
 
-    def _fail(self, step: int, x: Any, samples: Any) -> None:
+    def _fail(self, step: int, x: Any, samples: Any) -> NoReturn:
         """Raise `NonFiniteError` for a step, with the first place where its computation is not finite."""
         place = first_nonfinite(self.estimator, self.parameters, x, samples) or "the bound"
         raise NonFiniteError(step, place, self.settings.learning_rate)
@@ -271,7 +271,7 @@ class Trainer:
     def steps(self, batches: list[NDArray]) -> Any:
         """Take a step on each minibatch, as `step`, and return the bounds.
 
-        If the backend has a ``Runner`` and the estimator supports it, the steps are not waited for one by one.
+        If the backend has a ``Runner`` and the estimator supports it, steps are launched without waiting for earlier ones.
         """
         if not self._runs_ahead:
             return [self.step(rows) for rows in batches]
@@ -289,7 +289,7 @@ class Trainer:
 
     @property
     def _runs_ahead(self) -> bool:
-        """Whether steps are not waited for one by one."""
+        """Whether steps are launched without waiting for earlier ones."""
         return self.estimator.runs_ahead and self.estimator.model.backend.Runner is not None
 
     def _runs(self) -> Iterator[list[NDArray]]:
