@@ -24,8 +24,8 @@ PathLike = str | os.PathLike[str]
 FORMAT = "npvae model"
 VERSION = 2
 
-#: The allowed types of a member, as written in the file: the header's bytes and little-endian floats.
-TYPES = ("|u1", "<f4", "<f8")
+#: The allowed types of a member, as written in the file: the header's bytes, and little-endian numbers.
+TYPES = ("|u1", "<f4", "<f8", "<i8")
 
 
 def save(path: PathLike, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
@@ -35,10 +35,12 @@ def save(path: PathLike, header: dict[str, Any], arrays: dict[str, NDArray[Any]]
     ----------
     path : str or path
     header : dict, JSON-serializable
-    arrays : dict of name -> array (n,), float32 or float64
+    arrays : dict of name -> array of float32, float64 or int64
 
     Raises
     ------
+    TypeError
+        If an array has another type.
     OSError
         If the file cannot be written, for example because the disk is full or the folder is read-only. An existing file
         is then unchanged.
@@ -57,7 +59,10 @@ def save(path: PathLike, header: dict[str, Any], arrays: dict[str, NDArray[Any]]
         raise IsADirectoryError(errno.EISDIR, f"{path} is a folder; expected the name of a file")
     text = json.dumps({"format": FORMAT, "version": VERSION, **header})
     members: dict[str, Any] = {"header": np.frombuffer(text.encode(), np.uint8)}
-    members |= {name: np.asarray(array, array.dtype.newbyteorder("<")) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        members[name] = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+        if members[name].dtype.str not in TYPES:
+            raise TypeError(f"the array {name} has type {array.dtype}; expected float32, float64 or int64")
     # Each writer has its own temporary file, in the same folder so that the rename is atomic.
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
@@ -91,7 +96,7 @@ def load(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     Returns
     -------
     header : dict, with the entries ``format`` and ``version`` as well
-    arrays : dict of name -> array (n,)
+    arrays : dict of name -> array
 
     Raises
     ------
@@ -130,11 +135,11 @@ def _describe(error: Exception) -> str:
 
 
 def _digest(members: dict[str, NDArray[Any]]) -> NDArray[np.uint8]:
-    """Return the SHA-256 of names, types and contents: uint8 (32,)."""
+    """Return the SHA-256 of names, types, shapes and contents: uint8 (32,)."""
     total = hashlib.sha256()
     for name in sorted(members):
         array = np.asarray(members[name], members[name].dtype.newbyteorder("<"))
-        total.update(f"{name} {array.dtype.str} {array.size} ".encode())
+        total.update(f"{name} {array.dtype.str} {'x'.join(map(str, array.shape))} ".encode())
         total.update(np.ascontiguousarray(array).data)
     return np.frombuffer(total.digest(), np.uint8)
 
@@ -156,12 +161,12 @@ def _read_members(file: BinaryIO) -> dict[str, NDArray[Any]]:
 
 
 def _read_array(content: bytes) -> NDArray[Any]:
-    """Return the flat array stored in the bytes of a ``.npy`` file."""
+    """Return the array stored in the bytes of a ``.npy`` file."""
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("an array has an unknown format")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
     size = len(content) - stream.tell()
-    if dtype.str not in TYPES or len(shape) != 1 or math.prod(shape) * dtype.itemsize != size:
+    if dtype.str not in TYPES or by_columns or math.prod(shape) * dtype.itemsize != size:
         raise ValueError(f"an array is declared as {dtype} {shape} but has {size} bytes")
-    return np.frombuffer(content, dtype, offset=stream.tell()).astype(dtype.newbyteorder("="))
+    return np.frombuffer(content, dtype, offset=stream.tell()).astype(dtype.newbyteorder("=")).reshape(shape)

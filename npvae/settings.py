@@ -25,7 +25,18 @@ LINE_LENGTH = 120
 
 
 class Kind:
-    """The values that a setting accepts; each kind of values is a subclass."""
+    """The values that a setting accepts; each kind of values is a subclass.
+
+    Examples
+    --------
+    >>> kind = SETTINGS["n_samples"].kind
+    >>> kind.describe(), kind.argument()
+    ('int', {'type': <class 'int'>})
+    >>> kind.check("n_samples", 0)
+    Traceback (most recent call last):
+    ...
+    ValueError: n_samples is 0; expected an integer of at least 1
+    """
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError if the setting `name` does not accept this value."""
@@ -50,6 +61,12 @@ class OneOf(Kind):
         The names are read from them at each use: a name that is added to a table is accepted from then on.
     also : tuple
         Other values that are accepted but not listed in the help.
+
+    Examples
+    --------
+    >>> kind = OneOf(("auto",), {"small": 1, "large": 2})
+    >>> kind.describe()
+    '{"auto", "small", "large"}'
     """
 
     tables: tuple[Collection[str], ...]
@@ -76,7 +93,12 @@ class OneOf(Kind):
 
 @dataclass(frozen=True)
 class Integer(Kind):
-    """An integer of at least `least`, or None where this is `optional`."""
+    """An integer of at least `least`, or None where this is `optional`.
+
+    Examples
+    --------
+    >>> Integer(0, optional=True).check("random_state", None)
+    """
 
     least: int
     optional: bool = False
@@ -94,7 +116,12 @@ class Integer(Kind):
 
 @dataclass(frozen=True)
 class Real(Kind):
-    """A finite number of at least `least`."""
+    """A finite number of at least `least`.
+
+    Examples
+    --------
+    >>> Real(0).check("init_std", 0.1)
+    """
 
     least: float
 
@@ -110,7 +137,12 @@ class Real(Kind):
 
 @dataclass(frozen=True)
 class StepSize(Kind):
-    """A finite number above 0, or "auto"."""
+    """A finite number above 0, or "auto".
+
+    Examples
+    --------
+    >>> StepSize().check("learning_rate", "auto")
+    """
 
     def check(self, name: str, value: Any) -> None:
         if value == "auto":
@@ -139,7 +171,12 @@ def step_size(text: str) -> str | float:
 
 @dataclass(frozen=True)
 class Sizes(Kind):
-    """A tuple or list of integers, each at least 1; it may be empty."""
+    """A tuple or list of integers, each at least 1; it may be empty.
+
+    Examples
+    --------
+    >>> Sizes().check("hidden_layer_sizes", (500, 200))
+    """
 
     def check(self, name: str, value: Any) -> None:
         _check_tuple(name, value, "integers")
@@ -155,7 +192,12 @@ class Sizes(Kind):
 
 @dataclass(frozen=True)
 class Functions(Kind):
-    """A tuple or list of functions; it may be empty."""
+    """A tuple or list of functions; it may be empty.
+
+    Examples
+    --------
+    >>> Functions().check("callbacks", [print])
+    """
 
     def check(self, name: str, value: Any) -> None:
         _check_tuple(name, value, "functions")
@@ -166,7 +208,13 @@ class Functions(Kind):
 
 @dataclass(frozen=True)
 class Flag(Kind):
-    """True or False; any other value is taken by its truth."""
+    """True or False; any other value is taken by its truth.
+
+    Examples
+    --------
+    >>> Flag().describe()
+    'bool'
+    """
 
     def check(self, name: str, value: Any) -> None:
         pass
@@ -181,7 +229,13 @@ def _check_tuple(name: str, value: Any, items: str) -> None:
 
 
 class Setting(NamedTuple):
-    """One setting of `VAE`."""
+    """One setting of `VAE`.
+
+    Examples
+    --------
+    >>> SETTINGS["max_epochs"].summary
+    'Passes through the training data.'
+    """
 
     default: Any
     kind: Kind  # the values that it accepts
@@ -363,7 +417,13 @@ def _either(names: Iterable[str]) -> str:
 
 
 class Choice(NamedTuple):
-    """A value that `npvae.fit` has chosen for a setting, and why."""
+    """A value that `npvae.fit` has chosen for a setting, and why.
+
+    Examples
+    --------
+    >>> for_data(1000, 6)[0].value
+    3
+    """
 
     name: str
     value: Any

@@ -25,7 +25,7 @@ from .training import Checkpointer, NonFiniteError
 logger = logging.getLogger(__name__)
 
 
-class VAE(Estimator):
+class VAE(Estimator):  # noqa: D101 - the docstring is put together from the table of settings
     __doc__ = f"""A variational autoencoder, trained by stochastic gradient variational Bayes (Kingma & Welling, 2014).
 
     The constructor stores every setting as given; `fit` checks them.
@@ -114,7 +114,7 @@ class VAE(Estimator):
 
     def _checked_settings(self):
         """Return the settings as a namespace, or refuse one that is not valid."""
-        values = self.get_params()
+        values = {name: getattr(self, name) for name in settings.SETTINGS}  # a subclass may have other parameters
         settings.check(values)
         return SimpleNamespace(**values)
 

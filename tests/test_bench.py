@@ -2,13 +2,15 @@
 
 import csv
 import importlib.util
+import inspect
 
 import numpy as np
 import pytest
 
-from npvae import cli
+from npvae import cli, plots
 from npvae.bench import epochs, kernels
 from npvae.bench.contestants import CONTESTANTS, Setup
+from npvae.cli.bench import PARTS
 
 SMALL = Setup(12, (8, 6), 3, batch_size=20, rows=200)
 
@@ -50,6 +52,18 @@ def test_bench_writes_tables_and_a_picture(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "new" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_bench_refuses_what_it_does_not_measure(capsys):
-    assert cli.main(["bench", "speed"]) == 1
-    assert "bench measures kernels, epochs, growth" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["speed"], "bench measures kernels, epochs, growth"),
+        (["epochs", "--epochs", "0"], "in 1 or more epochs; got 0"),
+        (["growth", "--backend", "cuda"], "growth cannot be measured with 'cuda'; expected kernels or epochs"),
+    ],
+)
+def test_bench_refuses_what_it_does_not_measure(capsys, arguments, message):
+    assert cli.main(["bench", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_every_part_has_a_picture():
+    assert all(inspect.isfunction(getattr(plots, part)) for part in PARTS)

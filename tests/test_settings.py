@@ -51,6 +51,15 @@ def test_docstring_has_every_setting():
         assert f'"{name}"' in words
 
 
+def test_options_keep_their_names():
+    """Scripts of users have them."""
+    options = " ".join(setting.option for setting in SETTINGS.values() if setting.option)
+    assert options == (
+        "--components --hidden --activation --likelihood --estimator --posterior --samples --batch-size --optimizer "
+        "--learning-rate --weight-prior --init-std --epochs --patience --backend --dtype --seed"
+    )
+
+
 def test_options_are_those_of_the_table():
     options = train_options()
     assert list(options) == [name for name, setting in SETTINGS.items() if setting.option]
@@ -130,6 +139,7 @@ BAD = [
     ({"optimizer": "adam"}, "optimizer is 'adam'; expected one of 'adagrad', 'sgd'"),
     ({"backend": "gpu"}, "backend is 'gpu'; expected one of 'auto', 'reference', 'cpu', 'cuda'"),
     ({"weight_prior": -1}, "weight_prior is -1; expected a number of at least 0"),
+    ({"init_std": -0.1}, "init_std is -0.1; expected a number of at least 0"),
     ({"init_std": np.inf}, "init_std is inf"),
     ({"random_state": "seed"}, "random_state is 'seed'; expected an integer of at least 0"),
     ({"random_state": -1}, "random_state is -1"),
@@ -156,6 +166,16 @@ def test_a_fit_checks_the_settings():
         npvae.VAE(0).fit(np.zeros((3, 2)))
     with pytest.raises(TypeError, match="unexpected keyword argument 'components'"):
         npvae.VAE(components=3)
+
+
+def test_a_subclass_may_fix_settings():
+    class Plane(npvae.VAE):
+        def __init__(self, max_epochs=1):
+            super().__init__(2, hidden_layer_sizes=(), learning_rate=0.01, max_epochs=max_epochs, backend="reference")
+
+    assert Plane().fit(np.eye(4)).transform(np.eye(4)).shape == (4, 2)
+    with pytest.raises(ValueError, match="max_epochs is 0"):
+        Plane(0).fit(np.eye(4))
 
 
 def test_a_backend_without_a_device_is_an_error(monkeypatch):

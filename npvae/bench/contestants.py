@@ -29,7 +29,7 @@ class Setup(NamedTuple):
     n_features: int = 784
     hidden_layer_sizes: tuple[int, ...] = (500,)
     n_components: int = 20
-    likelihood: str = "bernoulli"  # a name in LIKELIHOODS; pixels are data in [0, 1] for all of them
+    likelihood: str = "bernoulli"  # or another likelihood of data in [0, 1]
     batch_size: int = 100
     rows: int = 50_000
     data_dir: str | None = None  # folder of MNIST or Frey Face; without it, random pixels, which take the same time

@@ -30,7 +30,17 @@ from .composition import Beta, Erlang, FisherSnedecor, LogNormal, StudentT
 from .discrete import Bernoulli
 from .divergence import kl_divergence
 from .implicit import Chi2, Gamma
-from .inverse_cdf import Cauchy, Exponential, Gompertz, Gumbel, Logistic, Pareto, Rayleigh, Reciprocal, Weibull
+from .inverse_cdf import (
+    Cauchy,
+    Exponential,
+    Gompertz,
+    Gumbel,
+    Logistic,
+    Pareto,
+    Rayleigh,
+    Reciprocal,
+    Weibull,
+)
 from .location_scale import Laplace, Normal, Triangular, Uniform
 from .multivariate import Dirichlet, MultivariateNormal, MultivariateStudentT
 
