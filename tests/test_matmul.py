@@ -11,6 +11,7 @@ import pytest
 
 from npvae.backends import formulas, matmul_steps, runtime, vectors
 from npvae.backends import matmul as mm
+from npvae.backends.cpu_network import N_ARRAYS
 from npvae.backends.formulas import CODES
 from npvae.backends.scalar import IDENTITY
 
@@ -50,7 +51,7 @@ def do(job, *arrays):
     long to compile as all the rest, and knows nothing of tiles.
     """
     flat = [array.reshape(-1) for array in arrays]
-    flat += [flat[0]] * (6 - len(flat))
+    flat += [flat[0]] * (N_ARRAYS - len(flat))
     jobs, work, count = np.array([job], np.int64), mm.workspace(arrays[0].dtype), runtime.threads()
     if OTHER_TILE is None:
         mm.multiply(jobs, tuple(flat), work, count)
