@@ -22,7 +22,8 @@ class Noise(NamedTuple):
     Examples
     --------
     >>> noise = Noise(eps=np.zeros((100, 20)), zeta=np.zeros(5000))  # M = 100, L = 1, J = 20, 5000 random weights
-    >>> theta = 0.5 + 0.01 * noise.zeta
+    >>> noise.eps.shape, noise.zeta.shape
+    ((100, 20), (5000,))
     """
 
     eps: Array  # (L * M, J), of z
@@ -33,8 +34,8 @@ class FullVB:
     """The estimator f_phi of Appendix F, or the one that has both KL divergences in closed form (equation 24).
 
     The methods are those of `interface.Estimator`. All datapoints of a minibatch share one draw of the weights. The
-    gradient holds the noise constant, and nothing else. A result's ``elbo`` leaves out the KL divergence of the
-    weights: it is the bound that models with fixed weights report too.
+    gradient holds only the noise constant. A result's ``elbo`` leaves out the KL divergence of the weights, so that it
+    can be compared with the bound of a model with fixed weights.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from ..parameters import Buffers, Parameters
 from . import bound
 from .interface import Result
 
-#: Decay of the running baseline: its weight against that of a new minibatch.
+#: Weight of the old running baseline in its update. The mean of the new minibatch has the weight 1 - KEPT.
 KEPT = 0.9
 
 
@@ -63,8 +63,8 @@ class ScoreFunction:
     n_samples : int
         Samples z for each datapoint, the L of the paper.
     baseline : {None, "running", "leave-one-out"}
-        Zero, the decaying mean of f over earlier minibatches, or the mean of f over the datapoint's other samples.
-        The last needs at least two samples.
+        Zero, the decaying mean of f over earlier minibatches (zero for the first one), or the mean of f over the
+        datapoint's other samples, which needs at least two samples.
 
     Examples
     --------

@@ -36,7 +36,7 @@ class Passes(NamedTuple):
 class SGVB:
     """The SGVB estimator of the bound per datapoint on a minibatch: equation 8 of the paper, divided by N.
 
-    The methods are those of `interface.Estimator`. The gradient holds the noise constant, and nothing else.
+    The methods are those of `interface.Estimator`. The gradient holds only the noise constant.
 
     Parameters
     ----------
