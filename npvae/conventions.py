@@ -1,21 +1,23 @@
-"""What scikit-learn expects of an estimator, without scikit-learn: settings, names of features, output as data frames.
+"""scikit-learn's conventions for estimators, without scikit-learn: settings, feature names, output as data frames.
 
-That library is imported only where it asks for its own objects, and so is in use already.
+scikit-learn is imported only in `Estimator.__sklearn_tags__`, which only scikit-learn calls.
 """
 
 import inspect
 import sys
 import warnings
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class NotFittedError(ValueError, AttributeError):
-    """A method needs a fitted model."""
+    """The model must be fitted before this method is called."""
 
 
-def not_fitted(name):
-    """Return the `NotFittedError` of an estimator; scikit-learn's as well, where that library is in use."""
+def not_fitted(name: str) -> NotFittedError:
+    """Return the `NotFittedError` of an estimator. If scikit-learn is loaded, it is also scikit-learn's error."""
     kinds = [NotFittedError]
     if "sklearn.exceptions" in sys.modules:
         kinds.append(sys.modules["sklearn.exceptions"].NotFittedError)
@@ -23,14 +25,14 @@ def not_fitted(name):
     return kind(f"this {name} is not fitted yet; call fit(X) first")
 
 
-def check_choice(name, value, known):
-    """Refuse a value that is not among the known ones."""
+def check_choice(name: str, value: Any, known: Any) -> None:
+    """Raise ValueError if ``value`` is not one of ``known``."""
     if value not in known:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
 
 
-def check_number(name, value, kind, least):
-    """Refuse what is not a number of this kind (np.integer, np.floating) and at least ``least``."""
+def check_number(name: str, value: Any, kind: type, least: float) -> None:
+    """Raise ValueError if ``value`` is not a finite number of this kind (np.integer, np.floating) >= ``least``."""
     types = (int, np.integer) if kind is np.integer else (int, float, np.integer, np.floating)
     if isinstance(value, bool) or not isinstance(value, types) or not least <= value < np.inf:
         article = "an integer" if kind is np.integer else "a number"
@@ -38,18 +40,29 @@ def check_number(name, value, kind, least):
 
 
 class Estimator:
-    """Settings are the parameters of ``__init__``, each stored as given in the attribute of its name."""
+    """Base class. The settings are the parameters of ``__init__``; each is stored, unchanged, as an attribute."""
 
     @classmethod
-    def _settings(cls):
+    def _settings(cls) -> dict[str, Any]:
+        """Return the default of each setting."""
         return {name: p.default for name, p in inspect.signature(cls).parameters.items()}
 
-    def get_params(self, deep=True):
-        """Return the settings as a dict; ``deep`` makes no difference."""
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the settings as a dict. ``deep`` has no effect."""
         return {name: getattr(self, name) for name in self._settings()}
 
-    def set_params(self, **params):
-        """Change settings by name and return self; ValueError for unknown names."""
+    def set_params(self, **params: Any) -> Self:
+        """Change settings by name.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If there is no setting of a name.
+        """
         known = self._settings()
         for name in params:
             if name not in known:
@@ -57,15 +70,15 @@ class Estimator:
         vars(self).update(params)
         return self
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         defaults = self._settings()
         changed = (
             f"{name}={v!r}" for name, v in self.get_params().items() if v is not defaults[name] and v != defaults[name]
         )
         return f"{type(self).__name__}({', '.join(changed)})"
 
-    def __sklearn_tags__(self):
-        """Tell scikit-learn what this estimator is: a transformer whose results have the type of its arithmetic."""
+    def __sklearn_tags__(self) -> Any:
+        """Describe this estimator to scikit-learn: a transformer that may change the dtype."""
         from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
 
         return Tags(
@@ -77,29 +90,38 @@ class Estimator:
 
     # Names of features ------------------------------------------------------------------------------------------------
 
-    def _keep_feature_names(self, X):
-        """Remember the names of the columns, if X has names that are all strings."""
+    def _check_fitted(self) -> None:
+        """Raise `NotFittedError` before ``fit``. A subclass defines this."""
+        raise NotImplementedError
+
+    @property
+    def _n_features_out(self) -> int:
+        """The number of columns that ``transform`` returns. A subclass defines this."""
+        raise NotImplementedError
+
+    def _keep_feature_names(self, X: Any) -> None:
+        """Store the column names of X, if all of them are strings."""
         names = column_names(X)
         if names is not None:
             self.feature_names_in_ = names
 
-    def get_feature_names_out(self, input_features=None):
-        """Return the names of the columns that `transform` returns: vae0, vae1, ..."""
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray:
+        """Return the names of the columns that ``transform`` returns: vae0, vae1, ..."""
         self._check_fitted()
         prefix = type(self).__name__.lower()
         return np.array([f"{prefix}{i}" for i in range(self._n_features_out)], dtype=object)
 
     # Output as data frames --------------------------------------------------------------------------------------------
 
-    def set_output(self, *, transform=None):
-        """Choose what `transform` returns: "default" (an array), "pandas" or "polars"; None changes nothing."""
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """Choose what ``transform`` returns: "default" (an array), "pandas" or "polars". None changes nothing."""
         if transform is not None:
             check_choice("transform", transform, ("default", "pandas", "polars"))
             self._sklearn_output_config = {"transform": transform}
         return self
 
-    def _wrap(self, result, X):
-        """Return what `transform` has computed as what was asked for, of this estimator or of scikit-learn."""
+    def _wrap(self, result: NDArray, X: Any) -> Any:
+        """Convert the result of ``transform`` to the output chosen with `set_output`, or else in scikit-learn."""
         config = getattr(self, "_sklearn_output_config", {}).get("transform")
         if config is None and "sklearn" in sys.modules:
             config = sys.modules["sklearn"].get_config()["transform_output"]
@@ -115,8 +137,14 @@ class Estimator:
         return result
 
 
-def column_names(X):
-    """Return the names of a data frame's columns if all are strings, else None."""
+def column_names(X: Any) -> NDArray | None:
+    """Return the column names of a data frame if they are strings; None if they are not, or if X has no columns.
+
+    Raises
+    ------
+    TypeError
+        If some are strings and some are not.
+    """
     columns = getattr(X, "columns", None)
     if columns is None:
         return None
@@ -127,8 +155,11 @@ def column_names(X):
     return names if kinds == {True} else None
 
 
-def compare_names(names, fitted, estimator):
-    """Refuse other names of columns than those fitted to; warn if only one side has names, as scikit-learn does."""
+def compare_names(names: NDArray | None, fitted: NDArray | None, estimator: str) -> None:
+    """Compare column names with those of the fit, as scikit-learn does.
+
+    Raises ValueError if they differ, and warns if only one of the two has names.
+    """
     if names is None and fitted is None:
         return
     if fitted is None:
@@ -147,15 +178,16 @@ def compare_names(names, fitted, estimator):
         )
 
 
-def _level_of_caller():
-    """Return the level, for a warning in the calling function, of the first caller outside of this package."""
+def _level_of_caller() -> int:
+    """Return the ``stacklevel`` with which a warning of the calling function points outside of this package."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
     return level
 
 
-def _difference(title, names, others):
+def _difference(title: str, names: NDArray, others: NDArray) -> str:
+    """List the names that are not among the others, at most five; an empty string if there are none."""
     extra = sorted(set(names) - set(others))
     lines = [f"- {name}" for name in extra[:5]] + ["- ..."] * (len(extra) > 5)
     return "\n".join([title, *lines, ""]) if extra else ""

@@ -1,29 +1,38 @@
-"""The variational autoencoder as a probabilistic model: q(z|x), p(x|z) and p(z) = N(0, I) on top of two networks.
+"""The variational autoencoder as a probabilistic model: q(z|x), p(x|z) and p(z) = N(0, I), from two networks.
 
-What is estimated from it, and how its parameters change, is up to ``estimators`` and ``training``.
+``estimators`` compute the bound and its gradient from these parts, and ``training`` updates the parameters.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from . import nn
-from .backends.interface import Backend
+from .backends.interface import Array, Backend
 from .distributions import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
 from .likelihoods import LIKELIHOODS
-from .parameters import Layout
+from .parameters import Buffers, Layout, Parameters
+from .preprocessing import Data
 from .weight_posterior import INITIAL_LOG_VAR, WeightPosterior
 
 
 class Posterior(NamedTuple):
-    """A family of q(z|x): the distribution of its noise, and the backends that compute it."""
+    """A family of q(z|x): the distribution of the noise eps, and the backends that can compute it.
 
-    noise: object
-    backends: tuple = ("reference", "cpu")
+    Examples
+    --------
+    >>> from npvae.model import POSTERIORS
+    >>> float(POSTERIORS["uniform"].noise.log_prob(2.0))  # the noise lies between -sqrt(3) and sqrt(3)
+    -inf
+    """
+
+    noise: Any  # a distribution with mean 0 and variance 1
+    backends: tuple[str, ...] = ("reference", "cpu")
 
 
-#: q(z|x) by name: location-scale families, each by its member with mean 0 and variance 1, whose draws are the noise.
-#: z = mu + sigma * eps has the mean mu and the variance sigma^2 in all of them.
+#: Families of q(z|x) by name. All are location-scale families: z = mu + sigma * eps, where the noise eps is drawn from
+#: the member with mean 0 and variance 1. So z has mean mu and variance sigma^2 in every family.
 POSTERIORS = {
     "gaussian": Posterior(Normal(), ("reference", "cpu", "cuda")),
     "laplace": Posterior(Laplace(0.0, np.sqrt(1 / 2))),
@@ -35,18 +44,33 @@ POSTERIORS = {
 
 
 class Architecture(NamedTuple):
-    """The settings that fix a model's arrays, and the family of q(z|x).
+    """The settings that determine a model's arrays, and the family of q(z|x).
 
-    With ``constant_log_var`` the log-variances of encoder and Gaussian decoder are biases alone, the same for every
-    row: without hidden layers the model is then linear-Gaussian, and log p(x) is known in closed form.
+    Parameters
+    ----------
+    n_features : int, the D of the data
+    n_components : int, the J of the latent space
+    hidden_layer_sizes : tuple of int, of the encoder; the decoder has them in reverse order
+    activation : str, of the hidden layers
+    likelihood : a name in `likelihoods.LIKELIHOODS`
+    constant_log_var : bool
+        True: the log-variances of encoder and Gaussian decoder are biases, the same for every row. Without hidden
+        layers the model is then linear-Gaussian, and log p(x) has a closed form.
+    posterior : a name in ``POSTERIORS``
+    random_weights : str or None
+        Prefix of the names of the arrays that are random and have a Gaussian posterior (full variational Bayes). For
+        example, "decoder" selects the whole decoder.
 
-    With ``random_weights`` the arrays whose names begin with it are random, and have a Gaussian posterior (full
-    variational Bayes): "decoder" is the whole decoder.
+    Examples
+    --------
+    >>> from npvae.model import Architecture
+    >>> Architecture(n_features=784, n_components=20).likelihood
+    'bernoulli'
     """
 
     n_features: int
     n_components: int
-    hidden_layer_sizes: tuple = (500,)
+    hidden_layer_sizes: tuple[int, ...] = (500,)
     activation: str = "tanh"
     likelihood: str = "bernoulli"
     constant_log_var: bool = False
@@ -55,7 +79,10 @@ class Architecture(NamedTuple):
 
 
 class Model:
-    """Encoder and decoder of one architecture, computed by one backend in one precision. Holds no parameters.
+    """Encoder and decoder of one architecture, computed by one backend in one precision.
+
+    A `Model` holds no parameters: methods take them as an argument. Results of methods that take ``buffers`` are
+    stored there, and the next call with the same number of rows overwrites them.
 
     Parameters
     ----------
@@ -66,21 +93,34 @@ class Model:
     Attributes
     ----------
     layout : Layout of the flat parameter vector. The names are ``encoder.hidden1.W``, ``encoder.mu.b``, ...
+    likelihood : Likelihood, the row of p(x|z)
+    posterior : distribution of the noise of q(z|x)
     weight_posterior : WeightPosterior of the arrays that are random
+    encoder, decoder : nn.Network, or the backend's own
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npvae.backends import reference
+    >>> from npvae.model import Architecture, Model
+    >>> from npvae.parameters import Buffers
+    >>> model = Model(Architecture(3, 2, hidden_layer_sizes=()), reference, "float64")
+    >>> parameters = model.parameters(np.zeros(model.layout.size))  # so p(x_d = 1 | z) = 1/2
+    >>> buffers = Buffers(reference, "float64")
+    >>> x, z = np.ones((1, 3)), np.zeros((1, 2))
+    >>> log_joint, dz = model.log_joint(parameters, x, z, buffers)
+    >>> bool(np.isclose(log_joint[0], 3 * np.log(1 / 2) - np.log(2 * np.pi)))  # log p(x|z) + log N(0; 0, I)
+    True
     """
 
-    def __init__(self, architecture: Architecture, backend: Backend, dtype="float32"):
+    def __init__(self, architecture: Architecture, backend: Backend, dtype: DTypeLike = "float32") -> None:
         self.architecture, self.backend, self.dtype = architecture, backend, np.dtype(dtype)
         n_features, n_components, hidden, activation, likelihood, constant, posterior, random_weights = architecture
         self.likelihood, self.posterior = LIKELIHOODS[likelihood], POSTERIORS[posterior].noise
-        encoder = nn.mlp(
-            "encoder", n_features, hidden, activation,
-            [("mu", n_components, "identity", True), ("log_var", n_components, "identity", not constant)],
-        )  # fmt: skip
-        decoder = nn.mlp(
-            "decoder", n_components, hidden[::-1], activation,
-            [(head, n_features, f, head != "log_var" or not constant) for head, f in self.likelihood.heads],
-        )  # fmt: skip
+        heads = [("mu", n_components, "identity", True), ("log_var", n_components, "identity", not constant)]
+        encoder = nn.mlp("encoder", n_features, hidden, activation, heads)
+        heads = [(head, n_features, f, head != "log_var" or not constant) for head, f in self.likelihood.heads]
+        decoder = nn.mlp("decoder", n_components, hidden[::-1], activation, heads)
         shapes = encoder.shapes() | decoder.shapes()
         is_random = () if random_weights is None else (random_weights,)
         self.weight_posterior = WeightPosterior({n: shapes[n] for n in shapes if n.startswith(is_random)}, backend)
@@ -88,58 +128,67 @@ class Model:
         network = backend.Network or nn.Network
         self.encoder, self.decoder = (network(mlp, self.layout, backend) for mlp in (encoder, decoder))
 
-    def initial(self, rng, std):
-        """Draw initial values as a flat vector (P,): see `Layout.initial`; random weights start near their means."""
+    def initial(self, rng: np.random.Generator, std: float) -> NDArray[np.float64]:
+        """Draw initial values.
+
+        Weights are drawn from N(0, std^2), biases are zero, and random weights start with a standard deviation of 0.01.
+
+        Returns
+        -------
+        vector (P,) float64
+        """
         vector = self.layout.initial(rng, std)
         parameters = self.layout.view(vector)
         for name in self.weight_posterior.log_var_shapes():
             parameters[name][...] = INITIAL_LOG_VAR
         return vector
 
-    def parameters(self, vector):
-        """Copy a flat vector (P,) to the backend, as `Parameters`."""
+    def parameters(self, vector: NDArray) -> Parameters:
+        """Return a copy of a flat vector (P,) as `Parameters` of the backend, in this model's precision."""
         return self.layout.view(self.backend.asarray(np.array(vector), self.dtype))
 
-    def gradient(self):
-        """Return a place for a gradient: `Parameters`, or what the backend has in their place."""
+    def gradient(self) -> Any:
+        """Return new `Parameters` to hold a gradient; a backend may use its own class for them."""
         return self.backend.gradient(self.layout, self.dtype)
 
-    def gather(self, data, rows, buffers):
-        """Return rows (M,) of a `preprocessing.Data` as the minibatch x (M, D), scaled, in this precision."""
+    def gather(self, data: Data, rows: NDArray, buffers: Buffers) -> Array:
+        """Return the rows (M,) of the data as a minibatch x (M, D), scaled, in this model's precision."""
         return self.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), data.X.shape[1]))
 
-    def encode(self, parameters, x, buffers):
-        """q(z|x): x (M, D) to a `nn.Pass` whose outputs are mu and log_var (M, J)."""
+    def encode(self, parameters: Parameters, x: Array, buffers: Buffers) -> Any:
+        """Compute q(z|x) of x (M, D): an `nn.Pass` with the outputs mu and log_var, (M, J) each."""
         return self.encoder.forward(parameters, x, buffers)
 
-    def noise(self, rng, out):
-        """Draw the noise of q(z|x) into an array (L * M, J) float32, and return it."""
+    def noise(self, rng: np.random.Generator, out: NDArray) -> NDArray:
+        """Draw the noise of q(z|x) into ``out`` (L * M, J) float32, and return it."""
         if self.architecture.posterior == "gaussian":
             return rng.standard_normal(out=out, dtype=np.float32)
-        # Uniform numbers of 22 bits: with more, float32 could round the noise to the end of a support.
+        # Uniform numbers of 22 bits: with more, rounding to float32 could put the noise on the edge of the support.
         out[...] = self.posterior.icdf((rng.integers(0, 2**22, out.shape) + 0.5) * 2.0**-22)
         return out
 
-    def latent(self, encoded, eps, analytic_kl, buffers):
-        """Reparameterize q(z|x): z = mu + sigma * eps, with the KL divergence of q(z|x) from p(z).
+    def latent(self, encoded: Any, eps: Array, analytic_kl: bool, buffers: Buffers) -> tuple[Array, Array]:
+        """Draw z = mu + sigma * eps by reparameterization, with the KL divergence of q(z|x) from p(z).
 
-        A Gaussian differs from any other family of the same mean and variance by what the noise alone decides: log q is
-        log p(eps) - log sigma, and E[log p(z)] a matter of mean and variance. So the divergence is that of a Gaussian
-        and a number, on average the divergence of eps from N(0, I), and the gradients are those of a Gaussian.
+        The KL divergence is E[log q(z|x)] - E[log p(z)]. The second term depends on the mean and the variance of z
+        only. The first is E[log p(eps)] - sum(log sigma). So every family has the KL divergence of a Gaussian plus a
+        constant, the KL divergence of its noise from N(0, I), and the gradients of a Gaussian.
 
         Parameters
         ----------
-        encoded : nn.Pass, of `encode`; eps (L * M, J)
-        analytic_kl : bool, whether kl is the divergence in closed form or log q(z|x) - log p(z) of each sample
+        encoded : nn.Pass, from `encode`
+        eps (L * M, J) : the noise
+        analytic_kl : bool
+            True: kl is the KL divergence in closed form. False: log q(z|x) - log p(z) of each sample.
 
         Returns
         -------
-        z (L * M, J); kl (M,) or (L * M,), in nats
+        z (L * M, J)
+        kl (M,) in closed form, or (L * M,), in nats
         """
-        rows = len(encoded.outputs[0]) if analytic_kl else len(eps)
-        z, kl = self.backend.gaussian_latent(
-            *encoded.outputs, eps, analytic_kl, (buffers("z", *eps.shape), buffers("kl", rows))
-        )
+        mu, log_var = encoded.outputs
+        out = buffers("z", *eps.shape), buffers("kl", len(mu if analytic_kl else eps))
+        z, kl = self.backend.gaussian_latent(mu, log_var, eps, analytic_kl, out)
         if self.architecture.posterior != "gaussian":
             if analytic_kl:
                 kl += eps.shape[1] * self.divergence_of_noise
@@ -148,28 +197,34 @@ class Model:
         return z, kl
 
     @property
-    def divergence_of_noise(self):
-        """D_KL of one number of noise from N(0, 1), in nats: they have mean and variance in common."""
+    def divergence_of_noise(self) -> float:
+        """KL divergence of one element of the noise from N(0, 1), in nats.
+
+        Both have the same mean and variance, so it is the difference of their entropies.
+        """
         return float(Normal().entropy() - self.posterior.entropy())
 
-    def decode(self, parameters, z, buffers):
-        """p(x|z): z (R, J) to a `nn.Pass` whose outputs are the parameters of the likelihood, (R, D) each."""
+    def decode(self, parameters: Parameters, z: Array, buffers: Buffers) -> Any:
+        """Compute p(x|z) of z (R, J): an `nn.Pass` whose outputs are the parameters of the likelihood, (R, D) each."""
         return self.decoder.forward(parameters, z, buffers)
 
-    def layers(self, encoded, decoded):
-        """List (name, values) of all layers, in the order of the computation."""
+    def layers(self, encoded: Any, decoded: Any) -> list[tuple[str, Array]]:
+        """List (name, output) of all layers in the order of computation, from the passes of encoder and decoder."""
         return [
             (layer.name, values)
             for mlp, done in ((self.encoder.mlp, encoded), (self.decoder.mlp, decoded))
             for layer, values in zip(mlp.hidden + mlp.heads, done.hidden + done.outputs)
         ]
 
-    def log_likelihood(self, x, decoded, weights, buffers):
+    def log_likelihood(self, x: Array, decoded: Any, weights: Array, buffers: Buffers) -> Array:
         """Compute log p(x|z), and fill ``decoded.doutputs`` with the gradients of ``sum(weights * log p(x|z))``.
 
         Parameters
         ----------
-        x (M, D); decoded : nn.Pass, of `decode`, with L * M rows; weights (L * M,)
+        x (M, D)
+        decoded : nn.Pass, from `decode`, of L * M rows
+        weights (L * M,)
+        buffers : Buffers
 
         Returns
         -------
@@ -179,17 +234,25 @@ class Model:
         density = getattr(self.backend, self.likelihood.log_prob)
         return density(x, *decoded.outputs, weights, (log_prob, *decoded.doutputs))[0]
 
-    def log_joint(self, parameters, x, z, buffers, gradient=True):
-        """Compute log p(x, z) = log p(x|z) + log p(z) of many z, and its gradient by z.
+    def log_joint(
+        self, parameters: Parameters, x: Array, z: Array, buffers: Buffers, gradient: bool = True
+    ) -> tuple[Array, Array | None]:
+        """Compute log p(x, z) = log p(x|z) + log p(z) of many z, and its gradient with respect to z.
+
+        Computes no gradient of a parameter.
 
         Parameters
         ----------
-        parameters : Parameters; x (M, D); z (L * M, J): row ``l * M + i`` belongs to datapoint i
-        gradient : bool, whether the gradient is wanted; no gradient of a parameter is computed
+        parameters : Parameters
+        x (M, D)
+        z (L * M, J) : row ``l * M + i`` belongs to datapoint i
+        buffers : Buffers
+        gradient : bool, whether to compute the gradient
 
         Returns
         -------
-        log_joint (L * M,), in nats; dz (L * M, J), or None. The next call overwrites them.
+        log_joint (L * M,), in nats
+        dz (L * M, J), or None without gradient
         """
         decoded, dz = self.decode(parameters, z, buffers), buffers("dz", *z.shape)
         log_joint = self.log_likelihood(x, decoded, buffers.full(1.0, len(z)), buffers)
@@ -198,6 +261,6 @@ class Model:
         self.backend.add_log_prior(z, log_joint, dz)
         return log_joint, dz if gradient else None
 
-    def mean(self, outputs):
-        """E[x|z] (R, D), from the outputs of `decode`, as a new NumPy array."""
+    def mean(self, outputs: tuple) -> NDArray:
+        """Return E[x|z] (R, D) from the outputs of `decode`, as a new NumPy array."""
         return self.likelihood.mean(self.backend.to_numpy(outputs[0]))

@@ -1,84 +1,138 @@
-"""All parameters of a model in one flat vector, with named views into it.
+"""All parameters of a model in one flat vector, with a named view for each array.
 
-The optimizer, the finite differences and the model file see the vector; the layers see the views. Weights stand
-before biases in the vector, so that a prior on the weights is a prior on its first part. What the names mean is up
-to ``nn`` and ``model``.
+The optimizer, the finite differences and the model file use the vector; the layers use the views. All weights come
+before all biases, so that a prior on the weights is a prior on the first part of the vector. The names come from ``nn``
+and ``model``.
 """
 
 import math
+from collections.abc import Callable, Hashable, ItemsView, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 
 class Layout:
-    """Where each named array stands in the flat vector.
+    """The position of each named array in the flat vector.
 
     Parameters
     ----------
     shapes : dict of name -> shape
         A name ends in ``.W`` for a weight matrix and in ``.b`` for a bias.
+
+    Attributes
+    ----------
+    shapes : dict of name -> shape, in the order of the vector: weights, then biases
+    slices : dict of name -> slice of the vector
+    size : int, the P below
+    n_weights : int, how many elements of the vector are weights
+
+    Examples
+    --------
+    >>> from npvae.parameters import Layout
+    >>> layout = Layout({"mu.b": (2,), "mu.W": (3, 2)})
+    >>> layout.slices
+    {'mu.W': slice(0, 6, None), 'mu.b': slice(6, 8, None)}
+    >>> layout.size, layout.n_weights
+    (8, 6)
     """
 
-    def __init__(self, shapes):
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.shapes = dict(sorted(shapes.items(), key=lambda item: not item[0].endswith(".W")))  # a stable sort
-        self.slices, start = {}, 0
+        self.slices: dict[str, slice] = {}
+        start = 0
         for name, shape in self.shapes.items():
             self.slices[name] = slice(start, start + math.prod(shape))
             start += math.prod(shape)
         self.size = start
         self.n_weights = sum(math.prod(shape) for name, shape in self.shapes.items() if name.endswith(".W"))
 
-    def view(self, vector):
+    def view(self, vector: Any) -> "Parameters":
         """Return `Parameters` that share the memory of ``vector`` (P,)."""
         return Parameters(self, vector)
 
-    def initial(self, rng, std):
-        """Draw initial values: weights from N(0, std^2), biases zero; float64 (P,), as a flat vector."""
+    def initial(self, rng: np.random.Generator, std: float) -> NDArray[np.float64]:
+        """Draw initial values: weights from N(0, std^2), zero biases.
+
+        Returns
+        -------
+        vector (P,) float64
+        """
         vector = np.zeros(self.size)
         vector[: self.n_weights] = std * rng.standard_normal(self.n_weights)
         return vector
 
 
 class Parameters:
-    """A flat vector and its named views: ``parameters.vector`` and ``parameters["encoder.mu.W"]``."""
+    """A flat vector and its named views, which share memory.
 
-    def __init__(self, layout, vector):
+    Parameters
+    ----------
+    layout : Layout
+    vector : array (P,), on the host or on a device
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npvae.parameters import Layout, Parameters
+    >>> parameters = Parameters(Layout({"mu.W": (3, 2), "mu.b": (2,)}), np.zeros(8))
+    >>> parameters["mu.b"][:] = 1
+    >>> parameters.vector
+    array([0., 0., 0., 0., 0., 0., 1., 1.])
+    """
+
+    def __init__(self, layout: Layout, vector: Any) -> None:
         self.layout, self.vector = layout, vector
         self._views = {name: vector[part].reshape(layout.shapes[name]) for name, part in layout.slices.items()}
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         return self._views[name]
 
-    def __reduce__(self):
-        # A copy's views are views of the copy's vector, which is on the host wherever this one is.
+    def __reduce__(self) -> tuple:
+        # A copy has its own vector and views of it. It is on the host, wherever this one is.
         vector = self.vector.copy_to_host() if hasattr(self.vector, "copy_to_host") else self.vector
         return Parameters, (self.layout, vector)
 
-    def items(self):
+    def items(self) -> ItemsView[str, Any]:
         """Iterate over (name, view)."""
         return self._views.items()
 
 
 class Buffers:
-    """Scratch arrays by name, made on first use, so that a step allocates nothing once each has been made.
+    """Scratch arrays by name and shape. Each is allocated once, on first use; later training steps allocate nothing.
 
-    A buffer belongs to one call of one thread: make a `Buffers` for a fit or for a scoring, and let it go after.
+    A `Buffers` is for one thread. Make one for a fit or a scoring, and drop it afterwards.
+
+    Parameters
+    ----------
+    backend : Backend, which allocates
+    dtype : of all arrays
+
+    Examples
+    --------
+    >>> from npvae.backends import reference
+    >>> from npvae.parameters import Buffers
+    >>> buffers = Buffers(reference, "float32")
+    >>> buffers("z", 100, 20) is buffers("z", 100, 20)
+    True
     """
 
-    def __init__(self, backend, dtype):
-        self._backend, self._dtype, self._made = backend, dtype, {}
+    def __init__(self, backend: Any, dtype: DTypeLike) -> None:
+        self._backend, self._dtype = backend, dtype
+        self._made: dict[Hashable, Any] = {}
 
-    def __call__(self, name, *shape):
-        """Return an uninitialised array of this shape; the last call of the same name and shape gave the same."""
+    def __call__(self, name: str, *shape: int) -> Any:
+        """Return the array of this name and shape; uninitialised when it is new."""
         return self.get_or_make((name, shape), lambda: self._backend.empty(shape, self._dtype))
 
-    def full(self, value, size):
-        """Return an array (size,) of this number, such as a weight for each row; it must not be written to."""
+    def full(self, value: float, size: int) -> Any:
+        """Return an array (size,) filled with ``value``, such as equal weights for all rows. Do not write to it."""
         make = lambda: self._backend.asarray(np.full(size, value), self._dtype)
         return self.get_or_make(("full", value, size), make)
 
-    def get_or_make(self, key, make):
-        """Return what ``make()`` returned when this key was first asked for."""
+    def get_or_make(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return the value stored under ``key``; the first call stores ``make()``."""
         thing = self._made.get(key)
         if thing is None:
             thing = self._made[key] = make()

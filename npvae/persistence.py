@@ -1,8 +1,11 @@
-"""What a model file says of a VAE and of its training. The format of the file is ``modelfile``'s."""
+"""The contents of a model file: a fitted VAE and the state of its training. ``modelfile`` reads and writes the file."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import backends
 from .evaluation.health import Health
@@ -10,18 +13,26 @@ from .model import Architecture, Model
 from .preprocessing import Preprocessor, Scaling
 from .training import Epoch, Progress, State
 
-#: What precedes the name of an array of the estimator's state in the file.
+#: Prefix of the names of the arrays of the estimator's state in the file.
 ESTIMATOR = "estimator."
 
-#: Fitted attributes that go into the header as they are; those that a model lacks are null.
+#: Fitted attributes that are stored in the header unchanged; null if the model has no such attribute.
 FITTED = (
-    "n_features_in_", "feature_names_in_", "likelihood_", "learning_rate_", "seed_", "report_", "n_samples_seen_",
-    "fingerprints_", "stopped_", "backend_",
-)  # fmt: skip
+    "n_features_in_",
+    "feature_names_in_",
+    "likelihood_",
+    "learning_rate_",
+    "seed_",
+    "report_",
+    "n_samples_seen_",
+    "fingerprints_",
+    "stopped_",
+    "backend_",
+)
 
 
-def to_file(vae):
-    """Return a fitted VAE as a header and arrays."""
+def to_file(vae: Any) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """Convert a fitted VAE to a JSON-serializable header and named arrays."""
     state, vector = vae.training_, vae.fitted_.model.backend.to_numpy(vae.parameters_.vector)
     settings = vae.get_params() | {"callbacks": (), "dtype": vector.dtype.name}
     header = {
@@ -34,14 +45,25 @@ def to_file(vae):
         "progress": _plain(dataclasses.asdict(state.progress)),
     }
     arrays = {"parameters": vector, "squares": state.squares, "best": state.best}
-    if not np.array_equal(state.parameters, vector):  # the best ones on validation data are not the last ones
+    if not np.array_equal(state.parameters, vector):  # `vector` has the best validation bound; training ended elsewhere
         arrays["last"] = state.parameters
     arrays |= {ESTIMATOR + name: array for name, array in state.estimator.items()}
     return header, arrays | vae.preprocessor_.scaling._asdict()
 
 
-def from_file(kind, header, arrays):
-    """Return the VAE, of this class; KeyError, TypeError, ValueError or AttributeError if something does not fit."""
+def from_file(kind: type, header: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Any:
+    """Make a fitted VAE of a header and named arrays.
+
+    Parameters
+    ----------
+    kind : class of the result
+    header, arrays : as from `to_file`
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError, AttributeError
+        If the contents are incomplete or inconsistent.
+    """
     vae = kind(**{name: _tuples(value) for name, value in header["settings"].items()})
     fitted = {"backend_": "cpu"} | {name: header["fitted"][name] for name in FITTED if name in header["fitted"]}
     if set(fitted) != set(FITTED):
@@ -68,7 +90,7 @@ def from_file(kind, header, arrays):
     scaling = Scaling(*(_expect(arrays, name, vae.architecture_.n_features) for name in Scaling._fields))
     vae.preprocessor_ = Preprocessor(vae.architecture_.likelihood, scaling, float(header["uint8_scale"]))
     progress = dict(header["progress"])
-    baseline = progress.pop("estimator", None)  # before version 0.2 the one state that there was, a number
+    baseline = progress.pop("estimator", None)  # before version 0.2: a number, the only state of any estimator
     state = {name.removeprefix(ESTIMATOR): arrays[name] for name in arrays if name.startswith(ESTIMATOR)}
     vae.training_ = State(
         _expect(arrays, "last", len(vector)) if "last" in arrays else vector,
@@ -80,8 +102,8 @@ def from_file(kind, header, arrays):
     return vae
 
 
-def _plain(value):
-    """Turn NumPy scalars, arrays, tuples and dicts into what JSON holds."""
+def _plain(value: Any) -> Any:
+    """Convert NumPy scalars, arrays, tuples and dicts to types that JSON has."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
@@ -89,12 +111,13 @@ def _plain(value):
     return [_plain(item) for item in value] if isinstance(value, tuple | list | np.ndarray) else value
 
 
-def _tuples(value):
-    """Turn what JSON made a list into a tuple again."""
+def _tuples(value: Any) -> Any:
+    """Convert a list, which JSON has made of a tuple, to a tuple."""
     return tuple(value) if isinstance(value, list) else value
 
 
-def _expect(arrays, name, length):
+def _expect(arrays: Mapping[str, NDArray], name: str, length: int) -> NDArray:
+    """Return a vector of floats of this length; ValueError if it is something else."""
     array = arrays[name]
     if array.shape != (length,) or array.dtype.kind != "f":
         raise ValueError(f"{name} is {array.dtype} {array.shape}; expected floats {(length,)}")

@@ -1,66 +1,110 @@
-"""What happens to data before the model sees it: checks, the choice of a likelihood, and scaling.
+"""From the user's data to the input of the model: checks, the choice of a likelihood, and scaling.
 
-Nothing here copies a dataset to scale it: the scaling travels with the data and is applied to each minibatch.
+A dataset is not copied to scale it: the scaling is kept beside the data and applied to each minibatch.
 """
 
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from .likelihoods import LIKELIHOODS
 
-#: Rows looked at together: bounds the memory of a pass over data that may lie on disk.
+#: Rows per chunk. It limits the memory of a pass over data that may be on disk.
 CHUNK = 10_000
 
 
 class Scaling(NamedTuple):
-    """``(x - shift) * scale``, by column: (D,) float64 each."""
+    """The scaling of each column, ``(x - shift) * scale``.
 
-    shift: np.ndarray
-    scale: np.ndarray
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npvae.preprocessing import Scaling
+    >>> scaling = Scaling(shift=np.array([10.0]), scale=np.array([0.5]))
+    >>> (np.array([[14.0]]) - scaling.shift) * scaling.scale
+    array([[2.]])
+    """
+
+    shift: NDArray[np.float64]  # (D,)
+    scale: NDArray[np.float64]  # (D,)
 
 
 class Data(NamedTuple):
-    """A dataset as it came, X (N, D), with the scaling that takes it to the units of the model.
+    """A dataset in the user's units, with the scaling to the model's units.
 
-    Adding ``log_jacobian`` to a log-density in those units makes it one of the data as given, in nats.
+    A log-density in the model's units plus ``log_jacobian`` is the log-density of X in the user's units, in nats.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npvae.preprocessing import Data, Scaling
+    >>> data = Data(np.array([[14.0]]), Scaling(np.array([10.0]), np.array([0.5])), log_jacobian=float(np.log(0.5)))
+    >>> data.X
+    array([[14.]])
     """
 
-    X: np.ndarray
+    X: NDArray  # (N, D)
     scaling: Scaling
-    log_jacobian: float
+    log_jacobian: float  # the sum of log(scale) over columns
 
 
 class Survey(NamedTuple):
-    """A table of numbers, checked, and what one pass over it has found."""
+    """A table that has been checked, with its range. `survey` returns it.
 
-    X: np.ndarray  # (N, D), as it came
-    low: np.ndarray  # (D,) least value of each column
-    high: np.ndarray  # (D,) largest value
-    is_binary: bool  # whether it holds nothing but 0 and 1
+    Examples
+    --------
+    >>> from npvae.preprocessing import survey
+    >>> survey([[0, 1], [1, 1]]).is_binary
+    True
+    """
+
+    X: NDArray  # (N, D), with the type of the user's data
+    low: NDArray  # (D,) least value of each column
+    high: NDArray  # (D,) largest value of each column
+    is_binary: bool  # whether all values are 0 or 1
 
 
-def chunks(X):
-    """Yield X (N, D) some rows at a time: every pass over a dataset goes through here."""
+def chunks(X: NDArray) -> Iterator[NDArray]:
+    """Yield X (N, D) in chunks of rows. Every pass over a dataset uses this.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npvae.preprocessing import chunks
+    >>> [len(chunk) for chunk in chunks(np.zeros((25_000, 1)))]
+    [10000, 10000, 5000]
+    """
     for start in range(0, len(X), CHUNK):
         yield X[start : start + CHUNK]
 
 
-def survey(X, name="X") -> Survey:
-    """Check that X is a 2-D table of finite numbers and survey it, in one pass that copies nothing.
+def survey(X: ArrayLike, name: str = "X") -> Survey:
+    """Check that X is a 2-D table of finite numbers, and find its range, in one pass.
 
-    Memory maps are not read as a whole, and numbers keep their type and the order of their bytes.
+    An array is not copied: it keeps its type and byte order. A memory map is read in chunks.
+
+    Parameters
+    ----------
+    X : array-like (N, D)
+    name : str, what errors call it
+
+    Returns
+    -------
+    Survey
 
     Raises
     ------
     TypeError
         If X is sparse or does not hold real numbers.
     ValueError
-        If X is not 2-D, is empty, or holds masked, NaN or infinite values.
+        If X is not 2-D, is empty, or holds complex, masked, NaN or infinite values.
 
     Examples
     --------
+    >>> from npvae.preprocessing import survey
     >>> survey([[0.0, 1.0], [1.0, 3.0]]).high.tolist()
     [1.0, 3.0]
     """
@@ -69,20 +113,27 @@ def survey(X, name="X") -> Survey:
     for chunk in chunks(X):
         lows.append(chunk.min(axis=0))
         highs.append(chunk.max(axis=0))
-        is_binary = is_binary and bool(lows[-1].min() >= 0 and highs[-1].max() <= 1) and bool(np.isin(chunk, (0, 1)).all())
+        if is_binary:  # the range is a quick test that most data fails
+            is_binary = bool(lows[-1].min() >= 0 and highs[-1].max() <= 1 and np.isin(chunk, (0, 1)).all())
     low, high = np.min(lows, axis=0), np.max(highs, axis=0)
     if X.dtype.kind == "f" and not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ValueError(_where_not_finite(X, name))
     return Survey(X, low, high, is_binary)
 
 
-def as_table(X, name="X"):
-    """Return X as a 2-D NumPy array of numbers, without looking at the numbers or copying an array.
+def as_table(X: ArrayLike, name: str = "X") -> NDArray:
+    """Return X as a 2-D NumPy array of real numbers. Does not copy an array, and does not check its values.
 
     Raises
     ------
     TypeError, ValueError
-        See `survey`.
+        See `survey`; NaN and infinite values are not checked.
+
+    Examples
+    --------
+    >>> from npvae.preprocessing import as_table
+    >>> as_table([[1, 2], [3, 4]]).shape
+    (2, 2)
     """
     if hasattr(X, "tocsr"):
         raise TypeError(f"{name} is a sparse matrix; expected a dense array, such as {name}.toarray()")
@@ -106,7 +157,8 @@ def as_table(X, name="X"):
     return X
 
 
-def _asarray(X, name):
+def _asarray(X: ArrayLike, name: str) -> NDArray:
+    """Return X as an array of numbers, of floats where it holds objects."""
     try:
         X = np.asarray(X)
     except ValueError as error:  # rows of different lengths
@@ -119,12 +171,12 @@ def _asarray(X, name):
         raise TypeError(f"{name} holds objects that are not numbers ({error}); expected numbers") from None
 
 
-def _where_not_finite(X, name):
-    """Say how many values are NaN or infinite, and where the first one is."""
-    count, first, start = 0, None, 0
+def _where_not_finite(X: NDArray, name: str) -> str:
+    """Return a message: how many values are NaN or infinite, and the place of the first one."""
+    count, first, start = 0, (0, 0), 0
     for chunk in chunks(X):
         bad = np.argwhere(~np.isfinite(chunk))
-        if len(bad) and first is None:
+        if len(bad) and count == 0:
             first = int(bad[0, 0]) + start, int(bad[0, 1])
         count, start = count + len(bad), start + len(chunk)
     return (
@@ -134,24 +186,33 @@ def _where_not_finite(X, name):
 
 
 class Preprocessor(NamedTuple):
-    """How data becomes the x of the model: decided from the training data, applied to all.
+    """The transformation from data to the input x of the model. `fit_preprocessor` makes it from the training data.
 
-    uint8 data is read as pixels, which are multiplied by ``uint8_scale``. That is 1/255, or 1 when the training data
-    held nothing but 0 and 1, or numbers beyond 1 of another type than uint8. Likelihoods of data in [0, 1] then take it
-    as it is; for the others the columns are standardized.
+    1. uint8 data are pixels, and pixels are multiplied by ``uint8_scale``. It is 1/255, or 1 if the training data hold
+       only 0 and 1, or if they are of another type and have values above 1.
+    2. For a likelihood of data in [0, 1], this is x. For the others, the columns are standardized.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npvae.preprocessing import fit_preprocessor, survey
+    >>> pixels = survey(np.array([[0, 255], [255, 255]], np.uint8))
+    >>> preprocessor, notices = fit_preprocessor(pixels, "bernoulli")
+    >>> bool(preprocessor.data(pixels).scaling.scale[0] == 1 / 255)
+    True
     """
 
     likelihood: str
     scaling: Scaling
     uint8_scale: float
 
-    def data(self, table: Survey, name="X") -> Data:
-        """Check a table (N, D) against the training data and attach its scaling.
+    def data(self, table: Survey, name: str = "X") -> Data:
+        """Check that a table (N, D) is like the training data, and attach its scaling.
 
         Raises
         ------
         ValueError
-            If the number of columns differs, or values lie outside [0, 1] where the likelihood wants them inside.
+            If the number of columns differs, or if values are outside [0, 1] and the likelihood requires [0, 1].
         """
         X, (shift, scale) = table.X, self.scaling
         if X.shape[1] != len(scale):
@@ -169,19 +230,26 @@ class Preprocessor(NamedTuple):
                 )
         return Data(X, Scaling(shift / unit, scale * unit), float(np.sum(np.log(scale))))
 
-    def restore(self, x):
-        """Turn means of the model, x (R, D), into the units of the data: floats in [0, 1] for pixels."""
+    def restore(self, x: NDArray) -> NDArray:
+        """Convert means x (R, D) of the model to the units of the data. Pixels remain floats in [0, 1]."""
         if LIKELIHOODS[self.likelihood].unit_interval:
             return x
         return x / self.scaling.scale + self.scaling.shift
 
 
 def choose_likelihood(table: Survey) -> tuple[str, str]:
-    """Choose a likelihood for data and say why.
+    """Choose a likelihood for data.
 
     Returns
     -------
-    likelihood : str; reason : str
+    likelihood : str, "bernoulli" or "gaussian"
+    reason : str, for the user
+
+    Examples
+    --------
+    >>> from npvae.preprocessing import choose_likelihood, survey
+    >>> choose_likelihood(survey([[0, 1], [1, 1]]))
+    ('bernoulli', 'X holds nothing but 0 and 1')
     """
     low, high = table.low.min(), table.high.max()
     if table.X.dtype == np.uint8 and high > 1:
@@ -199,44 +267,67 @@ def choose_likelihood(table: Survey) -> tuple[str, str]:
     return "gaussian", f"X has values from {low:g} to {high:g}: its columns are standardized"
 
 
-def fingerprints(*datasets):
-    """Return for each `Data`, or None, a JSON-serializable fingerprint: shape, type, checksum of up to 1000 rows."""
+def fingerprints(*datasets: Data | None) -> list[list | None]:
+    """Return a JSON-serializable fingerprint of each dataset: shape, type, checksum of up to 1000 rows.
+
+    The fingerprint of None is None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npvae.preprocessing import Data, Scaling, fingerprints
+    >>> data = Data(np.zeros((5, 2), np.uint8), Scaling(np.zeros(2), np.ones(2)), 0.0)
+    >>> fingerprints(data, None)
+    [[5, 2, '|u1', 3817498742], None]
+    """
     return [None if data is None else _fingerprint(data.X) for data in datasets]
 
 
-def _fingerprint(X):
+def _fingerprint(X: NDArray) -> list:
     some = X[np.unique(np.linspace(0, len(X) - 1, 1000).astype(int))]
-    if X.dtype.itemsize > 8:  # a long double has bytes that mean nothing
+    if X.dtype.itemsize > 8:  # a long double has padding bytes, whose values are arbitrary
         some = some.astype(float)
     return [*X.shape, X.dtype.str, zlib.crc32(np.ascontiguousarray(some).tobytes())]
 
 
 def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list[str]]:
-    """Decide how data like this becomes the x of a model with this likelihood.
+    """Make the `Preprocessor` of training data for a likelihood. Standardization takes a second pass over the data.
 
-    Standardizing takes a second pass over the data.
+    Parameters
+    ----------
+    table : Survey, of the training data
+    likelihood : a name in `likelihoods.LIKELIHOODS`
 
     Returns
     -------
-    preprocessor : Preprocessor; notices : list of str, what a user should know
+    preprocessor : Preprocessor
+    notices : list of str, for the user
 
     Raises
     ------
     ValueError
-        If values lie outside [0, 1] where the likelihood wants them inside.
+        If values are outside [0, 1] and the likelihood requires [0, 1], or if a column's range overflows a float.
+
+    Examples
+    --------
+    >>> from npvae.preprocessing import fit_preprocessor, survey
+    >>> preprocessor, notices = fit_preprocessor(survey([[1.0], [5.0]]), "gaussian")
+    >>> preprocessor.scaling  # mean 3, standard deviation 2
+    Scaling(shift=array([3.]), scale=array([0.5]))
     """
     X, n_features = table.X, table.X.shape[1]
     is_uint8 = X.dtype == np.uint8
     uint8_scale = 1.0 if table.is_binary or (not is_uint8 and table.high.max() > 1) else 1 / 255
     if LIKELIHOODS[likelihood].unit_interval:
         preprocessor = Preprocessor(likelihood, Scaling(np.zeros(n_features), np.ones(n_features)), uint8_scale)
-        preprocessor.data(table)  # refuses what lies outside [0, 1]
+        preprocessor.data(table)  # raises an error for values outside [0, 1]
         return preprocessor, []
     scaling, notices = _standardizing(table, uint8_scale if is_uint8 else 1.0)
     return Preprocessor(likelihood, scaling, uint8_scale), notices
 
 
-def _standardizing(table, unit):
+def _standardizing(table: Survey, unit: float) -> tuple[Scaling, list[str]]:
+    """Return the scaling that standardizes the columns of ``unit * X``, and notices."""
     mean, deviation = _column_moments(table)
     constant = deviation == 0
     notices = []
@@ -244,17 +335,17 @@ def _standardizing(table, unit):
         columns = ", ".join(map(str, np.flatnonzero(constant)[:10])) + (", ..." if constant.sum() > 10 else "")
         notices.append(
             f"{constant.sum()} of {len(mean)} columns are constant ({columns}): they carry no information, "
-            "and their density is bounded by the floor of the variance alone"
+            "and only the lower limit of the variance keeps their density finite"
         )
     return Scaling(mean * unit, 1 / np.where(constant, 1, unit * deviation)), notices
 
 
-def _column_moments(table):
+def _column_moments(table: Survey) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation (D,) of each column, in one pass.
 
-    They are taken about the first row, so that a constant column has a deviation of zero, exactly, and in units of the
-    largest distance from it, which can be squared whatever the column's are. A chunk's squares are taken about its own
-    mean, for the sake of accuracy, and then moved to the mean of all (Chan, Golub and LeVeque, 1983).
+    The first row is subtracted, so that the deviation of a constant column is exactly zero. The differences are divided
+    by the largest of them, so that their squares do not overflow. The squares of a chunk are summed about the mean of
+    the chunk, for accuracy; the sums are then combined (Chan, Golub and LeVeque, 1983).
     """
     first = table.X[0].astype(float)
     with np.errstate(over="ignore"):

@@ -1,21 +1,22 @@
-"""The places where the time goes, each written once to be read (`reference`) and to be fast (`cpu`, `cuda`).
+"""Backends: the functions that take the time, in plain NumPy (`reference`) and compiled (`cpu`, `cuda`).
 
-A backend is a module; all have the names, arguments and results of `reference`. `get` imports one by name, so that
-nothing is compiled, and no GPU touched, before it is asked for.
+A backend is a module. All have the functions of `reference`, with the same arguments and results. `get` imports a
+backend by name: before that, none of its functions is compiled and no GPU is used.
 """
 
 from importlib import import_module, util
+from typing import Any
 
 #: Names that `get` knows.
 BACKENDS = ("reference", "cpu", "cuda")
 
-#: "auto" takes a GPU where a step and the whole training have so many floating-point operations. A step that takes a
-#: processor 0.1 ms (at 1e11 a second) has little to gain from a GPU, which needs as long to launch it; and where the
-#: training takes a processor less than a hundred seconds, compiling the kernels takes a good part of that.
+#: "auto" takes a GPU if a step and the whole training have at least so many floating-point operations. A CPU does some
+#: 1e11 per second. It needs 0.1 ms for such a step, as long as a GPU needs to launch one. It needs 100 s for such a
+#: training; in a shorter one, compiling the kernels for the GPU would take a large part of the time.
 LARGE_STEP, LARGE_RUN = 1e7, 1e13
 
 
-def get(name):
+def get(name: str) -> Any:
     """Return a backend module: "reference" (NumPy), "cpu" (Numba) or "cuda" (numba.cuda).
 
     Raises
@@ -23,7 +24,13 @@ def get(name):
     ValueError
         If there is no backend of that name.
     RuntimeError
-        If it is "cuda", and there is no GPU that it could use; the message says what is missing.
+        If the name is "cuda" and no GPU can be used; the message says what is missing.
+
+    Examples
+    --------
+    >>> from npvae import backends
+    >>> backends.get("reference").__name__
+    'npvae.backends.reference'
     """
     if name not in BACKENDS:
         raise ValueError(f"backend is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}")
@@ -32,13 +39,13 @@ def get(name):
     return import_module(f"{__name__}.{name}")
 
 
-def missing(name):
+def missing(name: str) -> str | None:
     """Say what a backend lacks here; None if it can be used."""
     return missing_for_cuda() if name == "cuda" else None
 
 
-def missing_for_cuda():
-    """Say what is missing for the backend "cuda"; None if nothing is. Looking for a GPU takes a second or two."""
+def missing_for_cuda() -> str | None:
+    """Say what the backend "cuda" lacks; None if it can be used. The search for a GPU takes a second or two."""
     if util.find_spec("numba_cuda") is None:
         return 'the package numba-cuda is not installed; pip install "npvae[cuda]" installs it'
     from numba import cuda
@@ -47,12 +54,12 @@ def missing_for_cuda():
         return None
     try:
         cuda.get_current_device()
-    except Exception as error:  # the driver's own words
+    except Exception as error:  # the message is the driver's
         return f"no GPU can be used: {' '.join(str(error).split()) or type(error).__name__}"
     return "no GPU can be used"
 
 
-def choose(flop_of_step, flop_of_run):
-    """Return the name of the backend that "auto" stands for, given the work of a step and of the whole training."""
+def choose(flop_of_step: float, flop_of_run: float) -> str:
+    """Return the backend for "auto", "cuda" or "cpu", from the operations of a step and of the whole training."""
     large = flop_of_step >= LARGE_STEP and flop_of_run >= LARGE_RUN
     return "cuda" if large and missing_for_cuda() is None else "cpu"

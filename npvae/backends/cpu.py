@@ -1,9 +1,9 @@
-"""The backend for all cores of a CPU, compiled by Numba: the functions of `reference`, equal within rounding.
+"""The backend for all cores of a CPU, compiled by Numba: the functions of `reference`, equal up to rounding.
 
-Matrix products stand in `matmul`, formulas for one number in `scalar`; here they are put together, each pass over the
-data fused into one loop. Loops are parallel over rows, or over blocks of fixed size, and each sum is made by one
-thread in a fixed order: the bits do not depend on the number of threads. A loop over the elements of a row or a block
-has a function to itself where the compiler vectorizes it only then.
+`matmul` has the matrix products, `scalar` the scalar functions. Here each function makes one pass over its data, in one
+fused loop. Parallel loops run over rows or blocks of fixed size, and each sum is computed by one thread in a fixed
+order, so the bits do not depend on the number of threads. Some inner loops are functions of their own because the
+compiler vectorizes them only then.
 """
 
 import math
@@ -20,7 +20,7 @@ from .scalar import adagrad, exp, expm1, multiply_by_derivative, sigmoid, softpl
 
 __all__ = ["Network"]
 
-#: Steps are taken one at a time.
+#: Training steps are taken one at a time.
 Runner = None
 
 #: With fewer numbers than this, waking the other threads takes longer than the work.
@@ -32,7 +32,7 @@ def _threads(size: int) -> int:
     return threads() if size > SMALL else 1
 
 
-# Arrays lie in the same memory.
+# The arrays of this backend are NumPy arrays.
 empty, asarray, to_numpy = reference.empty, reference.asarray, reference.to_numpy
 
 
@@ -65,7 +65,7 @@ def _scale(x, shift, scale, out):
         out[d] = (x[d] - shift[d]) * scale[d]
 
 
-# Layers one at a time: a `Network` computes all of them in fewer calls -------------------------------------------------
+# Single layers; `Network` computes all layers of a network in fewer calls ---------------------------------------------
 
 
 def dense(x, W, b, activation, out=None):
@@ -89,7 +89,7 @@ def dense_backward(x, W, y, dy, activation, gradients):
 
 
 def _do(job, *arrays):
-    """Do one job; the tuple of arrays is as long as that of a `Network`, or Numba would compile a second version."""
+    """Do one job. The tuple of arrays has the length of a `Network`'s, or Numba would compile a second version."""
     flat = [writeable(array).reshape(-1) for array in arrays]
     flat += [flat[0]] * (N_ARRAYS - len(flat))
     multiply(np.array([job], np.int64), tuple(flat), scratch(flat[0].dtype), threads())
@@ -171,7 +171,7 @@ def _closed_form_gradients(mu, log_var, weight, dmu, dlog_var):
 
 @njit(**OPTIONS)
 def _add_gradients(mu, log_var, eps, dz, weight, dmu, dlog_var):
-    """Add what comes through one sample z, including what -weight times its log-ratio holds of z."""
+    """Add the gradients of one sample z: from dz, and from z in -weight times its log-ratio."""
     half = mu.dtype.type(0.5)
     for j in range(len(mu)):
         sigma_eps = exp(half * log_var[j]) * eps[j]
@@ -289,7 +289,10 @@ def _gaussian_row(x, mu, log_var, weight, dmu, dlog_var):
 
 
 def _outputs(parameter, out):
-    """Return the buffers of a density: a value a row, and gradients like its parameter; new ones where None."""
+    """Return the arrays for a log-density and its gradients; makes new ones in place of None.
+
+    They are one value per row, and arrays of the shape of the parameters.
+    """
     log_prob, *gradients = out
     return (
         np.empty(len(parameter), parameter.dtype) if log_prob is None else log_prob,
@@ -323,7 +326,10 @@ def _adagrad_step(arrays, settings, threads):
 
 @njit(**OPTIONS)
 def _adagrad_share(arrays, settings, thread, threads):
-    """Update a thread's share of every array: much of that it has in its cache, as `matmul` cuts by rows."""
+    """Update one thread's share of every array.
+
+    Shares are cut by rows, as in `matmul`: much of a thread's share of the gradient is still in its core's cache.
+    """
     parameters, gradient, squares, starts = arrays
     step_size, weight_decay, n_weights = settings
     for i in range(len(starts) - 1):

@@ -1,7 +1,7 @@
 """Whole networks on the CPU: all layers of a forward or a backward pass in one call of compiled code.
 
-`matmul` does the products, as lists of *jobs*. A plan, made once for each size of minibatch, holds these lists and what
-is to be done between them.
+`matmul` computes matrix products, described by *jobs*. A *plan* holds the jobs of a pass and the operations between
+them. Plans are made once for each size of minibatch.
 """
 
 import itertools
@@ -18,13 +18,13 @@ from .matmul import JOB_LENGTH, dense_job, input_gradient_job, multiply, weight_
 from .runtime import CACHE, threads
 from .scalar import multiply_by_derivative, squared_norm
 
-#: ``contract`` allows fused multiply-add, ``reassoc`` and the others vectorized sums. ``nnan`` and ``ninf`` (and so
-#: ``fastmath=True``) would let the compiler assume that there is no NaN to be found.
+#: ``contract`` allows fused multiply-add; ``reassoc`` and the others allow vectorized sums. Left out are ``nnan`` and
+#: ``ninf`` (part of ``fastmath=True``): with them the compiler may remove the search for NaN and infinite values.
 OPTIONS = {"cache": CACHE, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}}
 
 
 class _Scratch(threading.local):
-    """Scratch of the products, made once for each Python thread."""
+    """Scratch memory of the matrix products, for each Python thread its own."""
 
     def __init__(self):
         self.by_dtype = {np.dtype(dtype): workspace(dtype) for dtype in (np.float32, np.float64)}
@@ -34,34 +34,36 @@ _scratch = _Scratch()
 
 
 def scratch(dtype):
-    """Return this thread's scratch for products in a precision."""
+    """Return this thread's scratch memory for products in one precision."""
     return _scratch.by_dtype[np.dtype(dtype)]
 
 
-#: The arrays that jobs name by number, all flat.
+#: The flat arrays that jobs refer to, by number.
 X, PARAMETERS, LAYERS, DELTAS, GRADIENT, DX = range(6)
 N_ARRAYS = 6
 
-#: Columns of a table of layers, for what the backward pass does besides products: where the layer's deltas are and how
-#: many; where and how many are its inputs, in X or LAYERS; the code of its activation; where its biases are, and how
-#: many; the end of its jobs, if it is the last of those whose jobs are done at a time, else -1.
+#: Columns of the table of layers, for the operations of the backward pass that are not products:
+#: AT, SIZE: start and number of the layer's elements in LAYERS and DELTAS;
+#: READS, READS_AT, READS_SIZE: the array of its inputs (X or LAYERS), their start and their number;
+#: CODE: of its activation; B_AT, N_OUTPUTS: start and number of its biases;
+#: JOBS_END: end of the jobs to do after this layer, or -1 to do them together with those of the next layer.
 AT, SIZE, READS, READS_AT, READS_SIZE, CODE, B_AT, N_OUTPUTS, JOBS_END = range(9)
 
 
 class Pass(NamedTuple):
-    """What `nn.Pass` has, as parts of flat arrays that hold the outputs of all layers, one layer after the other."""
+    """An `nn.Pass` whose arrays are views of two flat arrays, in which the layers follow one another."""
 
     hidden: tuple
     outputs: tuple
     doutputs: tuple
-    layers: np.ndarray  # outputs of all layers
-    deltas: np.ndarray  # gradients at their outputs, and after the backward pass at what the activation is applied to
-    forward: tuple  # jobs, and where those that are done at a time end
-    backward: dict  # (whether gradients of parameters are wanted, and at the inputs) -> jobs and table of layers
+    layers: np.ndarray  # outputs y = f(a) of all layers
+    deltas: np.ndarray  # gradients at y; after the backward pass, at a
+    forward: tuple  # the plan: jobs, and the end of each group of jobs that can be done together
+    backward: dict  # the plans: (gradients of parameters?, gradient at the inputs?) -> jobs, table of layers
 
 
 class Network:
-    """What `nn.Network` computes, all layers in one call of compiled code."""
+    """The same results as `nn.Network`, with one call of compiled code per pass."""
 
     def __init__(self, mlp, layout, backend=None):
         self.mlp, self._layout = mlp, layout
@@ -70,7 +72,7 @@ class Network:
         """See `nn.Network.forward`."""
         done = buffers.get_or_make((self, len(x)), lambda: self._new_pass(len(x), x.dtype))
         x, vector = writeable(x), writeable(parameters.vector)
-        arrays = x.reshape(-1), vector, done.layers, done.deltas, vector, vector  # the last two are not used here
+        arrays = x.reshape(-1), vector, done.layers, done.deltas, vector, vector  # no job uses the last two
         _forward(*done.forward, arrays, scratch(x.dtype), threads())
         return done
 
@@ -81,7 +83,7 @@ class Network:
         if wanted:
             finite = gradient.finite.setdefault(self, finite)
         flat_x = x.reshape(-1)
-        # Where an array is not wanted, no job names it: another one takes its place in the tuple.
+        # No job refers to an array that is not wanted; the tuple has another array in its place.
         flat_gradient, flat_dx = gradient.vector if wanted else vector, flat_x if dx is None else dx.reshape(-1)
         arrays = flat_x, vector, done.layers, done.deltas, flat_gradient, flat_dx
         plan = done.backward[wanted, dx is not None]
@@ -102,7 +104,7 @@ class Network:
         )
 
     def _places(self, M):
-        """List for each layer: its number, itself, where its outputs start, and (array, start) of what it reads."""
+        """List for each layer: its number, the `Layer`, the start of its outputs, (array, start) of its inputs."""
         layers, start, places = self.mlp.hidden + self.mlp.heads, 0, []
         for i, layer in enumerate(layers):
             last = min(i, len(self.mlp.hidden)) - 1  # the hidden layer that this one reads
@@ -146,10 +148,10 @@ def writeable(array):
 
 
 class Gradient(Parameters):
-    """The gradient of all parameters.
+    """The gradient of all parameters, with flags that say whether it is finite.
 
-    ``finite`` tells for each network that filled it, as an array (1,), whether its part and the square of its part are
-    finite for certain: a look at the layers tells, which are smaller than the vector.
+    ``finite`` has an array (1,) for each network that computed a part of the gradient. It is 1 if that part and its
+    square are certain to be finite. This is found from the layers, which are smaller than the gradient.
     """
 
     def __init__(self, layout, vector):
@@ -168,7 +170,7 @@ def _forward(jobs, ends, arrays, work, threads):
 
 @njit(**OPTIONS)
 def _backward(jobs, table, with_gradient, arrays, finite, work, threads):
-    """From the gradients at the outputs to those of all arrays, from the heads down."""
+    """Backpropagate from the heads to the first layer."""
     start = 0
     finite[0] = 1
     for n in range(len(table)):
@@ -187,9 +189,10 @@ def _backward(jobs, table, with_gradient, arrays, finite, work, threads):
 
 @njit(**OPTIONS)
 def _sum_over_rows(read, delta, db, finite):
-    """Sum delta over the rows to db, and see whether read^T delta is finite, and its square.
+    """Sum delta over rows to db, and set ``finite`` to 0 if the weight gradient read^T delta may not be finite.
 
-    By the Cauchy-Schwarz inequality the square of none of its elements is larger than the product of the squared norms.
+    By the Cauchy-Schwarz inequality, the square of each of its elements is at most the product of the squared norms of
+    ``read`` and ``delta``.
     """
     db[:] = 0
     for row in range(0, len(delta), len(db)):

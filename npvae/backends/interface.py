@@ -1,78 +1,99 @@
-"""What every backend has, as a Protocol: modules with the same names, arguments and results.
+"""The interface of a backend, as a Protocol that modules implement. `reference` documents each function.
 
-`reference` says what each function computes; here stand the types. ``Network`` and ``Runner`` are None where a backend
-has none: layers are then computed one by one, and steps taken one at a time.
+``Network`` and ``Runner`` are optional. Where a backend has None in their place, networks are computed layer by layer,
+and training steps are taken one at a time.
 """
 
 from typing import Any, Protocol
 
-#: An array where the backend computes: NumPy's, or one on a device. Shapes stand in the docstrings of `reference`.
+#: An array of the backend: a NumPy array, or an array on a device. The docstrings of `reference` give the shapes.
 Array = Any
 
 
 class Network(Protocol):
-    """All layers of an `nn.MLP` together: what `nn.Network` computes, in fewer calls. Made of (mlp, layout, backend)."""
+    """The same results as `nn.Network`, in fewer calls. The constructor takes (mlp, layout, backend)."""
 
     mlp: Any
 
-    def forward(self, parameters: Any, x: Array, buffers: Any) -> Any: ...
+    def forward(self, parameters: Any, x: Array, buffers: Any) -> Any:
+        """See `nn.Network.forward`."""
 
     def backward(
         self, parameters: Any, x: Array, done: Any, gradient: Any, buffers: Any, dx: Array | None = None
-    ) -> None: ...
+    ) -> None:
+        """See `nn.Network.backward`."""
 
 
 class Runner(Protocol):
-    """Takes many training steps without waiting for each. Made of (estimator, optimizer, parameters, data)."""
+    """Takes many training steps without waiting for each.
 
-    def run(self, batches: list, rng: Any) -> Array: ...
+    The constructor takes (estimator, optimizer, parameters, data).
+    """
+
+    def run(self, batches: list, rng: Any) -> Array:
+        """Take a step on each minibatch of row indices, and return the bounds, in nats per datapoint."""
 
 
 class Backend(Protocol):
-    """A module that computes; see `reference` for each function."""
+    """A module with these functions."""
 
     __name__: str
     Network: Any  # a class with the interface of `Network`, or None
     Runner: Any  # a class with the interface of `Runner`, or None
 
-    def empty(self, shape: tuple, dtype: Any) -> Array: ...
+    def empty(self, shape: tuple, dtype: Any) -> Array:
+        """See `reference.empty`."""
 
-    def asarray(self, array: Any, dtype: Any) -> Array: ...
+    def asarray(self, array: Any, dtype: Any) -> Array:
+        """See `reference.asarray`."""
 
-    def to_numpy(self, array: Array) -> Any: ...
+    def to_numpy(self, array: Array) -> Any:
+        """See `reference.to_numpy`."""
 
-    def gradient(self, layout: Any, dtype: Any) -> Any: ...
+    def gradient(self, layout: Any, dtype: Any) -> Any:
+        """See `reference.gradient`."""
 
-    def gather(self, X: Any, rows: Any, scaling: Any, out: Array) -> Array: ...
+    def gather(self, X: Any, rows: Any, scaling: Any, out: Array) -> Array:
+        """See `reference.gather`."""
 
-    def dense(self, x: Array, W: Array, b: Array, activation: str, out: Array | None = None) -> Array: ...
+    def dense(self, x: Array, W: Array, b: Array, activation: str, out: Array | None = None) -> Array:
+        """See `reference.dense`."""
 
-    def dense_backward(self, x: Array, W: Array, y: Array, dy: Array, activation: str, gradients: tuple) -> None: ...
+    def dense_backward(self, x: Array, W: Array, y: Array, dy: Array, activation: str, gradients: tuple) -> None:
+        """See `reference.dense_backward`."""
 
     def gaussian_latent(
         self, mu: Array, log_var: Array, eps: Array, analytic_kl: bool, out: tuple = ...
-    ) -> tuple[Array, Array]: ...
+    ) -> tuple[Array, Array]:
+        """See `reference.gaussian_latent`."""
 
     def gaussian_latent_backward(
         self, mu: Array, log_var: Array, eps: Array, dz: Array, analytic_kl: bool, weights: Array, out: tuple = ...
-    ) -> tuple[Array, Array]: ...
+    ) -> tuple[Array, Array]:
+        """See `reference.gaussian_latent_backward`."""
 
     def gaussian_log_q(
         self, z: Array, mu: Array, log_var: Array, weights: Array, out: tuple = ...
-    ) -> tuple[Array, Array, Array]: ...
+    ) -> tuple[Array, Array, Array]:
+        """See `reference.gaussian_log_q`."""
 
-    def add_log_prior(self, z: Array, log_prob: Array, dz: Array) -> None: ...
+    def add_log_prior(self, z: Array, log_prob: Array, dz: Array) -> None:
+        """See `reference.add_log_prior`."""
 
-    def bernoulli_log_prob(self, x: Array, logits: Array, weights: Array, out: tuple = ...) -> tuple[Array, Array]: ...
+    def bernoulli_log_prob(self, x: Array, logits: Array, weights: Array, out: tuple = ...) -> tuple[Array, Array]:
+        """See `reference.bernoulli_log_prob`."""
 
     def gaussian_log_prob(
         self, x: Array, mu: Array, log_var: Array, weights: Array, out: tuple = ...
-    ) -> tuple[Array, Array, Array]: ...
+    ) -> tuple[Array, Array, Array]:
+        """See `reference.gaussian_log_prob`."""
 
-    def adagrad_step(self, parameters: Any, gradient: Any, state: Any, rule: Any) -> None: ...
+    def adagrad_step(self, parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
+        """See `reference.adagrad_step`."""
 
-    def sgd_step(self, parameters: Any, gradient: Any, state: Any, rule: Any) -> None: ...
+    def sgd_step(self, parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
+        """See `reference.sgd_step`."""
 
 
-#: The functions of `Backend`, by name: a test compares their arguments in all backends.
+#: The names of the functions of `Backend`. A test compares the arguments of each in all backends.
 FUNCTIONS = tuple(name for name, member in vars(Backend).items() if callable(member) and not name.startswith("_"))

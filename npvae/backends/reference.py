@@ -1,62 +1,76 @@
-"""The hot mathematics in plain NumPy: what a reader reads, and what the compiled backends must equal.
+"""The mathematics that takes the time, in plain NumPy. The compiled backends must give the same results.
 
-Every backend has these names, arguments and results. Arrays are 2-D, row-major, ``(rows, features)``. With L
-samples z for each of M datapoints there are L * M rows, all datapoints of the first sample first: row ``l * M + i``
-belongs to datapoint i. Densities are in nats. Whatever is passed as ``out`` (or as ``dW``, ``dx``, ...) is
-overwritten and returned, so that a training step need not allocate. Gradients are those of something maximised.
+Every backend has these functions, with the same arguments and results; ``interface`` lists them with their types.
 
-Activations stand in ``formulas``, next to this file; ``interface`` lists what a backend must have. The layers that call
-these functions stand in ``nn`` and ``model``; this file knows nothing of networks.
+- Arrays are 2-D, row-major, ``(rows, features)``.
+- M is the number of datapoints, L the number of samples z for each of them. Arrays of samples have L * M rows, the
+  first sample of every datapoint first: row ``l * M + i`` belongs to datapoint i.
+- Log-densities and KL divergences are in nats.
+- The objective is maximised; all gradients are its gradients. ``dz`` is the gradient with respect to z.
+- Results are written to the arrays passed as ``out`` and returned. For None a new array is made.
+
+``formulas`` has the activations. ``nn`` builds networks of these functions, ``model`` the variational autoencoder.
+Equations and appendices are those of Kingma and Welling, "Auto-Encoding Variational Bayes" (arXiv:1312.6114).
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import formulas
 from .formulas import sigmoid, softplus
 
 LOG_2PI = np.log(2 * np.pi)
 
-#: This backend has no faster form of a whole network, and takes one step at a time.
+#: This backend computes networks layer by layer, and takes one training step at a time.
 Network = Runner = None
 
-#: Keeps the first Adagrad steps finite where a gradient is zero (the authors' value).
+#: Keeps Adagrad's step finite where all gradients so far were zero. The value is that of the authors' code.
 ADAGRAD_EPSILON = 1e-8
 
 
-# Arrays: where they live and how they get there ---------------------------------------------------------------------
+# Arrays: allocate them, copy them to the backend's memory and back ----------------------------------------------------
 
 
-def empty(shape, dtype):
-    """Return an uninitialised array where this backend computes."""
+def empty(shape: tuple, dtype: DTypeLike) -> NDArray:
+    """Return an uninitialised array in the backend's memory (for a GPU, on the device)."""
     return np.empty(shape, dtype)
 
 
-def asarray(array, dtype):
-    """Move a NumPy array to where this backend computes."""
+def asarray(array: ArrayLike, dtype: DTypeLike) -> NDArray:
+    """Convert a NumPy array to an array of this backend."""
     return np.ascontiguousarray(array, dtype)
 
 
-def to_numpy(array):
-    """Move an array of this backend back to NumPy."""
+def to_numpy(array: NDArray) -> NDArray:
+    """Convert an array of this backend to a NumPy array."""
     return array
 
 
-def gradient(layout, dtype):
-    """Return a place for the gradient of all parameters, with the names of the layout: zeros.
+def gradient(layout: Any, dtype: DTypeLike) -> Any:
+    """Return `Parameters` of zeros, to hold the gradient of all parameters.
 
-    A backend may return an object of its own that has the ``vector``, names and ``items`` of `Parameters`.
+    A backend may use its own class, which must have the ``vector``, the names and the ``items`` of `Parameters`.
     """
     return layout.view(np.zeros(layout.size, dtype))
 
 
-def gather(X, rows, scaling, out):
+def gather(X: NDArray, rows: NDArray, scaling: Any, out: NDArray) -> NDArray:
     """Copy a minibatch as floats: ``out = (X[rows] - scaling.shift) * scaling.scale``.
 
-    The dataset itself stays as it came: uint8 pixels stay uint8.
+    X is not converted as a whole: a dataset of uint8 pixels stays uint8.
 
     Parameters
     ----------
-    X (N, D) of any numeric type; rows (M,) integers; scaling: ``shift`` and ``scale`` (D,) float64; out (M, D).
+    X (N, D) : of any numeric type
+    rows (M,) : integers
+    scaling : with ``shift`` and ``scale`` (D,) float64, such as `preprocessing.Scaling`
+    out (M, D)
+
+    Returns
+    -------
+    out (M, D)
     """
     np.multiply(X[rows] - scaling.shift, scaling.scale, out=out, casting="same_kind")
     return out
@@ -65,16 +79,31 @@ def gather(X, rows, scaling, out):
 # One layer of a network ---------------------------------------------------------------------------------------------
 
 
-def dense(x, W, b, activation, out=None):
-    """One layer: ``y = f(x W + b)``.
+def dense(x: NDArray, W: NDArray, b: NDArray, activation: str, out: NDArray | None = None) -> NDArray:
+    """Compute a dense layer: ``y = f(x W + b)``.
 
     Parameters
     ----------
-    x (M, I); W (I, O), where I may be 0; b (O,); activation: a name in `formulas.ACTIVATIONS`; out (M, O).
+    x (M, I)
+    W (I, O) : I may be 0
+    b (O,)
+    activation : a name in `formulas.ACTIVATIONS`
+    out (M, O)
 
     Returns
     -------
     y (M, O)
+
+    Raises
+    ------
+    ValueError
+        If there is no activation of that name.
+
+    Examples
+    --------
+    >>> x, W, b = np.ones((1, 3)), np.array([[1.0], [2.0], [3.0]]), np.array([0.5])
+    >>> dense(x, W, b, "identity")
+    array([[6.5]])
     """
     function = formulas.activation(activation).function
     a = np.matmul(x, W, out=out)
@@ -83,17 +112,27 @@ def dense(x, W, b, activation, out=None):
     return a
 
 
-def dense_backward(x, W, y, dy, activation, gradients):
-    """Backward pass of `dense`: from the gradient at its output to those at W, b and x.
+def dense_backward(x: NDArray, W: NDArray, y: NDArray, dy: NDArray, activation: str, gradients: tuple) -> None:
+    """Backward pass of `dense`: from dy to dW, db and dx.
+
+    With da = dy * f'(a), where a = x W + b: dW = x^T da, db is the sum of da over rows, and dx = da W^T.
 
     Parameters
     ----------
-    x (M, I), W (I, O), y (M, O): as in, and out of, `dense`.
-    dy (M, O): gradient at y, C-contiguous; overwritten with the gradient at the layer's input to f.
+    x (M, I), W (I, O) : as in `dense`
+    y (M, O) : the result of `dense`
+    dy (M, O) : C-contiguous; overwritten with da
     gradients : (dW (I, O), db (O,), dx (M, I), accumulate)
-        Where the results go. dW and db are None where no gradient of a weight is needed, dx is None where that of the
-        inputs is not (the first layer). With ``accumulate`` it is added to what dx holds (several heads on one hidden
-        layer).
+        The first three are overwritten. dW and db may both be None, and dx may be None: then they are not computed.
+        With ``accumulate`` true, the result is added to dx; this is for several heads on the same hidden layer.
+
+    Examples
+    --------
+    >>> x, W, y = np.ones((1, 3)), np.array([[1.0], [2.0], [3.0]]), np.array([[6.5]])
+    >>> dW, db, dx = np.empty((3, 1)), np.empty(1), np.empty((1, 3))
+    >>> dense_backward(x, W, y, np.ones((1, 1)), "identity", (dW, db, dx, False))
+    >>> dW.T, db, dx
+    (array([[1., 1., 1.]]), array([1.]), array([[1., 2., 3.]]))
     """
     dW, db, dx, accumulate = gradients
     dy *= formulas.activation(activation).derivative(y)
@@ -107,49 +146,80 @@ def dense_backward(x, W, y, dy, activation, gradients):
 # The latent layer ---------------------------------------------------------------------------------------------------
 
 
-def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
-    """Reparameterize q(z|x) = N(mu, sigma^2): ``z = mu + sigma * eps``, with the KL divergence of q(z|x) from N(0, I).
+def gaussian_latent(
+    mu: NDArray, log_var: NDArray, eps: NDArray, analytic_kl: bool, out: tuple = (None, None)
+) -> tuple[NDArray, NDArray]:
+    """Draw z from q(z|x) = N(mu, sigma^2) by reparameterization, with the KL divergence of q(z|x) from p(z) = N(0, I).
+
+    ``z = mu + sigma * eps`` (section 2.4).
 
     Parameters
     ----------
-    mu, log_var (M, J); eps (L * M, J) standard normal.
+    mu, log_var (M, J) : log_var is log sigma^2
+    eps (L * M, J) : standard normal noise
     analytic_kl : bool
-        True: the divergence in closed form, -1/2 sum_j (1 + log sigma_j^2 - mu_j^2 - sigma_j^2) (Appendix B); where
-        sigma is near 1, sigma^2 - 1 = expm1(log sigma^2) keeps its digits.
-        False: the log-ratio of each sample, log q(z|x) - log p(z), whose mean estimates the divergence.
-    out : as the results
+        True: the KL divergence in closed form, -1/2 sum_j (1 + log sigma_j^2 - mu_j^2 - sigma_j^2) (Appendix B). It is
+        computed with sigma^2 - 1 = expm1(log sigma^2), which is accurate for sigma near 1.
+        False: the log-ratio log q(z|x) - log p(z) of each sample. Its mean is an estimate of the KL divergence.
+    out : arrays for the results
 
     Returns
     -------
     z (L * M, J)
     kl (M,) in closed form, or the log-ratios (L * M,), in nats
+
+    Examples
+    --------
+    With mu = 0 and sigma = 1, q is the prior: z is the noise and the KL divergence is 0. A mean of 1 adds 1/2 nat.
+
+    >>> z, kl = gaussian_latent(np.array([[0.0], [1.0]]), np.zeros((2, 1)), np.array([[0.3], [0.3]]), True)
+    >>> z.ravel(), kl
+    (array([0.3, 1.3]), array([0. , 0.5]))
     """
     noise = eps.reshape(-1, *mu.shape)  # (L, M, J)
     sigma = np.exp(log_var / 2)
     z = mu + sigma * noise
     if analytic_kl:
         kl = 0.5 * np.sum(mu**2 + np.expm1(log_var) - log_var, axis=1)
-    else:  # log q = -1/2 sum (log 2pi + log_var + eps^2) and log p = -1/2 sum (log 2pi + z^2)
+    else:  # log q(z|x) = -1/2 sum_j (log 2pi + log_var + eps^2) and log p(z) = -1/2 sum_j (log 2pi + z^2)
         kl = 0.5 * np.sum(z**2 - noise**2 - log_var, axis=2).ravel()
     return _into(out, z.reshape(eps.shape), kl)
 
 
-def gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, weights, out=(None, None)):
-    """Backward pass of `gaussian_latent`, for an objective that holds ``-sum(weights * kl)``.
+def gaussian_latent_backward(
+    mu: NDArray,
+    log_var: NDArray,
+    eps: NDArray,
+    dz: NDArray,
+    analytic_kl: bool,
+    weights: NDArray,
+    out: tuple = (None, None),
+) -> tuple[NDArray, NDArray]:
+    """Backward pass of `gaussian_latent`, for the objective ``-sum(weights * kl) + (a function of z)``.
 
     Parameters
     ----------
-    mu, log_var, eps, analytic_kl: as in `gaussian_latent`; dz (L * M, J): gradient of the rest at z.
-    weights : (M,) of the divergences in closed form, or (L * M,) of the log-ratios
-    out : (dmu (M, J), dlog_var (M, J))
+    mu, log_var (M, J), eps (L * M, J), analytic_kl : as in `gaussian_latent`
+    dz (L * M, J) : gradient of the function of z
+    weights (M,) or (L * M,) : one for each kl
+    out : arrays for the results
 
     Returns
     -------
     dmu (M, J), dlog_var (M, J)
+
+    Examples
+    --------
+    The gradient of -kl at mu = 1 is -1: it pulls the mean to that of the prior.
+
+    >>> one, zero = np.ones((1, 1)), np.zeros((1, 1))
+    >>> dmu, dlog_var = gaussian_latent_backward(one, zero, zero, zero, True, np.ones(1))
+    >>> dmu, dlog_var
+    (array([[-1.]]), array([[0.]]))
     """
     noise, dz = eps.reshape(-1, *mu.shape), dz.reshape(-1, *mu.shape)
     sigma, weights = np.exp(log_var / 2), weights.reshape(-1, len(mu), 1)
-    if not analytic_kl:  # what the log-ratios hold of z
+    if not analytic_kl:  # -weights * log-ratio depends on z through weights * log p(z), whose gradient is -weights * z
         dz = dz - weights * (mu + sigma * noise)
     dmu = dz.sum(axis=0)
     dlog_var = 0.5 * sigma * (dz * noise).sum(axis=0)
@@ -160,46 +230,87 @@ def gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, weights, out=(No
     return _into(out, dmu, dlog_var)
 
 
-def gaussian_log_q(z, mu, log_var, weights, out=(None, None, None)):
-    """log q(z|x) = log N(z; mu, sigma^2) of samples that are held constant, and its gradient: the score function.
+def gaussian_log_q(
+    z: NDArray, mu: NDArray, log_var: NDArray, weights: NDArray, out: tuple = (None, None, None)
+) -> tuple[NDArray, NDArray, NDArray]:
+    """log q(z|x) = log N(z; mu, sigma^2) of samples held constant, and its gradient, the score function.
 
     Parameters
     ----------
-    z (L * M, J); mu, log_var (M, J); weights (L * M,); out as the results.
+    z (L * M, J)
+    mu, log_var (M, J)
+    weights (L * M,)
+    out : arrays for the results
 
     Returns
     -------
-    log_q (L * M,) in nats; dmu, dlog_var (M, J), the gradients of ``sum(weights * log_q)``
+    log_q (L * M,), in nats
+    dmu, dlog_var (M, J) : gradients of ``sum(weights * log_q)``
+
+    Examples
+    --------
+    The gradient with respect to mu is (z - mu) / sigma^2:
+
+    >>> log_q, dmu, dlog_var = gaussian_log_q(np.array([[2.0]]), np.zeros((1, 1)), np.zeros((1, 1)), np.ones(1))
+    >>> dmu
+    array([[2.]])
     """
-    repeated = (np.tile(array, (len(z) // len(mu), 1)) for array in (mu, log_var))
-    log_q, dmu, dlog_var = gaussian_log_prob(z, *repeated, weights)
+    L = len(z) // len(mu)
+    log_q, dmu, dlog_var = gaussian_log_prob(z, np.tile(mu, (L, 1)), np.tile(log_var, (L, 1)), weights)
     return _into(out, log_q, *(array.reshape(-1, *mu.shape).sum(axis=0) for array in (dmu, dlog_var)))
 
 
-def add_log_prior(z, log_prob, dz):
-    """Add log p(z) = log N(z; 0, I) to ``log_prob`` and its gradient to ``dz``, in place.
+def add_log_prior(z: NDArray, log_prob: NDArray, dz: NDArray) -> None:
+    """Add log p(z) = log N(z; 0, I) to ``log_prob`` and its gradient -z to ``dz``, in place.
 
     Parameters
     ----------
-    z (R, J); log_prob (R,) in nats; dz (R, J)
+    z (R, J)
+    log_prob (R,), in nats
+    dz (R, J)
+
+    Examples
+    --------
+    >>> log_prob, dz = np.zeros(1), np.zeros((1, 2))
+    >>> add_log_prior(np.array([[1.0, 2.0]]), log_prob, dz)
+    >>> dz
+    array([[-1., -2.]])
     """
     log_prob -= 0.5 * np.sum(LOG_2PI + z**2, axis=1)
     dz -= z
 
 
-# Likelihoods: a value a row, and the gradient with respect to the parameters, in one pass ----------------------------
+# Likelihoods: one log-density per row, and the gradient with respect to the outputs of the decoder, in one pass -------
 
 
-def bernoulli_log_prob(x, logits, weights, out=(None, None)):
+def bernoulli_log_prob(
+    x: NDArray, logits: NDArray, weights: NDArray, out: tuple = (None, None)
+) -> tuple[NDArray, NDArray]:
     """log p(x|z) = sum_d x_d log y_d + (1 - x_d) log(1 - y_d), with y = sigmoid(logits) (Appendix C.1).
+
+    Computed as x_d logits_d - softplus(logits_d), which cannot overflow.
 
     Parameters
     ----------
-    x (M, D) in [0, 1]; logits (L * M, D); weights (L * M,); out as the results.
+    x (M, D) : in [0, 1]
+    logits (L * M, D)
+    weights (L * M,)
+    out : arrays for the results
 
     Returns
     -------
-    log_prob (L * M,) in nats; dlogits (L * M, D), the gradient of ``sum(weights * log_prob)``
+    log_prob (L * M,), in nats
+    dlogits (L * M, D) : gradient of ``sum(weights * log_prob)``
+
+    Examples
+    --------
+    A pixel that is 1 with probability 1/2 costs log 2 nats. The gradient is x - y:
+
+    >>> log_prob, dlogits = bernoulli_log_prob(np.array([[1.0, 0.0]]), np.zeros((1, 2)), np.ones(1))
+    >>> bool(np.isclose(log_prob[0], -2 * np.log(2)))
+    True
+    >>> dlogits
+    array([[ 0.5, -0.5]])
     """
     samples, weights = logits.reshape(-1, *x.shape), weights.reshape(-1, len(x), 1)
     log_prob = np.sum(x * samples - softplus(samples), axis=2)
@@ -207,16 +318,28 @@ def bernoulli_log_prob(x, logits, weights, out=(None, None)):
     return _into(out, log_prob.ravel(), dlogits.reshape(logits.shape))
 
 
-def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None)):
-    """log N(x; mu, sigma^2), summed over independent dimensions (Appendix C.2).
+def gaussian_log_prob(
+    x: NDArray, mu: NDArray, log_var: NDArray, weights: NDArray, out: tuple = (None, None, None)
+) -> tuple[NDArray, NDArray, NDArray]:
+    """log p(x|z) = sum_d log N(x_d; mu_d, sigma_d^2), with log_var = log sigma^2 (Appendix C.2).
 
     Parameters
     ----------
-    x (M, D); mu, log_var (L * M, D); weights (L * M,); out as the results.
+    x (M, D)
+    mu, log_var (L * M, D)
+    weights (L * M,)
+    out : arrays for the results
 
     Returns
     -------
-    log_prob (L * M,) in nats; dmu, dlog_var (L * M, D), the gradients of ``sum(weights * log_prob)``
+    log_prob (L * M,), in nats
+    dmu, dlog_var (L * M, D) : gradients of ``sum(weights * log_prob)``
+
+    Examples
+    --------
+    >>> log_prob, dmu, dlog_var = gaussian_log_prob(np.array([[3.0]]), np.ones((1, 1)), np.zeros((1, 1)), np.ones(1))
+    >>> dmu, dlog_var  # (x - mu) / sigma^2 and ((x - mu)^2 / sigma^2 - 1) / 2
+    (array([[2.]]), array([[1.5]]))
     """
     means, log_vars = mu.reshape(-1, *x.shape), log_var.reshape(-1, *x.shape)
     weights = weights.reshape(-1, len(x), 1)
@@ -228,23 +351,35 @@ def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None)):
     return _into(out, log_prob.ravel(), dmu.reshape(mu.shape), dlog_var.reshape(mu.shape))
 
 
-# Updates: ascent on the per-datapoint bound plus the log-prior of the weights, over the flat vector -------------------
+# Updates: gradient ascent on the bound per datapoint plus the log-prior of the weights, over the flat vector ----------
 
 
-def adagrad_step(parameters, gradient, state, rule):
-    """One Adagrad step, in place: ``G += g^2``, then ``w += step_size * g / sqrt(G + 1e-8)``.
+def adagrad_step(parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
+    """Take one Adagrad step in place: ``G += g^2``, then ``w += step_size * g / sqrt(G + 1e-8)``.
 
-    g is the gradient of the bound plus that of the weight prior, ``-weight_decay * w`` for the weights (which stand
-    first in the flat vector) and nothing for the biases. The first ``accumulate_only`` steps leave w alone, as in
-    the authors' code: else they would have length step_size in every coordinate.
+    g is the gradient of the bound plus that of the log-prior of the weights, ``-weight_decay * w``. Biases have no
+    prior. The first ``accumulate_only`` steps update G only, as in the authors' code. Without them the first step would
+    change every parameter by step_size, whatever the size of its gradient.
 
     Parameters
     ----------
-    parameters, gradient : objects whose ``vector`` is (P,); the gradient is overwritten.
-    state : ``squares`` (P,), the G above, and ``counter`` (2,) int64
-        counter[0] counts the steps. counter[1] is -1, or the first step whose gradient (or its square, in this
-        precision) was not finite: from then on nothing changes any more, so the last good parameters stay.
-    rule : ``step_size, weight_decay, accumulate_only, n_weights``
+    parameters, gradient : Parameters, whose ``vector`` (P,) has the weights first; the gradient is overwritten
+    state : optimizers.State
+        ``squares`` (P,) is G. ``counter[0]`` counts the steps. ``counter[1]`` is -1, or the number of the first step
+        whose gradient was not finite, or whose squared gradient was not. That step and all later ones change nothing,
+        so the last good parameters remain.
+    rule : optimizers.UpdateRule
+
+    Examples
+    --------
+    The first step has length step_size:
+
+    >>> from types import SimpleNamespace as Space
+    >>> w, g = Space(vector=np.array([1.0])), Space(vector=np.array([3.0]))
+    >>> state = Space(squares=np.zeros(1), counter=np.array([0, -1]))
+    >>> adagrad_step(w, g, state, Space(step_size=0.5, weight_decay=0.0, accumulate_only=0, n_weights=1))
+    >>> w.vector.round(6), state.squares
+    (array([1.5]), array([9.]))
     """
     w, g, squares, weights = parameters.vector, gradient.vector, state.squares, slice(rule.n_weights)
     if not count_step(state.counter, squares_are_finite(g)):
@@ -255,8 +390,8 @@ def adagrad_step(parameters, gradient, state, rule):
         w += rule.step_size * g / np.sqrt(squares + ADAGRAD_EPSILON)
 
 
-def sgd_step(parameters, gradient, state, rule):
-    """One step of plain gradient ascent, in place: ``w += step_size * g``. Arguments as in `adagrad_step`."""
+def sgd_step(parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
+    """Take one step of plain gradient ascent in place: ``w += step_size * g``. Arguments as in `adagrad_step`."""
     w, g, weights = parameters.vector, gradient.vector, slice(rule.n_weights)
     if not count_step(state.counter, squares_are_finite(g)):
         return
@@ -264,14 +399,14 @@ def sgd_step(parameters, gradient, state, rule):
     w += rule.step_size * g
 
 
-def squares_are_finite(array):
-    """Tell whether no element is NaN or infinite, nor its square."""
+def squares_are_finite(array: NDArray) -> bool:
+    """Return whether all elements are finite, and their squares too, in the array's precision."""
     with np.errstate(over="ignore"):
         return bool(np.all(np.isfinite(array * array)))
 
 
-def count_step(counter, finite):
-    """Count a step and tell whether it may be taken: whether its gradient and all before it were finite."""
+def count_step(counter: NDArray, finite: bool) -> bool:
+    """Count a step, and return whether to take it: whether its gradient and all earlier ones were finite."""
     if counter[1] >= 0:
         return False
     counter[0] += 1
@@ -281,8 +416,8 @@ def count_step(counter, finite):
     return True
 
 
-def _into(out, *results):
-    """Copy each result into its buffer, where there is one."""
+def _into(out: tuple, *results: NDArray) -> tuple:
+    """Copy each result into its array of ``out``, or return it as it is where that is None."""
     for buffer, result in zip(out, results):
         if buffer is not None:
             buffer[...] = result

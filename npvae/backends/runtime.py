@@ -1,7 +1,8 @@
-"""Where compiled kernels run: whether they can be kept on disk, and on how many threads.
+"""The environment of compiled kernels: whether compiled code can be cached on disk, and the number of threads.
 
-A process that was forked after its parent had started threads has none of them. OpenMP ends such a process at its first
-parallel loop; so kernels take the number of threads as an argument, and with one thread never enter such a loop.
+A process that was forked after its parent started Numba's threads does not have them. With OpenMP, the first parallel
+loop of such a process ends it. So kernels take the number of threads as an argument, and with one thread they enter no
+parallel loop.
 """
 
 import logging
@@ -12,12 +13,12 @@ import numba
 
 logger = logging.getLogger(__name__)
 
-#: Bytes that must be free where compiled code is kept: several times what all kernels take.
+#: Bytes that must be free on the disk of the cache: several times the size of all compiled kernels.
 ROOM = 2**26
 
 
-def _can_cache():
-    """Tell whether Numba finds a folder with room for compiled code; asking compiles nothing."""
+def _can_cache() -> bool:
+    """Return whether Numba finds a folder with room for compiled code. Compiles nothing."""
     if numba.config.DISABLE_JIT:
         return False
     try:
@@ -33,7 +34,7 @@ def _can_cache():
     return False
 
 
-#: Where there is no such folder, asking Numba to use one is an error.
+#: The ``cache`` option of all kernels: without a folder for compiled code, Numba raises an error for ``cache=True``.
 CACHE = _can_cache()
 
 _has_lost_its_threads = False
@@ -43,7 +44,7 @@ def _after_fork():
     global _has_lost_its_threads
     try:
         numba.threading_layer()
-    except ValueError:  # none was started yet
+    except ValueError:  # the parent had started no threads
         return
     _has_lost_its_threads = True
 
@@ -52,6 +53,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def threads():
-    """Return the number of threads that kernels may use: Numba's, or 1 in a process that was forked too late."""
+def threads() -> int:
+    """Return the number of threads for kernels: Numba's, or 1 in a process forked after threads were started."""
     return 1 if _has_lost_its_threads else numba.get_num_threads()

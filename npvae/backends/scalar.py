@@ -1,11 +1,10 @@
-"""The formulas of `reference` for one number each, as the compiled backends have them, and activations over arrays.
+"""Scalar functions for the CPU kernels: exp, tanh and others, the formulas of `formulas`, and activations of arrays.
 
-In float64 the elementary functions are those of the C library: the last digit matters there, speed does not. In float32
-they are polynomials, which the compiler turns into vector code: eight or sixteen numbers at a time. Their coefficients
-are not written down but computed below, at import.
+In float64 the elementary functions are those of the C library, for accuracy. In float32 they are polynomials, which the
+compiler vectorizes: 8 or 16 numbers at a time. Their coefficients are computed at import.
 
-After a change here, or to a constant of `reference`, the kernels that use it must be compiled again: Numba's cache does
-not notice.
+After a change here, or to a constant of `reference`, delete the compiled kernels: Numba's cache does not notice that
+kernels of other files are out of date.
 """
 
 import math
@@ -30,31 +29,30 @@ OPTIONS = {"cache": CACHE, "error_model": "numpy", "fastmath": {"contract"}}
 
 
 def _polynomial(function, degree, domain):
-    """Return the coefficients, from the constant on, of a nearly best approximation: Chebyshev interpolation."""
+    """Return the coefficients of the Chebyshev interpolant, constant term first: nearly the best approximation."""
     coefficients = Chebyshev.interpolate(function, degree, domain).convert(kind=Polynomial).coef
     return tuple(np.float32(coefficient) for coefficient in coefficients)
 
 
 LN2 = math.log(2)
 LOG2_E = np.float32(1 / LN2)
-#: ln 2 in two parts, the first short enough for its product with an exponent to be exact.
+#: ln 2 as a sum of two numbers. The first has so few bits that its product with an exponent n is exact.
 LN2_HIGH = np.float32(round(LN2 * 2**12) / 2**12)
 LN2_LOW = np.float32(LN2 - float(LN2_HIGH))
-#: Beyond these e^x counts as infinite, or stays at the smallest normal number: 2^127 and 2^-126 are the powers of two
-#: that have an exponent in float32.
+#: Above EXP_TO, e^x is infinite; below EXP_FROM, it is the smallest normal number. Float32 has exponents -126 to 127.
 EXP_TO, EXP_FROM = np.float32(127.49 * LN2), np.float32(-126 * LN2)
 
 #: (e^r - 1) / r for |r| <= ln(2) / 2, and log(1 + e) / e for e in [0, 1].
 EXPM1_OVER_R = _polynomial(lambda r: np.expm1(r) / np.where(r == 0, 1, r) + (r == 0), 6, (-LN2 / 2, LN2 / 2))
 LOG1P_OVER_E = _polynomial(lambda e: np.log1p(e) / np.where(e == 0, 1, e) + (e == 0), 10, (0, 1))
 
-#: Added to a number below 2^22 and taken off again, it rounds to an integer, which in between stands in the last bits.
+#: ``(x + ROUNDER) - ROUNDER`` rounds x to an integer, for |x| < 2^22. The last bits of the sum are that integer.
 ROUNDER = np.float32(1.5 * 2**23)
 
 
 @intrinsic
 def _power_of_two(typingctx, shifted):
-    """Return 2^n for ``shifted = n + ROUNDER``: the last bits of shifted, moved to where the exponent of a float is."""
+    """Return 2^n for ``shifted = n + ROUNDER``: moves the last bits of ``shifted``, which are n, to the exponent."""
 
     def codegen(context, builder, signature, args):
         integer = ir.IntType(32)
@@ -65,12 +63,12 @@ def _power_of_two(typingctx, shifted):
 
 
 def _guess(x, bits):
-    """Return about 1 / sqrt(x). The bits of a float, read as an integer, are nearly linear in its logarithm."""
+    """Approximate 1 / sqrt(x): the bits of a float, read as an integer, are nearly linear in the logarithm of x."""
     return (bits - (x.view(np.int32) >> 1)).view(np.float32)
 
 
 def _bits_of_guess():
-    """Return the constant of `_guess` for which its largest error is smallest; between 1 and 4 all cases occur."""
+    """Return the constant of `_guess` with the smallest maximal error. The error for x and 4 x is the same."""
     x = np.linspace(1, 4, 3001, dtype=np.float32)
     candidates = np.int32(0x5F000000) + np.arange(0x350000, 0x3A0000, 0x1000, dtype=np.int32)
     return min(candidates, key=lambda bits: np.max(np.abs(_guess(x, bits) * np.sqrt(x) - 1)))
@@ -157,7 +155,7 @@ def tanh(x):
 
 
 def log1p(e):
-    """log(1 + e) for e in [0, 1], all that a softplus needs; in float32 within 2 units in the last place."""
+    """log(1 + e) for e in [0, 1], as softplus needs it; in float32 within 2 units in the last place."""
 
 
 def inverse_sqrt(x):
@@ -165,7 +163,7 @@ def inverse_sqrt(x):
 
 
 def _by_type(float64, float32):
-    """Compile a function of one number: as given for float32, as in the C library for float64."""
+    """Return an overload that uses one function for float32 and the other for all other types."""
 
     def choose(x):
         return (lambda x: float32(x)) if x is types.float32 else (lambda x: float64(x))
@@ -182,8 +180,8 @@ overload(inverse_sqrt)(_by_type(njit(**OPTIONS)(lambda x: 1 / math.sqrt(x)), _in
 
 # Formulas -------------------------------------------------------------------------------------------------------------
 #
-# Their source is that of `formulas`. What is compiled here is part of the kernels that call it, which are kept on disk:
-# it needs no cache of its own.
+# The source is that of `formulas`. These functions are compiled into the kernels that call them, and the kernels are
+# cached on disk; the functions need no cache of their own.
 
 INLINE = OPTIONS | {"cache": False}
 
@@ -233,14 +231,14 @@ def _multiplying_loop(function):
 
 @njit(**INLINE)
 def _unknown(numbers, code, *rest):
-    """An activation that does not exist must not pass for the identity: kernels cannot raise, so all becomes NaN."""
+    """Fill with NaN: a kernel cannot raise an error, and an unknown code must not act as the identity."""
     numbers[:] = np.nan
 
 
 def _by_code(loops):
-    """Return a function that chooses a loop by its place in the list.
+    """Return a function that chooses a loop by its index in the list.
 
-    The choice stands outside the loops, or the compiler would not vectorize them.
+    The choice is made outside the loops; inside, it would keep the compiler from vectorizing them.
     """
     choice = _unknown
     for place, loop in reversed(list(enumerate(loops))):
@@ -265,19 +263,19 @@ _multiply_by_derivative = _by_code([_multiplying_loop(row.derivative) for row in
 
 @njit(**OPTIONS)
 def activate(numbers, code):
-    """Apply the activation of that code to a flat array, in place."""
+    """Apply an activation, given by its code, to a flat array in place."""
     _activate(numbers, code)
 
 
 @njit(**OPTIONS)
 def multiply_by_derivative(dy, y, code):
-    """Multiply a flat array, in place, by the derivative of the activation of that code, from its output y."""
+    """Multiply the flat array dy in place by the derivative of an activation, given by its code, at its output y."""
     _multiply_by_derivative(dy, code, y)
 
 
 @njit(**OPTIONS)
 def adagrad(parameters, gradient, squares, step_size, weight_decay):
-    """A step of `reference.adagrad_step` for flat arrays, in place."""
+    """Update flat arrays in place: the arithmetic of `reference.adagrad_step`."""
     epsilon = parameters.dtype.type(ADAGRAD_EPSILON)
     for i in range(len(parameters)):
         g = gradient[i] - weight_decay * parameters[i]
@@ -288,7 +286,7 @@ def adagrad(parameters, gradient, squares, step_size, weight_decay):
 
 @njit(**OPTIONS | {"fastmath": {"contract", "reassoc"}})
 def squared_norm(numbers):
-    """Return the sum of squares of a flat array: NaN or infinite if a number is, or if its square overflows."""
+    """Return the sum of squares of a flat array: NaN or infinite if an element is, or if a square overflows."""
     total = numbers.dtype.type(0)
     for i in range(len(numbers)):
         total += numbers[i] * numbers[i]

@@ -1,88 +1,120 @@
-"""The one training loop: shuffled minibatches, epochs, early stopping.
-
-It knows an estimator and an optimizer by their interfaces, and nothing of networks or of what the user calls.
-"""
+"""The training loop for all estimators: shuffled minibatches, epochs, early stopping."""
 
 import dataclasses
 import itertools
 import math
 import time
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..estimators import first_nonfinite
+from ..estimators.interface import Estimator
 from ..optimizers import Optimizer, UpdateRule
-from ..parameters import Buffers
+from ..parameters import Buffers, Parameters
+from ..preprocessing import Data
 from .interruption import interruptible
 
-#: What `train` returns begins with this where Ctrl-C has stopped it.
+#: What `train` returns begins with this word if Ctrl-C stopped it.
 INTERRUPTED = "interrupted"
 
-#: Most steps that are taken before anything is recorded, interrupted or saved, on a backend that does not wait for each.
+#: Largest number of steps that a `Runner` takes at once. Only between these runs can training be interrupted or saved.
 RUN = 1000
 
 
 class Epoch(NamedTuple):
-    """What is recorded of an epoch, and what callbacks get. The bounds are a datapoint's, in nats."""
+    """The record of one epoch, which callbacks get. Bounds are in nats per datapoint.
 
-    epoch: int
-    samples_seen: int
-    elbo: float  # mean of the minibatches' values during the epoch
-    elbo_valid: float  # of the validation data after the epoch; NaN without
+    Examples
+    --------
+    >>> from npvae.training import Epoch
+    >>> Epoch(epoch=1, samples_seen=1000, elbo=-120.5, elbo_valid=-121.0, seconds=0.3).elbo
+    -120.5
+    """
+
+    epoch: int  # counted from 1
+    samples_seen: int  # rows, since training began
+    elbo: float  # mean over the epoch, each minibatch with the parameters of its step
+    elbo_valid: float  # of the validation data after the epoch; NaN without validation data
     seconds: float  # since training began
 
 
 class Settings(NamedTuple):
-    """The settings of a run that are not the model's."""
+    """The settings of the training; those of the model are in `model.Architecture`.
+
+    Examples
+    --------
+    >>> from npvae.training import Settings
+    >>> Settings(max_epochs=20)._replace(learning_rate=0.1).learning_rate
+    0.1
+    """
 
     optimizer: str = "adagrad"
     learning_rate: float = 0.02
-    weight_prior: float = 1.0
+    weight_prior: float = 1.0  # precision of the prior N(0, I / weight_prior) on the weights
     batch_size: int = 100
     max_epochs: int = 100
-    patience: int = 10
+    patience: int = 10  # epochs without a better validation bound, before training stops
 
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands, besides its arrays: numbers and dicts that JSON saves without rounding."""
+    """The part of the training's state that is not arrays: numbers and dicts, which JSON saves exactly.
 
-    accumulate_only: int  # steps, fixed at the beginning
-    counter: list = dataclasses.field(default_factory=lambda: [0, -1])  # of the optimizer: steps, first bad one or -1
-    epoch: int = 1  # the running one
-    seen: int = 0  # rows of it that have had their step
-    total: float = 0.0  # sum of their values
-    order: dict = None  # state of the generator before it drew the order of the epoch's rows
-    rng: dict = None  # its state now
+    Examples
+    --------
+    >>> from npvae.training import Progress
+    >>> Progress(accumulate_only=100).epoch
+    1
+    """
+
+    accumulate_only: int  # first steps of Adagrad that do not move the parameters; fixed at the beginning
+    counter: list = dataclasses.field(default_factory=lambda: [0, -1])  # of the optimizer: see `optimizers.State`
+    epoch: int = 1  # the current epoch
+    seen: int = 0  # rows of the current epoch that have been used
+    total: float = 0.0  # sum of their bounds
+    order: Any = None  # dict: state of the generator before it drew the order of the epoch's rows
+    rng: Any = None  # dict: state of the generator now
     samples_seen: int = 0
     seconds: float = 0.0
-    best_bound: float = -math.inf  # on validation data
-    since_best: int = 0  # epochs
+    best_bound: float = -math.inf  # best bound of the validation data
+    since_best: int = 0  # epochs since then
 
 
 class State(NamedTuple):
-    """All that a run has changed so far: from here, the same data and settings lead to the same bits."""
+    """The complete state of a training. Resumed from it, with the same data and settings, a run gives the same bits.
 
-    parameters: np.ndarray  # (P,)
-    squares: np.ndarray  # (P,), of the optimizer
-    best: np.ndarray  # (P,), the parameters with the best validation bound; (0,) if there are none
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npvae.training import Progress, State
+    >>> State(np.zeros(8), np.zeros(8), np.zeros(0), Progress(100), {}).progress.samples_seen
+    0
+    """
+
+    parameters: NDArray  # (P,)
+    squares: NDArray  # (P,), of the optimizer
+    best: NDArray  # (P,), the parameters with the best validation bound; (0,) without validation data
     progress: Progress
-    estimator: dict[str, np.ndarray] = {}  # the arrays of the estimator's State by name, where it has one
+    estimator: dict[str, NDArray]  # the arrays of the estimator's State by name; empty if it has none
 
 
 class NonFiniteError(FloatingPointError):
-    """Training met a NaN or an infinite value; that step was not taken.
+    """Training diverged: a step met a NaN or an infinite value, and was not taken.
 
-    The parameters are those before it, which may well be on their way to infinity, or with validation data the best.
+    The parameters are those before that step, or with validation data the best ones. Without validation data they may
+    be very large already.
 
     Attributes
     ----------
     step : int, counted from 1
-    place : str, the layer, or the array whose gradient it was
+    place : str, the first layer or gradient with such a value
+    learning_rate : float
     """
 
-    def __init__(self, step, place, learning_rate):
+    def __init__(self, step: int, place: str, learning_rate: float) -> None:
         self.step, self.place = step, place
         self.learning_rate = learning_rate
         super().__init__(
@@ -90,45 +122,79 @@ class NonFiniteError(FloatingPointError):
             f"best ones on validation data. A smaller learning_rate than {learning_rate:g} is the usual remedy"
         )
 
-    def __reduce__(self):
-        return type(self), (self.step, self.place, self.learning_rate)  # so that a process can hand it to another
+    def __reduce__(self) -> tuple:
+        return type(self), (self.step, self.place, self.learning_rate)  # pickled with all three, not with the message
 
 
 def _as_state(kind: Any, arrays: dict) -> Any:
-    """Return saved arrays as an estimator's State; None where they are not its own: another estimator saved them."""
+    """Return saved arrays as a State of this kind; None if they are those of another kind of estimator."""
     return kind(**arrays) if kind is not None and set(arrays) == set(kind._fields) else None
 
 
 class Trainer:
-    """Parameters during training, and what moves them: an estimator, an optimizer, the order of the rows.
+    """A training that can be run step by step: an estimator, an optimizer and the order of the rows. See `train`.
 
     Parameters
     ----------
-    estimator : see ``estimators``
+    estimator : Estimator
     parameters : Parameters, changed in place
     data : preprocessing.Data
     rng : numpy.random.Generator, for the order of the rows and the noise
     settings : Settings
     state : State, optional
         Resume from this state; overwrites ``parameters``.
+
+    Attributes
+    ----------
+    progress : Progress
+    best : array (P,), the parameters with the best validation bound, or None
+    optimizer : Optimizer
+    estimator_state : the estimator's State, or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npvae.backends import reference
+    >>> from npvae.estimators import ESTIMATORS
+    >>> from npvae.model import Architecture, Model
+    >>> from npvae.preprocessing import fit_preprocessor, survey
+    >>> from npvae.training import Settings, Trainer
+    >>> rng = np.random.default_rng(0)
+    >>> table = survey((rng.random((20, 4)) < 0.5).astype(np.uint8))
+    >>> data = fit_preprocessor(table, "bernoulli")[0].data(table)
+    >>> model = Model(Architecture(4, 1, hidden_layer_sizes=(3,)), reference)
+    >>> parameters = model.parameters(model.initial(rng, 0.1))
+    >>> estimator = ESTIMATORS["sgvb-b"].make(model, 1, len(data.X))
+    >>> trainer = Trainer(estimator, parameters, data, rng, Settings(batch_size=10))
+    >>> bounds = [trainer.step(rows) for rows in trainer.minibatches()]
+    >>> len(bounds), trainer.steps_per_epoch
+    (2, 2)
     """
 
-    def __init__(self, estimator, parameters, data, rng, settings, state=None):
+    def __init__(
+        self,
+        estimator: Estimator,
+        parameters: Parameters,
+        data: Data,
+        rng: np.random.Generator,
+        settings: Settings,
+        state: State | None = None,
+    ) -> None:
         self.estimator, self.parameters, self.data, self.rng = estimator, parameters, data, rng
         self.settings = settings
         self.batch_size = min(settings.batch_size, len(data.X))
         self._buffers = Buffers(estimator.model.backend, estimator.model.dtype)
-        # As many steps only accumulate as in the authors' code, but no more than a tenth of a short run.
+        # Steps that do not move the parameters: as many as in the authors' code, but at most a tenth of a short run.
         updates = int(settings.max_epochs) * self.steps_per_epoch * estimator.updates_per_sample
         accumulate_only = min(100, updates // 10)
         self.progress = Progress(accumulate_only) if state is None else dataclasses.replace(state.progress)
-        self.best = None if state is None or not len(state.best) else state.best.copy()
+        self.best: NDArray | None = None if state is None or not len(state.best) else state.best.copy()
         layout, model = parameters.layout, estimator.model
-        # Random weights have a prior already; the encoder's are then parameters of q alone, and have none.
+        # Random weights have their prior in the bound. The encoder's weights, which are not random, then have none.
         decay = 0.0 if model.architecture.random_weights else settings.weight_prior / len(data.X)
         rule = UpdateRule(settings.learning_rate, decay, self.progress.accumulate_only, layout.n_weights)
         self.optimizer = Optimizer(settings.optimizer, model.backend, rule, layout.size, model.dtype)
-        self.estimator_state = None
+        self.estimator_state: Any = None
         if state is not None:
             asarray = model.backend.asarray
             parameters.vector[:] = asarray(state.parameters, model.dtype)
@@ -136,43 +202,48 @@ class Trainer:
             self.optimizer.state.counter[:] = asarray(state.progress.counter, np.int64)
             rng.bit_generator.state = state.progress.rng
             self.estimator_state = _as_state(estimator.State, state.estimator)
-        self._runner = None  # made for the first run of steps
+        self._runner: Any = None  # made for the first run of steps
 
-    def snapshot(self):
-        """Return a copy of where the run stands, a `State`."""
+    def snapshot(self) -> State:
+        """Return a copy of the current state."""
         to_numpy, optimizer = self.estimator.model.backend.to_numpy, self.optimizer.state
         self.progress.counter = to_numpy(optimizer.counter).tolist()
         self.progress.rng = self.rng.bit_generator.state
-        arrays = self.parameters.vector, optimizer.squares, [] if self.best is None else self.best
         estimator = {} if self.estimator_state is None else self.estimator_state._asdict()
         return State(
-            *(np.array(to_numpy(array)) for array in arrays),
-            dataclasses.replace(self.progress),
-            {name: np.array(to_numpy(array)) for name, array in estimator.items()},
+            parameters=np.array(to_numpy(self.parameters.vector)),
+            squares=np.array(to_numpy(optimizer.squares)),
+            best=np.array([] if self.best is None else self.best),
+            progress=dataclasses.replace(self.progress),
+            estimator={name: np.array(to_numpy(array)) for name, array in estimator.items()},
         )
 
     @property
-    def steps_per_epoch(self):
-        """Minibatches an epoch; the last one may be smaller."""
+    def steps_per_epoch(self) -> int:
+        """Minibatches per epoch; the last one may be smaller."""
         return int(-(-len(self.data.X) // self.batch_size))
 
-    def minibatches(self):
-        """Yield the row indices of the minibatches that are left of the epoch: all rows once, shuffled."""
+    def minibatches(self) -> Iterator[NDArray]:
+        """Yield the row indices of each remaining minibatch of the epoch. An epoch has every row once, shuffled."""
         progress, generator = self.progress, self.rng.bit_generator
         if progress.seen == 0:
             progress.order = generator.state
             order = self.rng.permutation(len(self.data.X))
-        else:  # drawn before: draw it again
+        else:  # resumed within the epoch: draw the same order again
             now, generator.state = generator.state, progress.order
             order = self.rng.permutation(len(self.data.X))
             generator.state = now
         for start in range(progress.seen, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
 
-    def step(self, rows):
-        """Take one step on a minibatch and return its bound, in nats a datapoint.
+    def step(self, rows: NDArray) -> float:
+        """Take one step on a minibatch, given by its row indices.
 
-        That is one update of the parameters, or as many as one sample of the estimator serves: then it is their mean.
+        A step is ``updates_per_sample`` updates of the parameters, usually one.
+
+        Returns
+        -------
+        float : the bound in nats per datapoint, the mean over the updates
 
         Raises
         ------
@@ -189,17 +260,18 @@ class Trainer:
             bounds.append(elbo)
         return sum(bounds) / len(bounds) + self.data.log_jacobian
 
-    def _gather(self, rows):
+    def _gather(self, rows: NDArray) -> Any:
         return self.estimator.model.gather(self.data, rows, self._buffers)
 
-    def _fail(self, step, x, samples):
+    def _fail(self, step: int, x: Any, samples: Any) -> NoReturn:
+        """Raise `NonFiniteError` for a step, with the first place where its computation is not finite."""
         place = first_nonfinite(self.estimator, self.parameters, x, samples) or "the bound"
         raise NonFiniteError(step, place, self.settings.learning_rate)
 
-    def steps(self, batches):
-        """Take a step on each minibatch, and return their bounds: see `step`.
+    def steps(self, batches: list[NDArray]) -> Any:
+        """Take a step on each minibatch, as `step`, and return the bounds.
 
-        Where the backend has a ``Runner`` and the estimator allows it, no step is waited for.
+        If the backend has a ``Runner`` and the estimator supports it, steps are launched without waiting for earlier ones.
         """
         if not self._runs_ahead:
             return [self.step(rows) for rows in batches]
@@ -210,29 +282,34 @@ class Trainer:
         before = int(to_numpy(counter)[0])
         values = self._runner.run(batches, self.rng)
         failed = int(to_numpy(counter)[1])
-        if failed >= 0:  # the parameters are those before it: look at its rows again, with other noise
+        if failed >= 0:  # the parameters are those before it: repeat it, with other noise, to find the place
             rows = batches[failed - before - 1]
             self._fail(failed, self._gather(rows), self.estimator.draw(self.rng, len(rows)))
         return values + self.data.log_jacobian
 
     @property
-    def _runs_ahead(self):
-        """Whether many steps are taken without waiting for each."""
+    def _runs_ahead(self) -> bool:
+        """Whether steps are launched without waiting for earlier ones."""
         return self.estimator.runs_ahead and self.estimator.model.backend.Runner is not None
 
-    def _runs(self):
-        """Yield lists of minibatches of one size, what is left of the epoch: as many as are taken at once."""
-        for size, batches in itertools.groupby(self.minibatches(), len):
+    def _runs(self) -> Iterator[list[NDArray]]:
+        """Yield the remaining minibatches of the epoch as lists for `steps`, of equal minibatch size in each list."""
+        for _, batches in itertools.groupby(self.minibatches(), len):
             most = RUN if self._runs_ahead else 1
             while run := list(itertools.islice(batches, most)):
                 yield run
 
-    def epoch(self, stop):
-        """Go through what is left of the epoch, calling ``stop()`` after each step or few, until it returns true.
+    def epoch(self, stop: Callable[[], bool]) -> tuple[float, bool]:
+        """Train on the remaining minibatches of the epoch.
+
+        Parameters
+        ----------
+        stop : callable () -> bool, called after each step or run of steps; True ends the training here
 
         Returns
         -------
-        elbo : float, mean of the epoch's values by row; whole : bool, whether the epoch is at its end
+        elbo : float, mean bound of the rows of the epoch so far, in nats per datapoint
+        whole : bool, whether the epoch is complete
         """
         progress = self.progress
         for run in self._runs():
@@ -247,9 +324,9 @@ class Trainer:
             progress.epoch, progress.seen, progress.total = progress.epoch + 1, 0, 0.0
         return elbo, whole
 
-    def score(self, score_valid):
-        """Return the bound of the validation data, and remember the parameters if it is the best one so far."""
-        if self.optimizer.state.counter[0] > self.progress.accumulate_only:  # before, the parameters did not move
+    def score(self, score_valid: Callable[[Parameters], float] | None) -> float:
+        """Return the bound of the validation data (NaN without), and store the parameters if it is the best so far."""
+        if self.optimizer.state.counter[0] > self.progress.accumulate_only:  # the parameters have moved
             self.progress.since_best += 1
         if score_valid is None:
             return math.nan
@@ -260,36 +337,64 @@ class Trainer:
         return bound
 
 
-def train(trainer, score_valid=None, callbacks=(), keep=lambda trainer, epoch: None):
-    """Train until ``max_epochs`` are done, or the validation bound has not risen for ``patience`` epochs.
+def train(
+    trainer: Trainer,
+    score_valid: Callable[[Parameters], float] | None = None,
+    callbacks: Sequence[Callable[[Epoch], Any]] = (),
+    keep: Callable[[Trainer, Epoch | None], None] = lambda trainer, epoch: None,
+) -> str | None:
+    """Train for ``max_epochs``, or until the validation bound has not improved for ``patience`` epochs.
 
-    With validation data the best parameters are kept. Ctrl-C stops after the running minibatch (or the running `RUN` of
-    them), and what has been learnt is kept. A callback that returns True stops the training after its epoch.
+    Training also ends if a callback returns True, after that epoch, and if Ctrl-C is pressed, after the current
+    minibatch (or the current run of up to ``RUN`` minibatches). Afterwards ``trainer.parameters`` are the last ones, or
+    with validation data the best ones.
 
     Parameters
     ----------
     trainer : Trainer
-    score_valid : callable, from Parameters to the bound of the validation data in nats; or None
-    callbacks : sequence of callables, each called with an `Epoch`; True stops
-    keep : callable
-        Called with the trainer and None after each step or run of steps, and with the `Epoch` after each epoch, before
-        the callbacks: the time to take a `Trainer.snapshot`.
+    score_valid : callable or None
+        From Parameters to the bound of the validation data, in nats per datapoint.
+    callbacks : sequence of callables
+        Each is called with the `Epoch` after each epoch. True stops the training.
+    keep : callable (trainer, epoch)
+        Called after each step or run of steps with None, and after each epoch with the `Epoch`, before the callbacks.
+        It may take a `Trainer.snapshot`.
 
     Returns
     -------
-    str : why training ended before ``max_epochs``; None if it did not
+    str or None : why training ended before ``max_epochs``; None if it did not
 
     Raises
     ------
     NonFiniteError
         If training diverges.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npvae.backends import reference
+    >>> from npvae.estimators import ESTIMATORS
+    >>> from npvae.model import Architecture, Model
+    >>> from npvae.preprocessing import fit_preprocessor, survey
+    >>> from npvae.training import Settings, Trainer, train
+    >>> rng = np.random.default_rng(0)
+    >>> table = survey((rng.random((20, 4)) < 0.5).astype(np.uint8))
+    >>> data = fit_preprocessor(table, "bernoulli")[0].data(table)
+    >>> model = Model(Architecture(4, 1, hidden_layer_sizes=(3,)), reference)
+    >>> parameters = model.parameters(model.initial(rng, 0.1))
+    >>> estimator = ESTIMATORS["sgvb-b"].make(model, 1, len(data.X))
+    >>> trainer = Trainer(estimator, parameters, data, rng, Settings(batch_size=10, max_epochs=5))
+    >>> train(trainer, callbacks=[lambda epoch: epoch.epoch == 3])
+    'a callback stopped training after epoch 3'
+    >>> trainer.progress.samples_seen
+    60
     """
     progress, started = trainer.progress, time.perf_counter() - trainer.progress.seconds
 
-    def out_of_patience():
+    def out_of_patience() -> bool:
         return score_valid is not None and progress.since_best >= trainer.settings.patience
 
-    def after_step():
+    def after_step() -> bool:
         progress.seconds = time.perf_counter() - started
         keep(trainer, None)
         return interrupted()

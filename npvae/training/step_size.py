@@ -1,46 +1,73 @@
-"""The choice of a step size: the paper's protocol, a comparison of the training bound after the first steps."""
+"""The choice of a step size by the paper's protocol: compare the training bound after the first steps (section 5)."""
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 
-from .loop import NonFiniteError
+from ..parameters import Parameters
+from .loop import NonFiniteError, Trainer
 
 #: The step sizes that the paper compares.
 STEP_SIZES = (0.01, 0.02, 0.1)
 
-#: Steps that each of them gets, after those that only accumulate.
+#: Steps of each trial that move the parameters: they follow Adagrad's first steps, which do not.
 TRIAL_STEPS = 200
 
 
-def choose_step_size(make_trainer, score):
-    """Compare the step sizes of the paper on the training bound after the first iterations.
+def choose_step_size(
+    make_trainer: Callable[[float], Trainer], score: Callable[[Parameters], float]
+) -> tuple[float, dict[float, float]]:
+    """Choose the step size with the best training bound after a short trial.
 
-    Each gets `TRIAL_STEPS` steps past those that only accumulate (fewer where the whole run is shorter), from the same
-    parameters with the same noise. One whose training diverges is rejected.
+    Trials have ``TRIAL_STEPS`` steps (fewer if the whole training is shorter). All start from the same parameters and
+    have the same noise. A step size with which training diverges is rejected.
 
     Parameters
     ----------
-    make_trainer : callable, from a step size to a fresh Trainer
-    score : callable, from Parameters to the bound of (part of) the training data in nats
+    make_trainer : callable, from a step size to a new Trainer
+    score : callable, from Parameters to the bound of (part of) the training data, in nats per datapoint
 
     Returns
     -------
-    step_size : float; bounds : dict of step size -> bound in nats, -inf where it diverged
+    step_size : float
+    bounds : dict of step size -> bound in nats per datapoint, -inf if training diverged
 
     Raises
     ------
     FloatingPointError
-        If all of them diverge.
+        If training diverges with every step size.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npvae.backends import reference
+    >>> from npvae.estimators import ESTIMATORS, Scorer
+    >>> from npvae.model import Architecture, Model
+    >>> from npvae.preprocessing import fit_preprocessor, survey
+    >>> from npvae.training import Settings, Trainer, choose_step_size
+    >>> table = survey(np.eye(4)[np.arange(20) % 2])
+    >>> data = fit_preprocessor(table, "bernoulli")[0].data(table)
+    >>> model = Model(Architecture(4, 1, hidden_layer_sizes=()), reference)
+    >>> def make_trainer(step_size):
+    ...     rng = np.random.default_rng(0)
+    ...     parameters = model.parameters(model.initial(rng, 0.1))
+    ...     estimator = ESTIMATORS["sgvb-b"].make(model, 1, len(data.X))
+    ...     return Trainer(estimator, parameters, data, rng, Settings(learning_rate=step_size, max_epochs=50))
+    >>> scorer = Scorer(model, seed=0)
+    >>> step_size, bounds = choose_step_size(make_trainer, lambda parameters: scorer(parameters, data).mean())
+    >>> step_size, sorted(bounds)
+    (0.1, [0.01, 0.02, 0.1])
     """
     bounds = {step_size: _trial(make_trainer(step_size), score) for step_size in STEP_SIZES}
-    best = max(bounds, key=bounds.get)
+    best = max(bounds, key=lambda step_size: bounds[step_size])
     if bounds[best] == -np.inf:
         raise FloatingPointError(f"training diverges with every step size of {STEP_SIZES}; set learning_rate lower")
     return best, bounds
 
 
-def _trial(trainer, score):
+def _trial(trainer: Trainer, score: Callable[[Parameters], float]) -> float:
+    """Train for a trial and return the bound, -inf if training diverged."""
     accumulating = -(-trainer.progress.accumulate_only // trainer.estimator.updates_per_sample)
     remaining = min(accumulating + TRIAL_STEPS, trainer.settings.max_epochs * trainer.steps_per_epoch)
     try:
