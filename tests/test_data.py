@@ -120,7 +120,7 @@ KINDS = [
     ("dates", lambda: np.full((4, 2), np.datetime64("2013-12-20")), "expected real numbers"),
     ("structured", lambda: np.zeros((4, 2), [("a", float), ("b", int)]), "expected real numbers"),
     ("dictionaries", lambda: [[{"a": 1}, {"b": 2}]], "objects that are not numbers"),
-    ("rows of different lengths", lambda: [[1.0, 2.0], [3.0]], "X is no array"),
+    ("rows of different lengths", lambda: [[1.0, 2.0], [3.0]], "X is not an array"),
     ("one-dimensional", lambda: TABLE[:, 0], "expected a 2-D array"),
     ("three-dimensional", lambda: TABLE.reshape(4, 10, 5), "expected a 2-D array"),
     ("a number", lambda: 3.0, "expected a 2-D array"),
