@@ -194,7 +194,7 @@ def make_model(architecture: Architecture, setting: str, chosen: str, dtype) -> 
             f"posterior {architecture.posterior!r}; expected fixed weights and 'gaussian' there, or another backend"
         )
     if setting == "auto":
-        setting = "cpu" if chosen == "cuda" and backends.missing_for_cuda() else chosen
+        setting = "cpu" if backends.missing(chosen) else chosen
     return Model(architecture, backends.get(setting), dtype)
 
 

@@ -1,7 +1,6 @@
 """The way to the matrix product of `matmul`, in four steps from the plain loop, each faster than the one before.
 
 Each step computes ``out = left right`` for left (M, K), right (K, N) and out (M, N), C-contiguous and of one dtype.
-For two matrices of 1000 x 1000 in float32, one core with AVX-512 does 1.7, 33, 49 and 93 GFLOP/s.
 """
 
 import numpy as np
