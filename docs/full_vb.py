@@ -64,7 +64,7 @@ def curve(name):
 def table():
     """Return the best and the last point of each run as a table in Markdown."""
     lines = [
-        "| hidden units, latents | method | samples | training | test | gap | D_KL of the weights | of it a datapoint |",
+        "| hidden units, latents | method | samples | training | test | gap | D_KL of the weights | per datapoint |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, (hidden, latents, method) in RUNS.items():

@@ -1,6 +1,7 @@
-"""`Fitted`: a trained model as values, and its use in batches. Evaluation, restoration, checks and plots are given one.
+"""`Fitted`: a trained model with everything needed to use it, computed in batches.
 
-It knows nothing of settings, training or scikit-learn; ``vae`` has the methods that users call.
+``VAE.fitted_`` returns one, and ``evaluation`` computes with it. It does not depend on settings, training or
+scikit-learn; ``vae`` has the methods that users call.
 """
 
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .conventions import column_names, compare_names
 from .estimators import WEIGHT_DRAWS, Scorer
@@ -15,27 +17,50 @@ from .model import Model
 from .parameters import Buffers, Parameters
 from .preprocessing import Data, Preprocessor, survey
 
-#: Rows that are computed together.
+#: Number of rows that are computed together.
 BATCH = Scorer.batch_size
 
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
-    """Return the generator of a purpose: independent of the others, and the same at each call."""
+    """Return a new random generator for a purpose; generators of different purposes are independent.
+
+    Examples
+    --------
+    The same arguments give the same numbers:
+
+    >>> bool(generator(0, "weights").integers(1000) == generator(0, "weights").integers(1000))
+    True
+    """
     return np.random.default_rng([seed, *purpose.encode()])
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained model with all that its use needs.
+    """A trained model with everything needed to use it.
 
     Parameters
     ----------
     model : Model
-    parameters : Parameters, where the model's backend computes
+    parameters : Parameters
+        On the model's backend.
     preprocessor : Preprocessor
-    seed : int, of scores and draws
-    n_samples : int, samples z for each datapoint in scores
-    feature_names : array of str (D,), or None
+        Scales data as the training data was scaled.
+    seed : int
+        Seed of scores and draws.
+    n_samples : int
+        Samples z for each datapoint in scores.
+    feature_names : array of str (D,), optional
+        Names of the columns of the training data.
+
+    Examples
+    --------
+    >>> import npvae
+    >>> X = np.random.default_rng(0).normal(size=(50, 3))
+    >>> settings = {"hidden_layer_sizes": (4,), "learning_rate": 0.05, "max_epochs": 1, "backend": "reference"}
+    >>> fitted = npvae.VAE(2, **settings).fit(X).fitted_
+    >>> mu, log_var = fitted.encode(fitted.data(X))
+    >>> mu.shape
+    (50, 2)
     """
 
     model: Model
@@ -45,23 +70,29 @@ class Fitted:
     n_samples: int = 1
     feature_names: Any = None
 
-    def data(self, X, name: str = "X") -> Data:
-        """Check data (N, D) like that of the fit, and attach its scaling; ValueError or TypeError if it differs."""
+    def data(self, X: ArrayLike, name: str = "X") -> Data:
+        """Check that X (N, D) is like the training data, and attach the scaling.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X differs in its columns or is not valid: see `preprocessing.survey`. The message calls it ``name``.
+        """
         compare_names(column_names(X), self.feature_names, "VAE")
         return self.preprocessor.data(survey(X, name), name)
 
     def generator(self, purpose: str) -> np.random.Generator:
-        """Return the generator of a purpose: see `generator`."""
+        """Return a new random generator for a purpose: see `generator`."""
         return generator(self.seed, purpose)
 
     def batches(self, data: Data) -> Iterator[tuple]:
-        """Yield the data some rows at a time: (rows, x (M, D), buffers); the next batch overwrites x."""
+        """Yield (row numbers, x (M, D), buffers) for each batch of the data. The next batch overwrites x."""
         buffers = Buffers(self.model.backend, self.model.dtype)
         for rows in _batches(len(data.X)):
             yield rows, self.model.gather(data, rows, buffers), buffers
 
     def encode(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        """Return mu and log_var of q(z|x), (N, J) each."""
+        """Return the mean mu and the log-variance log_var of q(z|x), (N, J) each."""
         outputs = []
         for _, x, buffers in self.batches(data):
             done = self.model.encode(self.parameters, x, buffers)
@@ -69,13 +100,15 @@ class Fitted:
         mu, log_var = (np.concatenate(parts) for parts in zip(*outputs))
         return mu, log_var
 
-    def decode(self, Z) -> list[np.ndarray]:
-        """Return E[x|z] in the units of the data, (R, D) for Z (R, J): one for each draw of the weights.
+    def decode(self, Z: ArrayLike) -> list[np.ndarray]:
+        """Return E[x|z] in the units of the data, (R, D) for Z (R, J): one array for each draw of the weights.
+
+        With fixed weights the list has one array.
 
         Raises
         ------
         ValueError
-            If Z does not have a column for each latent dimension.
+            If Z does not have one column for each latent dimension.
         """
         model, Z = self.model, survey(Z, "Z").X
         if Z.shape[1] != model.architecture.n_components:
@@ -94,13 +127,13 @@ class Fitted:
         return self.scorer()(self.parameters, data)
 
     def scorer(self) -> Scorer:
-        """Return the `Scorer` of this model, which scores with other parameters too."""
+        """Return the `Scorer` of this model. It takes the parameters as an argument."""
         return Scorer(self.model, self.seed, self.n_samples)
 
-    def log_joint(self, x) -> Callable:
-        """Return log p(x, z) of one datapoint as a function of z, in the form of `npvae.inference.fit_posterior`.
+    def log_joint(self, x: ArrayLike) -> Callable[[ArrayLike], tuple[np.ndarray, np.ndarray]]:
+        """Return the function z -> log p(x, z) of one datapoint, as `npvae.inference.fit_posterior` needs it.
 
-        Random weights are taken at their means.
+        Random weights are fixed at their means.
 
         Parameters
         ----------
@@ -108,7 +141,9 @@ class Fitted:
 
         Returns
         -------
-        callable, from z (n, J) to log p(z) + log p(x|z) (n,), in nats of the data as given, and its gradient by z (n, J)
+        callable
+            Takes z (n, J). Returns log p(z) + log p(x|z), (n,) in nats of the data as given, and its gradient by z,
+            (n, J).
         """
         model, data = self.model, self.data(np.asarray(x)[None])
         (_, row, buffers), *_ = self.batches(data)
@@ -123,5 +158,5 @@ class Fitted:
 
 
 def _batches(n_rows):
-    """Return the row numbers of each batch."""
+    """Return a list with the row numbers of each batch."""
     return np.split(np.arange(n_rows), range(BATCH, n_rows, BATCH))

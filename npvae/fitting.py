@@ -1,14 +1,16 @@
-"""From data and settings to a training: what the data decides, and the trainer that follows from it.
+"""What `VAE` calls to set up a training: choices that depend on the data, the model, and the trainer.
 
-Everything passes as values: `settings` is a namespace of the settings of a `VAE`, results are NamedTuples. The face,
-``vae``, keeps them; nothing here knows it.
+``settings`` is a namespace with the checked settings of a `VAE`. Results are NamedTuples, which ``vae`` stores; this
+module does not know the class `VAE`.
 """
 
 import dataclasses
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from . import backends, training
 from .backends.interface import Backend
@@ -19,12 +21,12 @@ from .model import Architecture, Model
 from .parameters import Parameters
 from .preprocessing import Data, Preprocessor, Survey, choose_likelihood, fingerprints, fit_preprocessor, survey
 
-#: Training rows whose bound decides between step sizes, and those that a fitted model is examined on.
+#: Maximum number of training rows used to compare step sizes, and to examine a fitted model.
 SOME_ROWS = 2000
 
 
 class Decisions(NamedTuple):
-    """What the data has decided before the first step."""
+    """The choices made before the first step: by the settings, or by the data where a setting is "auto"."""
 
     preprocessor: Preprocessor
     architecture: Architecture
@@ -34,15 +36,15 @@ class Decisions(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A training that is about to begin."""
+    """A training that is ready to start."""
 
     trainer: training.Trainer
-    valid: Data | None
-    fingerprints: list | None  # of training and validation data; None for a piece of the data
+    valid: Data | None  # validation data
+    fingerprints: list | None  # of training and validation data; None if the training data comes in pieces
 
 
 class StartingPoint(NamedTuple):
-    """Parameters to look at, before or after a fit, with what they belong to: for gradient checks and variances."""
+    """Parameters before or after a fit, with their architecture, data and backend, for checks and measurements."""
 
     architecture: Architecture
     data: Data
@@ -50,15 +52,32 @@ class StartingPoint(NamedTuple):
     backend: Backend
 
 
-def begin(settings, X, X_valid=None, *, max_epochs=None, say: Callable[[str], None]) -> tuple[Decisions, Run]:
-    """Look at the data, decide, and set up a training from new parameters.
+def begin(
+    settings: SimpleNamespace,
+    X: ArrayLike,
+    X_valid: ArrayLike | None = None,
+    *,
+    max_epochs: int | None = None,
+    say: Callable[[str], None],
+) -> tuple[Decisions, Run]:
+    """Check the data, make the choices that are left to it, and set up a training from new parameters.
 
     Parameters
     ----------
-    settings : namespace, checked
-    X, X_valid : array (N, D) and (N', D), or None
-    max_epochs : int, in place of the setting
-    say : called with each choice in words, as soon as it is made
+    settings : namespace
+    X : array (N, D)
+    X_valid : array (N', D), optional
+    max_epochs : int, optional
+        Replaces the setting.
+    say : callable
+        Called with a message for each choice as soon as it is made.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the data is not valid or does not suit the settings.
+    FloatingPointError
+        If training diverges with every candidate step size.
     """
     table = survey(X)
     preprocessor, messages = _choose_preprocessing(settings, table)
@@ -90,13 +109,23 @@ def begin(settings, X, X_valid=None, *, max_epochs=None, say: Callable[[str], No
     return decisions, Run(trainer_for(learning_rate), valid, fingerprints(data, valid))
 
 
-def resume(settings, fitted: Fitted, state, prints, X, X_valid=None, *, learning_rate, n_datapoints) -> Run:
-    """Set up the rest of a training from its `training.State`.
+def resume(
+    settings: SimpleNamespace,
+    fitted: Fitted,
+    state: training.State,
+    prints: list,
+    X: ArrayLike,
+    X_valid: ArrayLike | None = None,
+    *,
+    learning_rate: float,
+    n_datapoints: int,
+) -> Run:
+    """Set up the rest of a training from its saved state.
 
     Raises
     ------
     ValueError
-        If the data is not that of the run: its ``prints`` are compared.
+        If the data is not the data of the training: its fingerprints must equal ``prints``.
     """
     data = fitted.data(X)
     valid = None if X_valid is None else fitted.data(X_valid, "X_valid")
@@ -112,11 +141,19 @@ def resume(settings, fitted: Fitted, state, prints, X, X_valid=None, *, learning
     return Run(trainer, valid, found)
 
 
-def next_piece(settings, fitted: Fitted, state, data: Data, *, learning_rate, n_datapoints) -> Run:
-    """Set up an epoch on another piece of the data; ``n_datapoints`` counts the rows of all pieces so far."""
-    # The objective is a mean over the piece: the prior has the share in it that it has in a mean over all rows.
+def next_piece(
+    settings: SimpleNamespace,
+    fitted: Fitted,
+    state: training.State,
+    data: Data,
+    *,
+    learning_rate: float,
+    n_datapoints: int,
+) -> Run:
+    """Set up one epoch on another piece of the data. ``n_datapoints`` is the number of rows of all pieces so far."""
+    # The trainer divides the prior by the rows of the piece. Rescaled, it is divided by the rows of all pieces.
     weight_prior, progress = settings.weight_prior * len(data.X) / n_datapoints, state.progress
-    epoch = progress.epoch + (progress.seen > 0)  # one that was interrupted is over
+    epoch = progress.epoch + (progress.seen > 0)  # an interrupted epoch counts as complete
     progress = dataclasses.replace(
         progress, epoch=epoch, seen=0, total=0.0, order=None, best_bound=-np.inf, since_best=0
     )
@@ -130,9 +167,19 @@ def next_piece(settings, fitted: Fitted, state, data: Data, *, learning_rate, n_
 
 
 def make_trainer(
-    settings, model: Model, data: Data, initial, learning_rate, n_datapoints, seed, state=None, **changes
+    settings: SimpleNamespace,
+    model: Model,
+    data: Data,
+    initial: np.ndarray,
+    learning_rate: float,
+    n_datapoints: int,
+    seed: int,
+    state: training.State | None = None,
+    **changes: Any,
 ) -> training.Trainer:
-    """Return the trainer of these settings, from initial parameters (P,) or from a state.
+    """Return the trainer for these settings, from initial parameters (P,) and optionally a saved state.
+
+    ``changes`` replace fields of `training.Settings`.
 
     Raises
     ------
@@ -142,25 +189,30 @@ def make_trainer(
     architecture = model.architecture
     if not suits(settings.estimator, architecture):
         raise ValueError(
-            f"estimator is {settings.estimator!r}, but the model was fitted by another, with "
-            f"{_weights(architecture)} weights and the posterior {architecture.posterior!r}; fit it anew"
+            f"estimator is {settings.estimator!r}, but the model was fitted with another one, for "
+            f"{_weights(architecture)} weights and the posterior {architecture.posterior!r}; call fit to start again"
         )
     run = training.Settings(
-        settings.optimizer, learning_rate, settings.weight_prior, settings.batch_size, settings.max_epochs,
+        settings.optimizer,
+        learning_rate,
+        settings.weight_prior,
+        settings.batch_size,
+        settings.max_epochs,
         settings.patience,
-    )._replace(**changes)  # fmt: skip
+    )._replace(**changes)
     estimator = ESTIMATORS[settings.estimator].make(model, settings.n_samples, n_datapoints)
     return training.Trainer(estimator, model.parameters(initial), data, generator(seed, "training"), run, state)
 
 
-def train(run: Run, scorer: Scorer, callbacks, keep) -> str | None:
-    """Train, and return why it ended before ``max_epochs``: see `training.train`."""
-    score_valid = None if run.valid is None else lambda parameters: scorer(parameters, run.valid).mean()
+def train(run: Run, scorer: Scorer, callbacks: Any, keep: Any) -> str | None:
+    """Train, and return why training ended before ``max_epochs``, or None: see `training.train`."""
+    valid = run.valid
+    score_valid = None if valid is None else lambda parameters: scorer(parameters, valid).mean()
     return training.train(run.trainer, score_valid, callbacks, keep)
 
 
-def starting_point(settings, X, fitted: Fitted | None = None) -> StartingPoint:
-    """Return what training on X would start from, or what a fitted model has."""
+def starting_point(settings: SimpleNamespace, X: ArrayLike, fitted: Fitted | None = None) -> StartingPoint:
+    """Return the initial parameters of a training on X, or the parameters of the fitted model."""
     table = survey(X)
     if fitted is not None:
         model, vector = fitted.model, fitted.model.backend.to_numpy(fitted.parameters.vector).astype(float)
@@ -172,46 +224,61 @@ def starting_point(settings, X, fitted: Fitted | None = None) -> StartingPoint:
     return StartingPoint(architecture, preprocessor.data(table), vector, model.backend)
 
 
-def architecture_of(settings, likelihood: str, n_features: int) -> Architecture:
-    """Return the architecture that these settings and data of so many columns make."""
+def architecture_of(settings: SimpleNamespace, likelihood: str, n_features: int) -> Architecture:
+    """Return the architecture for these settings and for data with this number of columns."""
     return Architecture(
-        n_features, int(settings.n_components), tuple(map(int, settings.hidden_layer_sizes)), settings.activation,
-        likelihood, posterior=settings.posterior, random_weights=ESTIMATORS[settings.estimator].random_weights,
-    )  # fmt: skip
+        n_features,
+        int(settings.n_components),
+        tuple(map(int, settings.hidden_layer_sizes)),
+        settings.activation,
+        likelihood,
+        posterior=settings.posterior,
+        random_weights=ESTIMATORS[settings.estimator].random_weights,
+    )
 
 
-def make_model(architecture: Architecture, setting: str, chosen: str, dtype) -> Model:
-    """Return the model on the backend that is set, or with "auto" on the chosen one, where there is a GPU if it needs one.
+def make_model(architecture: Architecture, setting: str, chosen: str, dtype: DTypeLike) -> Model:
+    """Return the model on a backend.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    setting : str
+        The setting ``backend``.
+    chosen : str
+        The backend for the setting "auto". On a machine without a GPU, "cpu" is used in place of "cuda".
+    dtype : "float32" or "float64"
 
     Raises
     ------
     ValueError
-        If such a model does not run on the backend that is set.
+        If the backend that is set cannot compute this model.
     """
     if setting != "auto" and not runs_on(architecture, setting):
         raise ValueError(
             f"backend is {setting!r}, but the model has {_weights(architecture)} weights and the "
-            f"posterior {architecture.posterior!r}; expected fixed weights and 'gaussian' there, or another backend"
+            f"posterior {architecture.posterior!r}; this backend needs fixed weights and the posterior 'gaussian': "
+            "choose these or another backend"
         )
     if setting == "auto":
-        setting = "cpu" if chosen == "cuda" and backends.missing_for_cuda() else chosen
+        setting = "cpu" if backends.missing(chosen) else chosen
     return Model(architecture, backends.get(setting), dtype)
 
 
 def on_backend(model: Model, parameters: Parameters) -> Parameters:
-    """Return parameters where the model's backend computes: themselves, if they are there."""
+    """Move parameters to the model's backend. Returns the argument itself if it is there already."""
     vector = model.backend.asarray(parameters.vector, model.dtype)
     return parameters if vector is parameters.vector else model.layout.view(vector)
 
 
 def on_host(model: Model, parameters: Parameters) -> Parameters:
-    """Return parameters on the host: themselves, if they are there."""
+    """Move parameters to the host. Returns the argument itself if it is there already."""
     vector = model.backend.to_numpy(parameters.vector)
     return parameters if vector is parameters.vector else model.layout.view(vector)
 
 
 def some_rows(data: Data, seed: int) -> Data:
-    """Return up to `SOME_ROWS` rows, drawn at random."""
+    """Return at most `SOME_ROWS` rows of the data, drawn at random."""
     rows = generator(seed, "step size").permutation(len(data.X))[:SOME_ROWS]
     return data._replace(X=data.X[np.sort(rows)])
 
@@ -225,14 +292,14 @@ def _choose_preprocessing(settings, table: Survey) -> tuple[Preprocessor, list[s
 
 
 def _choose_backend(settings, architecture, n_rows, max_epochs) -> str:
-    """Return the backend: as set, or by the work that a fit to so many rows is."""
+    """Return the backend: as set, or chosen by the number of operations of a fit to this number of rows."""
     if settings.backend != "auto":
         return settings.backend
     if not runs(settings.estimator, settings.posterior, "cuda"):
         return "cpu"
     rows = min(settings.batch_size, n_rows)
     multiplied = Model(architecture, backends.get("reference")).layout.n_weights * settings.n_samples
-    step = 6 * rows * multiplied  # a multiplication and an addition in each of three products of a layer
+    step = 6 * rows * multiplied  # multiplications and additions in the three matrix products of a layer
     return backends.choose(step, step * max_epochs * n_rows / rows)
 
 
@@ -241,5 +308,5 @@ def _weights(architecture: Architecture) -> str:
 
 
 def _seed(random_state: Any) -> int:
-    """Return random_state, or a fresh seed for None."""
+    """Return random_state as an int, or a new random seed for None."""
     return int(np.random.default_rng().integers(2**63)) if random_state is None else int(random_state)

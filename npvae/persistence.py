@@ -81,9 +81,9 @@ def from_file(kind: type, header: Mapping[str, Any], arrays: Mapping[str, NDArra
     vae.notes_ = dict(header["notes"])
     vae.history_ = [Epoch(*epoch) for epoch in header["history"]]
 
-    if vae.backend == "cuda" and (missing := backends.missing_for_cuda()):
+    if missing := backends.missing(vae.backend):
+        vae.report_.append(f"backend: auto instead of {vae.backend} ({missing})")
         vae.backend = "auto"
-        vae.report_.append(f"backend: auto instead of cuda ({missing})")
     layout = Model(vae.architecture_, backends.get("reference")).layout
     vector = _expect(arrays, "parameters", layout.size)
     vae.parameters_ = layout.view(np.array(vector, np.dtype(vae.dtype)))

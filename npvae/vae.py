@@ -20,7 +20,7 @@ from .evaluation.health import examine
 from .fitted import Fitted
 from .preprocessing import as_table
 from .progress import show_progress
-from .training import Checkpointer, NonFiniteError
+from .training import Checkpointer, Epoch, NonFiniteError
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,9 @@ class VAE(Estimator):  # noqa: D101 - the docstring is put together from the tab
         self.callbacks = callbacks
         self.verbose = verbose
         self.random_state = random_state
+
+    history_: list[Epoch]
+    learning_rate_: float
 
     def _checked_settings(self):
         """Return the settings as a namespace, or refuse one that is not valid."""
@@ -250,14 +253,15 @@ class VAE(Estimator):  # noqa: D101 - the docstring is put together from the tab
             delattr(self, name)
         self._keep_feature_names(X)
         self.n_samples_seen_, self.n_features_in_ = run.trainer.data.X.shape
-        self.preprocessor_, self.architecture_, self.backend_, self.seed_, self.learning_rate_ = decided
+        self.preprocessor_, self.architecture_, self.backend_, self.seed_ = decided[:4]
+        self.learning_rate_ = decided.learning_rate
         self.likelihood_ = self.preprocessor_.likelihood
         self.report_, self.history_, self.notes_ = report, [], {}
         return run
 
     def _take_learning_rate(self):
         """Take a learning rate that was set since the fit; one that was chosen by it stays."""
-        if self.learning_rate != "auto":
+        if not isinstance(self.learning_rate, str):  # "auto"
             self.learning_rate_ = self.learning_rate
         return self.learning_rate_
 
@@ -477,5 +481,19 @@ def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE
 
 
 def load(path: str | PathLike) -> VAE:
-    """Read a model that `VAE.save` wrote; see `VAE.load`."""
+    """Read a model that `VAE.save` wrote; see `VAE.load`.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> import npvae
+    >>> X = np.random.default_rng(0).normal(size=(50, 4))
+    >>> model = npvae.VAE(1, learning_rate=0.02, max_epochs=1, backend="reference").fit(X)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(pathlib.Path(folder, "model.npz"))
+    ...     again = npvae.load(pathlib.Path(folder, "model.npz"))
+    >>> again.score(X) == model.score(X)
+    True
+    """
     return VAE.load(path)

@@ -34,7 +34,7 @@ def linear(rng):
     vae.parameters_["decoder.log_var.W"][...] = 0
     W, b, head = (vae.parameters_[f"decoder.{name}"] for name in ("mu.W", "mu.b", "log_var.b"))
     variance = np.exp(soft_floor(head))
-    data = vae.preprocessor_.data(X[:1])
+    data = vae.fitted_.data(X[:1])
     row = (data.X - data.scaling.shift) * data.scaling.scale
     return vae, X[0], LinearGaussian(W, b, variance), row, data.log_jacobian
 

@@ -75,11 +75,14 @@ STEPS = [("naive", 1), ("tiled", 1), ("registers", 1), ("registers", 10**9)]
 
 
 @pytest.mark.parametrize("step, busy", STEPS, ids=["naive", "tiled", "large registers", "small registers"])
-@pytest.mark.parametrize("shape", [(5, 9, 9), (4, 0, 5), *SHAPES[3:]])
+@pytest.mark.parametrize("shape", [(5, 10, 9), (4, 0, 5), *SHAPES[3:]])
 def test_each_step_of_the_product_equals_the_first(rng, monkeypatch, dtype, shape, step, busy):
     """And NumPy, in the three forms of a layer: forward, and the gradients at its weights and, added, at its inputs."""
     monkeypatch.setattr(cuda_product, "BUSY", busy)
+    launched, launch = [], cuda_launch.launch
+    monkeypatch.setattr(cuda_product, "launch", lambda kernel, *rest: launched.append(kernel) or launch(kernel, *rest))
     assert set(cuda_product.PRODUCTS) == {step for step, _ in STEPS}
+    kernel = cuda_product.PRODUCTS[step][dtype][-1 if busy == 1 else 0].function
     M, K, N = shape
     a, b, bias, before = (normal(rng, float, *s) for s in ((M, K), (K, N), (N,), (M, N)))
     b /= np.sqrt(max(1, K))
@@ -93,8 +96,10 @@ def test_each_step_of_the_product_equals_the_first(rng, monkeypatch, dtype, shap
         found, first = (cuda.asarray(start, dtype) for _ in range(2))
         cuda_product.product(*factors, found, **options, step=step)
         check([found], [expected], dtype)
+        assert launched.pop() is kernel
         if step != "naive":
             cuda_product.product(*factors, first, **options, step="naive")
+            launched.clear()
             check([found], [cuda.to_numpy(first).astype(float)], dtype)
 
 
@@ -223,10 +228,15 @@ def X(rng):
 
 
 @pytest.fixture
-def once(order, request):
-    """Whole trainings run in one order of the blocks only: they take seconds."""
+def once(order, request, monkeypatch):
+    """Whole trainings run in one order of the blocks only, and in the simulator with the product without barriers.
+
+    A barrier takes the simulator 10 ms. One of these tests has the product in use.
+    """
     if "backward" in request.node.name:
         pytest.skip("in the other order of blocks")
+    if SIMULATED:
+        monkeypatch.setattr(cuda_product, "IN_USE", "naive")
 
 
 @pytest.mark.parametrize(
@@ -238,11 +248,13 @@ def once(order, request):
         ("score-function-leave-one-out", "bernoulli"),
     ],
 )
-def test_training_equals_the_references(once, X, estimator, likelihood):
+def test_training_equals_the_references(once, X, monkeypatch, estimator, likelihood):
     """An epoch of two whole minibatches and a smaller one; the same order of rows, the same noise.
 
     The score function waits for each step, since it looks at the values of its samples.
     """
+    if estimator == "sgvb-b":
+        monkeypatch.setattr(cuda_product, "IN_USE", "registers")
     settings = SMALL | {"dtype": "float64", "estimator": estimator, "likelihood": likelihood, "n_samples": 2}
     found, expected = (npvae.VAE(**settings, backend=name).fit(X) for name in ("cuda", "reference"))
     np.testing.assert_allclose(found.parameters_.vector, expected.parameters_.vector, rtol=1e-8, atol=1e-12)

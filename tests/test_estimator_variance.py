@@ -44,6 +44,7 @@ def test_against_gradients_kept_and_compared(X):
     assert m.variance == pytest.approx(np.var([value for value, _ in kept], ddof=1), abs=5 * m.variance_error)
 
 
+@pytest.mark.slow(reason="estimates variances from thousands of gradients")
 def test_noise_falls_with_samples_and_all_with_the_minibatch(X):
     model = npvae.VAE(2, **SETTINGS, init_std=0.5)
     measured = evaluation.gradient_variance(
@@ -54,6 +55,7 @@ def test_noise_falls_with_samples_and_all_with_the_minibatch(X):
     assert one.variance == pytest.approx(8 * eight.variance, rel=0.2)
 
 
+@pytest.mark.slow(reason="estimates variances from thousands of gradients")
 def test_the_score_function_varies_most_and_baselines_help(X):
     model = npvae.VAE(2, **SETTINGS, init_std=0.5)
     measured = evaluation.gradient_variance(model, X, n_samples=[1, 2], batch_sizes=[5], repeats=1000)

@@ -134,7 +134,7 @@ def z_values(make_model, rng, backend, likelihood="bernoulli"):
     for _ in range(400):
         noise = estimators[0].draw(rng, len(x))
         pairs = [estimator.value_and_grad(parameters, x, noise) for estimator in estimators]
-        (a, da), (b, db) = [(value, gradient.vector @ direction) for value, gradient in pairs]
+        (a, da), (b, db) = [(pair.value, pair.gradient.vector @ direction) for pair in pairs]
         differences.append((a - b, da - db))
     return np.mean(differences, axis=0) / (np.std(differences, axis=0, ddof=1) / np.sqrt(400))
 
@@ -187,5 +187,5 @@ def test_several_samples_are_the_mean_of_single_ones(rng, make_model, backend):
         eps = SGVB(model, L).draw(rng, 5)
         value, _, gradient = SGVB(model, L, kl).value_and_grad(parameters, x, eps)
         single = [SGVB(model, 1, kl).value_and_grad(parameters, x, part) for part in np.split(eps, L)]
-        assert value == pytest.approx(np.mean([v for v, _ in single]), rel=1e-12)
-        np.testing.assert_allclose(gradient.vector, np.mean([g.vector for _, g in single], axis=0), atol=1e-12)
+        assert value == pytest.approx(np.mean([one.value for one in single]), rel=1e-12)
+        np.testing.assert_allclose(gradient.vector, np.mean([one.gradient.vector for one in single], axis=0), atol=1e-12)

@@ -243,13 +243,15 @@ def test_no_second_prior_on_the_weights(X):
 
 def test_other_estimators_do_not_go_on_with_it(X):
     model = npvae.VAE(**SMALL, estimator="full-vb").fit(X)
-    with pytest.raises(ValueError, match="'sgvb-b', but the model was fitted by another, with random weights"):
+    with pytest.raises(ValueError, match="'sgvb-b', but the model was fitted with another one, for random weights"):
         model.set_params(estimator="sgvb-b", max_epochs=8).resume(X)
     model = npvae.VAE(**SMALL).fit(X)
-    with pytest.raises(ValueError, match="'full-vb', but the model was fitted by another, with fixed weights"):
+    with pytest.raises(ValueError, match="'full-vb', but the model was fitted with another one, for fixed weights"):
         model.set_params(estimator="full-vb", max_epochs=8).resume(X)
     model = npvae.VAE(**SMALL, posterior="laplace").fit(X)
-    with pytest.raises(ValueError, match="'score-function', but the model .* the posterior 'laplace'; fit it anew"):
+    with pytest.raises(
+        ValueError, match="'score-function', but the model .* posterior 'laplace'; call fit to start again"
+    ):
         model.set_params(estimator="score-function", posterior="gaussian", max_epochs=8).resume(X)
 
 

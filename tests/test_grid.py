@@ -27,7 +27,7 @@ def test_linear_gaussian_model(rng, n_components):
         model.parameters_[f"{part}.log_var.W"][...] = 0
     W, b, head = (model.parameters_[f"decoder.{name}"] for name in ("mu.W", "mu.b", "log_var.b"))
     variance = np.exp(soft_floor(head))
-    data = model.preprocessor_.data(X[:6])
+    data = model.fitted_.data(X[:6])
     standardized = (data.X - data.scaling.shift) * data.scaling.scale
     exact = LinearGaussian(W, b, variance).log_prob(standardized) + data.log_jacobian
     found = quadrature(model, X[:6])
@@ -65,7 +65,7 @@ def test_trained_model_in_float32(rng):
     assert found.error.max() < 0.05
     many = model.fitted_.scorer()
     many.n_samples = 500
-    bound = many(model.parameters_, model.preprocessor_.data(X[:3]))
+    bound = many(model.parameters_, model.fitted_.data(X[:3]))
     np.testing.assert_allclose(bound + found.divergence, found.log_prob, atol=1)  # the samples' error is 0.2
     assert np.all(found.divergence > 0)
 

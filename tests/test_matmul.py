@@ -9,10 +9,11 @@ import numba
 import numpy as np
 import pytest
 
+from npvae.backends import formulas, matmul_steps, runtime, vectors
 from npvae.backends import matmul as mm
-from npvae.backends.reference import ACTIVATIONS
-from npvae.backends import matmul_steps, runtime, vectors
-from npvae.backends.scalar import CODES, IDENTITY
+from npvae.backends.cpu_network import N_ARRAYS
+from npvae.backends.formulas import CODES
+from npvae.backends.scalar import IDENTITY
 
 DTYPES = (np.float32, np.float64)
 ROOT = Path(__file__).parents[1]
@@ -50,7 +51,7 @@ def do(job, *arrays):
     long to compile as all the rest, and knows nothing of tiles.
     """
     flat = [array.reshape(-1) for array in arrays]
-    flat += [flat[0]] * (6 - len(flat))
+    flat += [flat[0]] * (N_ARRAYS - len(flat))
     jobs, work, count = np.array([job], np.int64), mm.workspace(arrays[0].dtype), runtime.threads()
     if OTHER_TILE is None:
         mm.multiply(jobs, tuple(flat), work, count)
@@ -179,7 +180,7 @@ def test_accumulating_adds_to_what_out_holds(dtype):
 @pytest.mark.parametrize("activation", CODES)
 def test_dense_adds_the_bias_and_activates(activation, dtype):
     rng = np.random.default_rng(4)
-    function, _ = ACTIVATIONS[activation]
+    function = formulas.activation(activation).function
     for shape in random_shapes(rng, 30):
         left, right = factors(rng, shape, dtype)
         b = 5 * rng.standard_normal(shape[2]).astype(dtype)
@@ -196,7 +197,7 @@ def test_activations_at_the_extremes(dtype):
     for activation, code in CODES.items():
         out = np.empty_like(a)
         dense(np.empty((1, 0), dtype), np.empty((0, a.shape[1]), dtype), a[0], code, out)
-        expected = ACTIVATIONS[activation][0](a.astype(float))
+        expected = formulas.activation(activation).function(a.astype(float))
         eps = np.finfo(dtype).eps
         np.testing.assert_allclose(out, expected, rtol=4 * eps, atol=16 * eps)  # 16: "soft_floor" subtracts 13.6
 
@@ -344,5 +345,4 @@ def test_every_other_tile(name, tmp_path):
 
 
 def test_the_tile_asked_for_is_in_use():
-    expected = OTHER_TILE or vectors.choose_tile(vectors.compiled_for())
-    assert vectors.TILE_NAME == expected
+    assert (OTHER_TILE or vectors.choose_tile(vectors.compiled_for())) == vectors.TILE_NAME

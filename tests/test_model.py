@@ -1,9 +1,11 @@
-"""The arrays of a model: their names, shapes and places in the flat vector."""
+"""The arrays of a model: their names, shapes and places in the flat vector; log p(x, z) with its gradient by z."""
 
 import numpy as np
 import pytest
 
-from npvae.model import LIKELIHOODS
+from npvae.distributions import Bernoulli, Normal
+from npvae.likelihoods import LIKELIHOODS
+from npvae.parameters import Buffers
 
 
 def test_names_and_shapes(make_model):
@@ -40,3 +42,39 @@ def test_weights_stand_before_biases(make_model, rng, likelihood):
 def test_heads_without_inputs(make_model):
     model, _ = make_model(likelihood="gaussian", constant_log_var=True)
     assert model.layout.shapes["encoder.log_var.W"] == (0, 3) and model.layout.shapes["decoder.log_var.W"] == (0, 7)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("L", [1, 3])
+def test_log_joint(make_model, rng, backend, likelihood, L):
+    """log p(x|z) + log p(z) of many rows, against the densities by themselves; its gradient by differences."""
+    model, parameters = make_model(backend, likelihood=likelihood)
+    x, z, buffers = rng.random((4, 7)), rng.standard_normal((L * 4, 3)), Buffers(backend, "float64")
+    value, dz = (np.array(array) for array in model.log_joint(parameters, x, z, buffers))
+    outputs = model.decode(parameters, z, Buffers(backend, "float64")).outputs
+    rows = np.tile(x, (L, 1))
+    density = Bernoulli(outputs[0]) if likelihood == "bernoulli" else Normal(outputs[0], np.exp(outputs[1] / 2))
+    expected = density.log_prob(rows).sum(axis=1) + Normal().log_prob(z).sum(axis=1)
+    np.testing.assert_allclose(value, expected, rtol=1e-10)
+    only, none = model.log_joint(parameters, x, z, buffers, gradient=False)
+    np.testing.assert_array_equal(only, value)
+    assert none is None
+    direction = rng.standard_normal(z.shape)
+    near, far = (
+        (model.log_joint(parameters, x, z + h * direction, Buffers(backend, "float64"))[0]
+         - model.log_joint(parameters, x, z - h * direction, Buffers(backend, "float64"))[0])
+        for h in (1e-3, 2e-3)
+    )  # fmt: skip
+    np.testing.assert_allclose((dz * direction).sum(axis=1), (8 * near - far) / 12e-3, rtol=1e-7, atol=1e-8)
+
+
+def test_log_joint_computes_no_gradient_of_a_weight(make_model, rng, monkeypatch):
+    """Not even in a place that nobody reads: the decoder is not given one."""
+    model, parameters = make_model()
+    gradients = []
+    backward = model.decoder.backward
+    monkeypatch.setattr(
+        model.decoder, "backward", lambda *arguments: (gradients.append(arguments[3]), backward(*arguments))
+    )
+    model.log_joint(parameters, rng.random((4, 7)), rng.standard_normal((4, 3)), Buffers(model.backend, "float64"))
+    assert gradients == [None]

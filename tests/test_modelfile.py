@@ -48,6 +48,56 @@ def test_save_replaces_whole_files_only(model, tmp_path, monkeypatch):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
+def rewrite(path, change):
+    """Write a model file anew with its header and arrays changed."""
+    header, arrays = modelfile.load(path)
+    change(header, arrays)
+    modelfile.save(path, header, arrays)
+
+
+def test_files_of_version_0_1(X, tmp_path):
+    """They had another name for random weights, and the running baseline as a number: they load and resume."""
+    settings = {"hidden_layer_sizes": (6,), "learning_rate": 0.05, "backend": "reference", "n_samples": 2}
+    path = tmp_path / "old.npz"
+
+    def as_in_version_0_1(header, arrays):
+        header["architecture"]["random"] = header["architecture"].pop("random_weights")
+        state = arrays.pop("estimator.mean", None)
+        header["progress"]["estimator"] = None if state is None else float(state[0])
+
+    for estimator in ("sgvb-b", "score-function-running", "full-vb"):
+        model = npvae.VAE(2, estimator=estimator, max_epochs=2, **settings).fit(X)
+        model.save(path)
+        rewrite(path, as_in_version_0_1)
+        old = npvae.load(path).set_params(max_epochs=4).resume(X)
+        model.set_params(max_epochs=4).resume(X)
+        np.testing.assert_array_equal(old.parameters_.vector, model.parameters_.vector)
+
+
+@pytest.mark.parametrize("array", [np.zeros((3, 2)), np.arange(4), np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+                                   np.zeros((0, 5), np.float32), np.array(1.5)], ids=str)  # fmt: skip
+def test_arrays_of_any_shape(tmp_path, array):
+    modelfile.save(tmp_path / "m.npz", {}, {"a": array})
+    _, arrays = modelfile.load(tmp_path / "m.npz")
+    assert arrays["a"].dtype == array.dtype and arrays["a"].shape == array.shape
+    np.testing.assert_array_equal(arrays["a"], array)
+
+
+def test_arrays_of_other_types_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="the array a has type complex128; expected float32, float64 or int64"):
+        modelfile.save(tmp_path / "m.npz", {}, {"a": np.zeros(2, complex)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shape_that_was_changed_is_damage(tmp_path):
+    """The same numbers in another arrangement are not the same array."""
+    path = tmp_path / "m.npz"
+    modelfile.save(path, {}, {"a": np.zeros((2, 3))})
+    path.write_bytes(path.read_bytes().replace(b"(2, 3)", b"(3, 2)"))
+    with pytest.raises(ValueError, match="is damaged|is not an npvae model"):
+        modelfile.load(path)
+
+
 def test_links_and_long_names(model, tmp_path):
     """A link stays a link, a name may be as long as the folder allows, and a folder is no name."""
     (tmp_path / "link.npz").symlink_to(tmp_path / "target.npz")

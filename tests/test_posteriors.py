@@ -24,7 +24,7 @@ def expectation(posterior, function):
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_noise_is_standard(name):
     """A density with mean 0 and variance 1; its entropy, and its distribution function from the inverse."""
-    posterior = POSTERIORS[name]
+    posterior = POSTERIORS[name].noise
     assert expectation(posterior, lambda x: 1) == pytest.approx(1, abs=1e-10)
     assert expectation(posterior, lambda x: x) == pytest.approx(0, abs=1e-9)
     assert expectation(posterior, lambda x: x * x) == pytest.approx(1, abs=1e-9)
@@ -122,7 +122,7 @@ def test_a_fit(digits, name, tmp_path):
     encoded = inner.encode(model.parameters_, X / np.float32(255), Buffers(inner.backend, "float32"))
     kl = inner.latent(encoded, np.zeros((len(X), 2), np.float32), True, Buffers(inner.backend, "float32"))[1]
     assert sum(model.health_.kl) == pytest.approx(kl.mean(), rel=1e-4)
-    scaling = model.preprocessor_.data(X).scaling
+    scaling = model.fitted_.data(X).scaling
     x = inner.backend.gather(X, np.arange(len(X)), scaling, np.empty(X.shape, np.float32))
     for analytic_kl in (True, False):
         estimator, rng = SGVB(inner, 20, analytic_kl), np.random.default_rng(0)

@@ -45,24 +45,30 @@ SIGNATURES = {
 
 
 def kernels(dtype):
-    """Yield (title, name, kernel, threads of a block) of all kernels in a precision."""
+    """Yield (title, name, kernel, threads of a block) of all kernels in a precision: whatever the modules hold."""
+    from numba.cuda.dispatcher import CUDADispatcher
+
     from npvae.backends import cuda_kernels as module
     from npvae.backends import cuda_product
     from npvae.bench import gpu
+
+    def is_kernel(thing):
+        return isinstance(thing, CUDADispatcher) and not thing.targetoptions.get("device")
 
     dtype = np.dtype(dtype)
     for step, by_dtype in cuda_product.PRODUCTS.items():
         for kernel, (x, y), (rows, columns) in by_dtype[dtype]:
             yield f"product: {step}, {rows} x {columns} tile, {x} x {y} threads", step, kernel, x * y
-    yield "delta", "delta", module.DELTA[dtype], module.LANES * module.DEEP
-    for name in ("latent", "latent_backward", "log_q", "log_prior", "bernoulli", "gaussian"):
-        yield name, name, getattr(module, name.upper())[dtype], module.THREADS
-    for name in ("gather", "gather_float32", "gather_float64"):
-        yield name, name, module.gather, module.THREADS
-    for name in ("take", "record_value", "look", "count_step", "adagrad", "sgd"):
-        yield name, name, getattr(module, name), module.THREADS
-    for name in ("_multiply_and_add", "_copy"):
-        yield f"ceiling: {name}", name, getattr(gpu, name), gpu.THREADS
+    for name, thing in vars(module).items():
+        kernel = thing.get(dtype) if isinstance(thing, dict) else thing
+        if is_kernel(kernel):
+            threads = module.LANES * module.DEEP if name == "DELTA" else module.THREADS
+            for variant in (name for name in SIGNATURES if re.fullmatch(rf"{kernel.__name__}(_float\d\d)?", name)):
+                yield variant, variant, kernel, threads
+            assert kernel.__name__ in SIGNATURES, f"{kernel.__name__} needs a row in SIGNATURES"
+    for name, kernel in vars(gpu).items():
+        if is_kernel(kernel):
+            yield f"ceiling: {name}", name, kernel, gpu.THREADS
 
 
 def types_of(signature, dtype):

@@ -128,7 +128,7 @@ def test_other_data_is_refused(X, tmp_path):
             model.resume(data, X_valid=valid)
     with pytest.raises(ValueError, match="not fitted"):
         npvae.VAE().resume(X)
-    with pytest.raises(ValueError, match="data in pieces; go on with partial_fit"):
+    with pytest.raises(ValueError, match="data in pieces; continue with partial_fit"):
         npvae.VAE(**SMALL).partial_fit(X).resume(X)
 
 
@@ -170,7 +170,7 @@ def limited_file_size(size):
 
 
 def test_a_full_disk_leaves_the_file_whole(X, tmp_path, caplog):
-    """The first checkpoint must succeed; later ones may fail, and training goes on; the last one must succeed."""
+    """The first checkpoint must succeed; later ones may fail, and training continues; the last one must succeed."""
     path, settings = tmp_path / "model.npz", SMALL | {"learning_rate": 0.05, "backend": "reference"}
     whole = npvae.VAE(**settings).fit(X)
     with limited_file_size(1000), pytest.raises(OSError, match="model.npz cannot be written: File too large"):
@@ -187,7 +187,7 @@ def test_a_full_disk_leaves_the_file_whole(X, tmp_path, caplog):
 
     with limits:
         model = npvae.VAE(**settings, callbacks=(disk,)).fit(X, checkpoint=path, checkpoint_every=0)
-    assert "cannot be written" in caplog.text and "training goes on" in caplog.text
+    assert "cannot be written" in caplog.text and "training continues" in caplog.text
     assert same(model, whole) and same(npvae.load(path), whole)
 
     before = path.read_bytes()

@@ -10,7 +10,8 @@ import pytest
 
 import npvae
 from npvae import datasets, fitting, training
-from npvae.training import NonFiniteError
+from npvae.training import NonFiniteError, step_size
+from npvae.training.interruption import interruptible
 
 SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "learning_rate": 0.05, "batch_size": 10, "backend": "reference"}
 
@@ -159,7 +160,7 @@ def test_ctrl_c_through_fit(X):
 def test_ctrl_c_that_the_caller_ignores_stays_ignored(X):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with training.interruptible() as interrupted:
+        with interruptible() as interrupted:
             signal.raise_signal(signal.SIGINT)
             assert not interrupted()
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
@@ -168,7 +169,7 @@ def test_ctrl_c_that_the_caller_ignores_stays_ignored(X):
 
 
 def test_a_second_ctrl_c_is_not_swallowed():
-    with pytest.raises(KeyboardInterrupt), training.interruptible() as interrupted:
+    with pytest.raises(KeyboardInterrupt), interruptible() as interrupted:
         signal.raise_signal(signal.SIGINT)
         assert interrupted()
         signal.raise_signal(signal.SIGINT)
@@ -222,7 +223,7 @@ def test_auto_step_size_on_digits():
 
 
 def test_auto_step_size_rejects_what_diverges(X, monkeypatch):
-    monkeypatch.setattr(training, "STEP_SIZES", (1e-3, 1e-2, 1e30))
+    monkeypatch.setattr(step_size, "STEP_SIZES", (1e-3, 1e-2, 1e30))
     model = npvae.VAE(**SMALL | {"learning_rate": "auto"}, optimizer="sgd", max_epochs=20).fit(X)
     assert model.learning_rate_ == 0.01
     assert any("1e+30: -inf" in line for line in model.report_)
@@ -230,7 +231,7 @@ def test_auto_step_size_rejects_what_diverges(X, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 def test_auto_step_size_where_everything_diverges(X, monkeypatch):
-    monkeypatch.setattr(training, "STEP_SIZES", (1e30, 1e35))
+    monkeypatch.setattr(step_size, "STEP_SIZES", (1e30, 1e35))
     model = npvae.VAE(**SMALL | {"learning_rate": "auto"}, optimizer="sgd", max_epochs=5)
     with pytest.raises(FloatingPointError, match="diverges with every step size"):
         model.fit(X)

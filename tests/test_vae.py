@@ -11,7 +11,7 @@ from scipy.special import ndtri
 import npvae
 from npvae import datasets
 from npvae.estimators.bound import keyed_uniform
-from npvae.preprocessing import choose_likelihood
+from npvae.preprocessing import choose_likelihood, survey
 from npvae.conventions import NotFittedError
 
 SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "learning_rate": 0.05, "batch_size": 20, "max_epochs": 5}
@@ -155,7 +155,7 @@ def test_binary_uint8_is_not_divided(rng):
     ],
 )
 def test_choice_of_likelihood(X, expected, reason):
-    likelihood, why = choose_likelihood(X)
+    likelihood, why = choose_likelihood(survey(X))
     assert likelihood == expected and reason in why
 
 

@@ -34,11 +34,14 @@ def get(name: str) -> Any:
     """
     if name not in BACKENDS:
         raise ValueError(f"backend is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}")
-    if name == "cuda":
-        missing = missing_for_cuda()
-        if missing:
-            raise RuntimeError(f"backend is 'cuda', but {missing}")
+    if lacking := missing(name):
+        raise RuntimeError(f"backend is {name!r}, but {lacking}")
     return import_module(f"{__name__}.{name}")
+
+
+def missing(name: str) -> str | None:
+    """Say what a backend lacks here; None if it can be used."""
+    return missing_for_cuda() if name == "cuda" else None
 
 
 def missing_for_cuda() -> str | None:

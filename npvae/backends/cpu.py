@@ -23,6 +23,15 @@ __all__ = ["Network"]
 #: Training steps are taken one at a time.
 Runner = None
 
+#: With fewer numbers than this, waking the other threads takes longer than the work.
+SMALL = 2**13
+
+
+def _threads(size: int) -> int:
+    """Return the number of threads for a pass over so many numbers."""
+    return threads() if size > SMALL else 1
+
+
 # The arrays of this backend are NumPy arrays.
 empty, asarray, to_numpy = reference.empty, reference.asarray, reference.to_numpy
 
@@ -35,7 +44,7 @@ def gradient(layout, dtype):
 def gather(X, rows, scaling, out):
     """See `reference.gather`."""
     if X.dtype in (np.uint8, np.float32, np.float64) and X.flags.c_contiguous:
-        _gather(X, rows, scaling.shift, scaling.scale, out, threads())
+        _gather(X, rows, scaling.shift, scaling.scale, out, _threads(out.size))
         return out
     return reference.gather(X, rows, scaling, out)
 
@@ -226,7 +235,7 @@ def _prior_of_row(z, dz):
 def bernoulli_log_prob(x, logits, weights, out=(None, None)):
     """See `reference.bernoulli_log_prob`."""
     log_prob, dlogits = _outputs(logits, out)
-    _bernoulli_log_prob(x, logits, weights, log_prob, dlogits, threads())
+    _bernoulli_log_prob(x, logits, weights, log_prob, dlogits, _threads(logits.size))
     return log_prob, dlogits
 
 
@@ -252,7 +261,7 @@ def _bernoulli_row(x, logits, weight, dlogits):
 def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None)):
     """See `reference.gaussian_log_prob`."""
     log_prob, dmu, dlog_var = _outputs(mu, out)
-    _gaussian_log_prob(x, mu, log_var, weights, log_prob, dmu, dlog_var, threads())
+    _gaussian_log_prob(x, mu, log_var, weights, log_prob, dmu, dlog_var, _threads(mu.size))
     return log_prob, dmu, dlog_var
 
 
@@ -303,7 +312,7 @@ def adagrad_step(parameters, gradient, state, rule):
         number = gradient.vector.dtype.type
         arrays = parameters.vector, gradient.vector, state.squares, gradient.starts
         settings = number(step_size), number(rule.weight_decay), rule.n_weights
-        _adagrad_step(arrays, settings, threads())
+        _adagrad_step(arrays, settings, _threads(gradient.vector.size))
 
 
 @njit(parallel=True, **OPTIONS)

@@ -6,13 +6,15 @@ A launch returns at once; nothing here waits for a kernel except `to_numpy`. The
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numba import cuda
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from . import cuda_kernels as kernels
+from .interface import Array
 
 # A training step has kernels of one block. They cannot fill a GPU, and a warning at each of them would not help.
 cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
@@ -31,7 +33,7 @@ _launching = _Launching()
 
 
 @contextlib.contextmanager
-def launching_on(stream):
+def launching_on(stream: Any) -> Iterator[None]:
     """Launch on this stream, or into this graph builder, while the context is open."""
     before, _launching.stream = _launching.stream, stream
     try:
@@ -40,7 +42,7 @@ def launching_on(stream):
         _launching.stream = before
 
 
-def launch(kernel, grid, block, *arguments) -> None:
+def launch(kernel: Any, grid: int | tuple, block: int | tuple, *arguments: Any) -> None:
     """Launch a kernel on the stream of `launching_on`: ``grid`` blocks of ``block`` threads (int or tuple)."""
     kernel[grid, block, _launching.stream](*arguments)
 
@@ -53,21 +55,21 @@ def n_blocks(size: int, per_block: int = kernels.THREADS) -> int:
 # Arrays ---------------------------------------------------------------------------------------------------------------
 
 
-def empty(shape, dtype: DTypeLike):
+def empty(shape: int | tuple, dtype: DTypeLike) -> Array:
     """See `reference.empty`; MemoryError if the device has no room for the array."""
     with explained(f"an array of shape {shape}"):
         return cuda.device_array(shape, dtype)
 
 
-def get_or_empty(out, *shapes, dtype: DTypeLike) -> tuple:
+def get_or_empty(out: tuple, *shapes: tuple, dtype: DTypeLike) -> tuple:
     """Return the buffers in ``out``, with a new array of its shape in place of each None."""
     return tuple(empty(shape, dtype) if buffer is None else buffer for buffer, shape in zip(out, shapes))
 
 
-_nothing: dict[np.dtype, Any] = {}
+_nothing: dict[np.dtype, Array] = {}
 
 
-def nothing(dtype: DTypeLike):
+def nothing(dtype: DTypeLike) -> Array:
     """Return an array (0,), which a kernel is given for None; made once, as a captured graph must allocate nothing."""
     dtype = np.dtype(dtype)
     if dtype not in _nothing:
@@ -76,7 +78,7 @@ def nothing(dtype: DTypeLike):
 
 
 @contextlib.contextmanager
-def explained(what: str):
+def explained(what: str) -> Iterator[None]:
     """Turn the driver's out-of-memory error into a MemoryError that says which allocation failed."""
     try:
         yield
@@ -88,7 +90,7 @@ def explained(what: str):
         ) from None
 
 
-def asarray(array: ArrayLike, dtype: DTypeLike):
+def asarray(array: Array, dtype: DTypeLike) -> Array:
     """See `reference.asarray`: copy to the device; an array that is there in this dtype is returned as it is."""
     if is_on_device(array):
         if array.dtype == dtype:
@@ -98,12 +100,12 @@ def asarray(array: ArrayLike, dtype: DTypeLike):
         return cuda.to_device(np.ascontiguousarray(array, dtype))
 
 
-def to_numpy(array) -> NDArray:
+def to_numpy(array: Array) -> NDArray:
     """See `reference.to_numpy`: wait for the kernels launched before, and copy to the host."""
     return array.copy_to_host() if is_on_device(array) else array
 
 
-def is_on_device(array) -> bool:
+def is_on_device(array: Any) -> bool:
     """Tell whether an array is in the device's memory."""
     return hasattr(array, "copy_to_host")
 
@@ -116,7 +118,7 @@ def readable(dtype: DTypeLike) -> np.dtype:
     return np.dtype(dtype if dtype in (np.uint8, np.float32, np.float64) else np.float64)
 
 
-def gather_rows(X, rows, position, shift, scale, out) -> None:
+def gather_rows(X: Array, rows: Array, position: Array, shift: Array, scale: Array, out: Array) -> None:
     """Copy a minibatch of data on the device as floats: ``out = (X[rows[position]] - shift) * scale``.
 
     Parameters
@@ -128,12 +130,12 @@ def gather_rows(X, rows, position, shift, scale, out) -> None:
     launch(kernels.gather, grid, kernels.THREADS, X, rows, position, shift, scale, out)
 
 
-def take_noise(noise, position, out) -> None:
+def take_noise(noise: Array, position: Array, out: Array) -> None:
     """Copy the noise of a step: ``out = noise[position]``, (R, J) of (steps, R, J)."""
     launch(kernels.take, (out.shape[0], n_blocks(out.shape[1])), kernels.THREADS, noise, position, out)
 
 
-def record_value(log_likelihood, kl, values, position, gradient) -> None:
+def record_value(log_likelihood: Array, kl: Array, values: Array, position: Array, gradient: Any) -> None:
     """Record the value of a step: ``values[position] = mean(log_likelihood) - mean(kl)``, then ``position += 1``.
 
     Parameters

@@ -15,12 +15,14 @@ All three compute ``out = f(a b + bias)``, or add ``a b`` to out, where a, b or 
 `PRODUCTS` holds them by name and `IN_USE` names the one that `product` launches.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from numba import cuda, uint32
 
 from .cuda_kernels import SIMULATED, activate, by_precision
 from .cuda_launch import launch, n_blocks, nothing
+from .interface import Array
 
 #: The entry of `PRODUCTS` that `product` launches.
 IN_USE = "registers"
@@ -32,7 +34,7 @@ BUSY = 128
 class Kernel(NamedTuple):
     """A compiled product: its function, the threads of a block in x and y, and the rows and columns of its tile."""
 
-    function: object
+    function: Any
     block: tuple
     tile: tuple
 
@@ -256,11 +258,15 @@ def make_registers(rows, columns, depth, thread_rows, thread_columns, teams, dty
 # Which one is launched ------------------------------------------------------------------------------------------------
 
 #: Arguments of the kernels by step, those with small tiles first. The simulator runs a few dozen threads at most.
-TILES = {"naive": [(16,)], "tiled": [(16,)], "registers": [(32, 32, 16, 2, 4, 4), (64, 64, 16, 4, 4, 1)]}
+TILES: dict[str, list[tuple]] = {
+    "naive": [(16,)],
+    "tiled": [(16,)],
+    "registers": [(32, 32, 16, 2, 4, 4), (64, 64, 16, 4, 4, 1)],
+}
 if SIMULATED:
     TILES = {"naive": [(3,)], "tiled": [(3,)], "registers": [(4, 4, 2, 2, 2, 2), (8, 8, 4, 4, 4, 1)]}
 
-_MAKE = {"naive": make_naive, "tiled": make_tiled, "registers": make_registers}
+_MAKE: dict[str, Callable[..., Kernel]] = {"naive": make_naive, "tiled": make_tiled, "registers": make_registers}
 
 #: The kernels by step and dtype: PRODUCTS["naive"][dtype] is a list of `Kernel`, those with small tiles first.
 PRODUCTS = {
@@ -268,7 +274,10 @@ PRODUCTS = {
 }
 
 
-def product(a, a_transposed, b, b_transposed, out, bias=None, code=0, accumulate=False, step=None) -> None:
+def product(
+    a: Array, a_transposed: bool, b: Array, b_transposed: bool, out: Array,
+    bias: Array | None = None, code: int = 0, accumulate: bool = False, step: str | None = None,
+) -> None:  # fmt: skip
     """Compute ``out = f(a b + bias)``, or ``out += a b``, with the largest tiles that keep the device busy.
 
     Parameters

@@ -31,6 +31,7 @@ All arrays are flat, C-contiguous and of one dtype, float32 or float64. Shapes a
 
 import numpy as np
 from numba import config, njit, prange
+from numpy.typing import DTypeLike, NDArray
 
 from .scalar import IDENTITY, OPTIONS, activate
 from .vectors import (
@@ -72,9 +73,9 @@ def _width(array):
     return VECTORS * vector_length(array)
 
 
-# Packing: the panels of a strip one after the other, each of ``1 + inner`` rows of a panel's width. The first row is
-# what the sums begin with. What stands in columns beyond the last is not used: whole vectors are copied wherever
-# that stays inside of right.
+# Packing: the panels of a strip one after the other, each of ``1 + inner`` rows as wide as a panel. The first row is
+# what the sums begin with. Whole vectors are copied wherever they lie inside right, so columns beyond the last may hold
+# any numbers; they are not used.
 
 
 @njit(**OPTIONS)
@@ -97,7 +98,7 @@ def _pack(right, columns, first, inner, packed):
 
 @njit(**OPTIONS)
 def _pack_transposed(right, columns, first, inner, packed):
-    """Do the same with right^T; its columns are rows of right, columns[2] long."""
+    """Pack right^T in the same way; its columns are rows of right, columns[2] long."""
     start, count, stride = columns
     width, lanes = _width(packed), vector_length(packed)
     for j in range(0, count, lanes):
@@ -116,7 +117,7 @@ def _pack_transposed(right, columns, first, inner, packed):
 
 @njit(**OPTIONS)
 def _pack_begin(bias, start, count, inner, packed):
-    """Set what the sums begin with: the bias of each column, or zero if bias is empty."""
+    """Set the first row of each panel, with which the sums begin: the bias of each column, or zero if bias is empty."""
     width = _width(packed)
     for panel in range((count + width - 1) // width):
         for j in range(width):
@@ -210,30 +211,34 @@ def _grid(tiles, panels, threads):
 
 # Jobs: several products at a time ---------------------------------------------------------------------------
 #
-# Waking the threads takes as long as a small product. So they are woken for a list of products, which must not read
-# what another one of the list writes. They may add to the same out: each thread computes the same part of it.
+# Waking the threads takes as long as a small product. So they are woken once for a list of products. None of them may
+# read what another one writes; several may add to the same out, since each thread computes the same part of it.
 
 #: Columns of a table of jobs. left, right, bias and out are numbers of arrays, each followed by where it begins there.
 FORM, ROWS, INNER, COLUMNS, LEFT, LEFT_AT, RIGHT, RIGHT_AT, BIAS, BIAS_AT, CODE, ADDS, OUT, OUT_AT = range(14)
 JOB_LENGTH = 14
 
 
-def dense_job(shape, x, W, b, code, out):
+#: Where an array of a job stands: its number among the arrays of the call, and the place of its first element there.
+Place = tuple[int, int]
+
+
+def dense_job(shape: tuple, x: Place, W: Place, b: Place, code: int, out: Place) -> tuple:
     """Return the job ``out = f(x W + b)``: x (M, I), W (I, O), b (O,), f by its code, out (M, O).
 
-    shape is (M, I, O): rows of the minibatch, inputs and outputs of the layer. Each array is (number, start).
+    shape is (M, I, O): rows of the minibatch, inputs and outputs of the layer. For no bias b is (-1, 0).
     """
     M, I, O = shape
     return PLAIN, M, I, O, *x, *W, *b, code, False, *out
 
 
-def weight_gradient_job(shape, x, dy, dW):
+def weight_gradient_job(shape: tuple, x: Place, dy: Place, dW: Place) -> tuple:
     """Return the job ``dW = x^T dy``: x (M, I), dy (M, O), dW (I, O)."""
     M, I, O = shape
     return LEFT_TRANSPOSED, I, M, O, *x, *dy, -1, 0, IDENTITY, False, *dW
 
 
-def input_gradient_job(shape, dy, W, adds, dx):
+def input_gradient_job(shape: tuple, dy: Place, W: Place, adds: bool, dx: Place) -> tuple:
     """Return the job ``dx = dy W^T``, or with ``adds`` add it to dx: dy (M, O), W (I, O), dx (M, I)."""
     M, I, O = shape
     return RIGHT_TRANSPOSED, M, O, I, *dy, *W, -1, 0, IDENTITY, adds, *dx
@@ -272,12 +277,14 @@ def _do_all(jobs, arrays, thread, threads, work):
 
 @njit(parallel=True, **OPTIONS)
 def multiply(jobs, arrays, work, threads):
-    """Do all jobs: in this thread if they are small, otherwise shared among so many threads.
+    """Do all jobs: in this thread if they are small, otherwise shared among the threads.
 
     Parameters
     ----------
-    jobs (n, 14) int64; arrays: tuple of flat arrays, as many for every call, or Numba compiles again;
-    work: of `workspace`; threads : int, of `runtime.threads`
+    jobs (n, 14) int64 : of the functions above
+    arrays : tuple of flat arrays, as many in every call, or Numba would compile another version
+    work : of `workspace`
+    threads : int, of `runtime.threads`
     """
     products = 0
     for n in range(len(jobs)):
@@ -289,7 +296,7 @@ def multiply(jobs, arrays, work, threads):
             _do_all(jobs, arrays, np.int64(thread), threads, work)
 
 
-def workspace(dtype):
+def workspace(dtype: DTypeLike) -> NDArray:
     """Return scratch for the products of one caller at a time: a row for each thread, aligned to a cache line."""
     size = (BLOCK + STRIP * (SLICE + 1)) * VECTORS * TILE.bytes
     size += -size % LINE

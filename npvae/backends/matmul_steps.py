@@ -1,13 +1,13 @@
 """The way to the matrix product of `matmul`, in four steps from the plain loop, each faster than the one before.
 
 Each step computes ``out = left right`` for left (M, K), right (K, N) and out (M, N), C-contiguous and of one dtype.
-For two matrices of 1000 x 1000 in float32, one core with AVX-512 does 1.7, 33, 49 and 93 GFLOP/s.
 """
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .cpu_network import N_ARRAYS
 from .matmul import dense_job, multiply, workspace
 from .runtime import threads
 from .scalar import IDENTITY, OPTIONS
@@ -94,8 +94,9 @@ def registers(left: NDArray, right: NDArray, out: NDArray) -> None:
     into the first-level cache whatever the size of the matrices, and threads share the work.
     """
     job = dense_job((*left.shape, right.shape[1]), (0, 0), (1, 0), (-1, 0), IDENTITY, (2, 0))
-    flat = tuple(array.reshape(-1) for array in (left, right, out, out))
-    multiply(np.array([job], np.int64), flat, workspace(left.dtype), threads())
+    arrays = [array.reshape(-1) for array in (left, right, out)]
+    arrays += arrays[:1] * (N_ARRAYS - len(arrays))  # as many as for a network, or Numba would compile a second version
+    multiply(np.array([job], np.int64), tuple(arrays), workspace(left.dtype), threads())
 
 
 #: The steps by name, in their order.

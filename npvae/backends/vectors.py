@@ -1,12 +1,13 @@
-"""What the compiled products need of a processor: its vector registers, and the few operations on them.
+"""Vector registers for the compiled products: how many a processor has, and the few operations on them.
 
 Numba turns simple loops into vector instructions by itself, but it does not keep a tile of sums in registers. So the
-functions below emit LLVM instructions directly; to the kernels they are ordinary functions. LLVM translates
-vectors of any length for any processor: a tile that does not fit one is slow there, never wrong.
+functions below emit LLVM instructions directly; kernels call them like other functions. LLVM translates vectors of any
+length for any processor: a tile that does not fit the registers of one is slow there, but never wrong.
 
 All arrays are flat, float32 or float64.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import llvmlite.binding
@@ -27,7 +28,7 @@ class Tile(NamedTuple):
 
 
 #: The sums, a row of packed columns and one broadcast number fill the registers: 32 with AVX-512 and NEON, 16 with
-#: AVX2. "plain" is for processors of which nothing is known; its tile is summed by a loop in Numba (`_add_rows_plain`).
+#: AVX2. "plain" is for unknown processors; its tile is summed by a loop in Numba (`_add_rows_plain`).
 TILES = {
     "avx512": Tile(64, 2, 10, True),
     "avx2": Tile(32, 3, 4, True),
@@ -36,7 +37,7 @@ TILES = {
 }
 
 
-def choose_tile(features):
+def choose_tile(features: Collection[str]) -> str:
     """Return the name of the tile for a processor.
 
     Parameters
@@ -47,10 +48,10 @@ def choose_tile(features):
     return next((name for name, needed in needs.items() if needed <= set(features)), "plain")
 
 
-def compiled_for():
+def compiled_for() -> list[str]:
     """Return the features that Numba compiles for: the host's, or those that NUMBA_CPU_FEATURES lists ("+avx2,+fma").
 
-    Kernels for different features do not share a compile cache entry: so each tile can be tried on one machine.
+    Numba's cache keeps kernels for different features apart, so each tile can be tried on one machine.
     """
     if config.CPU_NAME is None and config.CPU_FEATURES is None:
         return [name for name, present in llvmlite.binding.get_host_cpu_features().items() if present]
@@ -128,9 +129,9 @@ def _multiply_add(builder, x, y, total):
 
 @intrinsic
 def borrow(typingctx, array):
-    """Return the same array, valid while the caller holds it, for which nobody counts references.
+    """Return the same array without reference counting; valid while the caller holds it.
 
-    A part of an array is an array: making one counts a reference, and threads that do so wait for each other.
+    A slice of an array is an array. Making one counts a reference, and threads that do so wait for each other.
     """
 
     def codegen(context, builder, signature, args):
@@ -209,7 +210,7 @@ def transpose_square(typingctx, source, source_start, source_stride, target, tar
 
 
 def _add_rows_plain(rows):
-    """Return what `add_tile` is, for so many rows, as a plain loop: one number after the other."""
+    """Return `add_tile` for this number of rows, as a plain loop: one number after the other."""
 
     @njit(error_model="numpy", fastmath={"contract"})
     def add_rows(left, left_at, packed, start, inner, new, out, out_at):
@@ -232,7 +233,7 @@ def _add_rows_plain(rows):
 
 
 def _add_rows_in_registers(rows):
-    """Return the same with all sums in registers."""
+    """Return the same function with all sums in registers."""
 
     @intrinsic
     def add_rows(typingctx, left, left_at, packed, start, inner, new, out, out_at):
@@ -245,7 +246,7 @@ def _add_rows_in_registers(rows):
             place, out_stride = (builder.extract_value(out_at, n) for n in range(2))
             integer, add, vectors = ir.IntType(64), builder.add, range(VECTORS)
 
-            # Before the loop: where the rows of left and of out start, and what the sums are so far.
+            # Before the loop: where the rows of left and of out start, and the sums so far.
             left_rows, out_rows = [row], [place]
             for _ in range(rows - 1):
                 left_rows.append(add(left_rows[-1], row_stride))

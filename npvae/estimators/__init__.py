@@ -1,6 +1,6 @@
-"""Estimators of the bound and of its gradient, all behind one `interface`. To add one, add a row to ``ESTIMATORS``."""
+"""Estimators of the bound and of its gradient. All have one `interface`; a new one is a new row of ``ESTIMATORS``."""
 
-from ..model import POSTERIORS
+from ..model import POSTERIORS, Architecture
 from .bound import WEIGHT_DRAWS, Scorer
 from .full_vb import FullVB
 from .interface import Estimator, Result, Spec, first_nonfinite
@@ -9,6 +9,7 @@ from .sgvb import SGVB
 
 _EVERY_POSTERIOR = tuple(POSTERIORS)
 
+#: All estimators by name.
 ESTIMATORS = {
     "sgvb-a": Spec(lambda model, L, N: SGVB(model, L, analytic_kl=False), _EVERY_POSTERIOR),
     "sgvb-b": Spec(lambda model, L, N: SGVB(model, L, analytic_kl=True), _EVERY_POSTERIOR),
@@ -19,17 +20,33 @@ ESTIMATORS = {
     ),
     "full-vb": Spec(
         lambda model, L, N: FullVB(model, L, N, analytic_kl=True),
-        _EVERY_POSTERIOR, backends=("reference", "cpu"), random_weights="decoder",
+        _EVERY_POSTERIOR,
+        backends=("reference", "cpu"),
+        random_weights="decoder",
     ),
     "full-vb-sampled": Spec(
         lambda model, L, N: FullVB(model, L, N, analytic_kl=False),
-        _EVERY_POSTERIOR, backends=("reference", "cpu"), random_weights="decoder",
+        _EVERY_POSTERIOR,
+        backends=("reference", "cpu"),
+        random_weights="decoder",
     ),
-}  # fmt: skip
+}
 
 
 def available(posterior: str, backend: str = "cpu") -> list[str]:
-    """List the names of the estimators that know this family of q(z|x), on a backend ("auto": on some).
+    """List the names of the estimators that support this family of q(z|x) on this backend.
+
+    Parameters
+    ----------
+    posterior : str
+        A name in `model.POSTERIORS`.
+    backend : str
+        "auto" gives the estimators that run on the CPU.
+
+    Returns
+    -------
+    list of str
+        Names in `ESTIMATORS`.
 
     Examples
     --------
@@ -42,19 +59,39 @@ def available(posterior: str, backend: str = "cpu") -> list[str]:
 
 
 def runs(name: str, posterior: str, backend: str) -> bool:
-    """Tell whether an estimator knows this family of q(z|x) and runs on this backend."""
+    """Tell whether an estimator supports this family of q(z|x) and runs on this backend.
+
+    Examples
+    --------
+    >>> runs("full-vb", "gaussian", "cpu"), runs("full-vb", "gaussian", "cuda")
+    (True, False)
+    """
     spec = ESTIMATORS[name]
     return posterior in spec.posteriors and backend in spec.backends and backend in POSTERIORS[posterior].backends
 
 
-def suits(name, architecture):
-    """Tell whether the estimator of that name works on a model."""
+def suits(name: str, architecture: Architecture) -> bool:
+    """Tell whether an estimator can train a model: same family of q(z|x), same random weights. On any backend.
+
+    Examples
+    --------
+    >>> from npvae.model import Architecture
+    >>> suits("sgvb-b", Architecture(3, 2)), suits("sgvb-b", Architecture(3, 2, random_weights="decoder"))
+    (True, False)
+    """
     spec = ESTIMATORS[name]
     return architecture.posterior in spec.posteriors and spec.random_weights == architecture.random_weights
 
 
-def runs_on(architecture, backend: str) -> bool:
-    """Tell whether a model is computed by this backend: whether some estimator that suits it runs there."""
+def runs_on(architecture: Architecture, backend: str) -> bool:
+    """Tell whether a backend can compute a model: whether an estimator that suits the model runs there.
+
+    Examples
+    --------
+    >>> from npvae.model import Architecture
+    >>> [runs_on(Architecture(3, 2, posterior="laplace"), backend) for backend in ("reference", "cpu", "cuda")]
+    [True, True, False]
+    """
     return any(suits(name, architecture) and runs(name, architecture.posterior, backend) for name in ESTIMATORS)
 
 

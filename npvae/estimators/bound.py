@@ -1,27 +1,71 @@
-"""The lower bound for each datapoint: the forward pass that estimators differentiate, and the score that all report.
+"""The lower bound of each datapoint: `forward`, which estimators differentiate, and `Scorer`, the reported score.
 
-Histories, early stopping, the choice of a step size and ``VAE.score_samples`` use `Scorer`, whatever the algorithm.
+Early stopping, the choice of a step size and ``VAE.score_samples`` use `Scorer` for every estimator.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..parameters import Buffers
+from ..backends.interface import Array
+from ..model import Model
+from ..parameters import Buffers, Parameters
+from ..preprocessing import Data
 
 
 class Forward(NamedTuple):
-    """A forward pass from x to the bound; ``decoded.doutputs`` are the gradients of mean(log_likelihood)."""
+    """A forward pass from x to the terms of the bound, as arrays of the backend.
 
-    encoded: object  # nn.Pass
-    kl: object  # (M,) KL divergence of q(z|x) from p(z), or (L * M,) log q(z|x) - log p(z) of each sample; in nats
-    z: object  # (L * M, J)
-    decoded: object  # nn.Pass
-    log_likelihood: object  # (L * M,) log p(x|z), in nats
+    ``kl`` is the KL divergence of q(z|x) from p(z), or log q(z|x) - log p(z) of each sample. ``decoded.doutputs`` holds
+    the gradients of mean(log_likelihood) at the outputs of the decoder.
+
+    Examples
+    --------
+    The bound of a minibatch is the difference of two means:
+
+    >>> done = Forward(None, np.array([0.5, 1.5]), None, None, np.array([-2.0, -4.0]))
+    >>> float(done.log_likelihood.mean() - done.kl.mean())
+    -4.0
+    """
+
+    encoded: Any  # nn.Pass, or the backend's class with the same attributes
+    kl: Array  # (M,) or (L * M,), in nats
+    z: Array  # (L * M, J)
+    decoded: Any  # likewise
+    log_likelihood: Array  # (L * M,) log p(x|z), in nats
 
 
-def forward(model, parameters, x, eps, analytic_kl, buffers):
-    """Compute the terms of the bound for x (M, D) with the noise eps (L * M, J) of q(z|x)."""
+def forward(model: Model, parameters: Parameters, x: Array, eps: Array, analytic_kl: bool, buffers: Buffers) -> Forward:
+    """Compute the terms of the bound: equation 6 of the paper, or equation 7 with ``analytic_kl``.
+
+    Parameters
+    ----------
+    model : Model
+    parameters : Parameters
+    x : array (M, D)
+    eps : array (L * M, J)
+        Noise of q(z|x). Row ``l * M + i`` belongs to datapoint i.
+    analytic_kl : bool
+        Whether ``kl`` is the KL divergence in closed form, or log q(z|x) - log p(z) of each sample.
+    buffers : Buffers
+        Hold the results. The next call with the same buffers overwrites them.
+
+    Returns
+    -------
+    Forward
+
+    Examples
+    --------
+    >>> from npvae import backends
+    >>> from npvae.model import Architecture
+    >>> rng = np.random.default_rng(0)
+    >>> model = Model(Architecture(3, 2, (4,)), backends.get("reference"), "float64")
+    >>> parameters = model.parameters(model.initial(rng, std=0.1))
+    >>> x, eps = rng.random((5, 3)), rng.standard_normal((10, 2))  # M = 5, L = 2
+    >>> done = forward(model, parameters, x, eps, True, Buffers(model.backend, model.dtype))
+    >>> done.z.shape, done.log_likelihood.shape, done.kl.shape
+    ((10, 2), (10,), (5,))
+    """
     encoded = model.encode(parameters, x, buffers)
     z, kl = model.latent(encoded, eps, analytic_kl, buffers)
     decoded = model.decode(parameters, z, buffers)
@@ -29,31 +73,43 @@ def forward(model, parameters, x, eps, analytic_kl, buffers):
     return Forward(encoded, kl, z, decoded, log_likelihood)
 
 
-#: Draws of the weights that a score is averaged over, where weights are random.
+#: Number of draws of the weights that a score is averaged over, where weights are random.
 WEIGHT_DRAWS = 10
 
 
 class Scorer:
-    """The bound of each datapoint, -D_KL(q(z|x) || p(z)) + 1/L sum_l log p(x|z_l), deterministic in x and seed.
+    """Estimate the bound of each datapoint, -D_KL(q(z|x) || p(z)) + 1/L sum_l log p(x|z_l) (equation 7).
 
-    The noise of a row is keyed by its content: a score depends neither on the other rows nor on their order. (One
-    noise vector shared by all rows would do that too, but its error does not average out over rows.) Where weights are
-    random, it is the mean over draws of them.
+    The score of a row is a function of the row, the parameters and the seed alone. The noise of a row is computed from
+    a hash of its content, so the score depends neither on the other rows nor on their order. (One noise vector shared
+    by all rows would have this property too, but its error would not average out over rows.) Where weights are random,
+    the score is the mean over `WEIGHT_DRAWS` draws of them.
 
     Parameters
     ----------
     model : Model
     seed : int
-    n_samples : int, the L above
+    n_samples : int
+        The L of the equation.
+
+    Examples
+    --------
+    >>> import npvae
+    >>> X = np.random.default_rng(0).normal(size=(50, 3))
+    >>> vae = npvae.VAE(2, hidden_layer_sizes=(4,), learning_rate=0.05, max_epochs=1, backend="reference").fit(X)
+    >>> fitted = vae.fitted_
+    >>> score = Scorer(fitted.model, seed=0, n_samples=5)
+    >>> score(fitted.parameters, fitted.data(X[:10])).shape
+    (10,)
     """
 
     batch_size = 500
 
-    def __init__(self, model, seed, n_samples=1):
+    def __init__(self, model: Model, seed: int, n_samples: int = 1) -> None:
         self.model, self.seed, self.n_samples = model, seed, n_samples
 
-    def __call__(self, parameters, data):
-        """Return the bound of each row of ``data`` (preprocessing.Data), in nats of the data as given: float64 (N,)."""
+    def __call__(self, parameters: Parameters, data: Data) -> np.ndarray:
+        """Return the bound of each row of the data, in nats of the data as given: float64 (N,)."""
         buffers, draws = Buffers(self.model.backend, self.model.dtype), []
         for drawn in self.model.weight_posterior.draws(parameters, self.seed, WEIGHT_DRAWS):
             draws.append(np.empty(len(data.X)))
@@ -72,24 +128,38 @@ class Scorer:
         return log_likelihood.reshape(self.n_samples, -1).mean(axis=0, dtype=float) - kl
 
 
-def keyed_uniform(x, seed, shape):
-    """Draw numbers uniform on (0, 1) for each row from a hash of its content.
+def keyed_uniform(x: np.ndarray, seed: int, shape: tuple[int, int]) -> np.ndarray:
+    """Compute numbers uniform on (0, 1) from a hash of each row's content and the seed.
 
     Parameters
     ----------
-    x (M, D) float; seed : int; shape : (L, J)
+    x : array (M, D) of floats
+        Hashed as float32.
+    seed : int
+    shape : (L, J)
+        Samples for each row, and numbers for each sample.
 
     Returns
     -------
-    uniform (L * M, J) float64
+    array (L * M, J) of float64
+        Row ``l * M + i`` belongs to row i of x.
+
+    Examples
+    --------
+    A row's numbers do not depend on the other rows:
+
+    >>> x = np.array([[0.0, 1.0], [0.0, 2.0]])
+    >>> together, alone = keyed_uniform(x, 0, (1, 3)), keyed_uniform(x[1:], 0, (1, 3))
+    >>> np.array_equal(together[1:], alone)
+    True
     """
     L, J = shape
-    bits = (x + 0.0).astype(np.float32).view(np.uint32).astype(np.uint64)  # + 0.0 makes one zero of two
+    bits = (x + 0.0).astype(np.float32).view(np.uint32).astype(np.uint64)  # + 0.0 turns -0.0 into 0.0
     keys = _mix(np.arange(x.shape[1], dtype=np.uint64) + _mix(np.uint64(seed % 2**64))) | np.uint64(1)
     with np.errstate(over="ignore"):
         row_keys = _mix(bits @ keys)  # multilinear hashing, modulo 2^64
         counters = row_keys[None, :, None] + np.arange(L * J, dtype=np.uint64).reshape(L, 1, J)
-    return ((_mix(counters) >> np.uint64(12)) + 0.5).reshape(-1, J) * 2.0**-52  # ends excluded
+    return ((_mix(counters) >> np.uint64(12)) + 0.5).reshape(-1, J) * 2.0**-52  # excludes 0 and 1
 
 
 def _mix(key):

@@ -1,90 +1,156 @@
-"""What every estimator has: `Estimator`, its `Result`, and one `Spec` row that says what it needs and where it runs."""
+"""The interface of estimators: `Estimator` and its `Result`; a `Spec` row says what one needs and where it runs."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-#: The backends, for rows of estimators that run on all of them.
+from ..backends.interface import Array
+from ..model import Model
+from ..parameters import Parameters
+
+#: All backends, for estimators that run on each of them.
 ALL_BACKENDS = ("reference", "cpu", "cuda")
 
 
 class Result(NamedTuple):
     """What `Estimator.value_and_grad` returns.
 
-    ``value`` is what is differentiated. It is the bound only for some estimators; ``elbo`` is it for all.
+    ``gradient`` is the gradient of ``value``. For some estimators ``value`` is the bound; for others (the score
+    function, for example) it is a different function with the right gradient. ``elbo`` estimates the bound for all.
+
+    Examples
+    --------
+    >>> value, elbo, gradient = Result(value=12.5, elbo=-101.7, gradient=None)
+    >>> elbo
+    -101.7
     """
 
     value: float
-    elbo: float  # the bound, or its estimate, in nats a datapoint
-    gradient: Any  # Parameters; the next call overwrites it
+    elbo: float  # estimate of the bound per datapoint, in nats
+    gradient: Any  # Parameters, or what `Model.gradient` returns; the next call overwrites it
 
 
 class Estimator(Protocol):
-    """An estimator of the bound's gradient on minibatches. An instance keeps scratch arrays: it belongs to one thread.
+    """An estimator of the bound and of its gradient on minibatches.
 
-    With the samples fixed, the value is an ordinary function of the parameters, and the gradient is its own, exactly:
-    one finite-difference check and one training loop serve all estimators.
+    With the samples fixed, the value is an ordinary function of the parameters, and the gradient is exactly the
+    gradient of this function. So one finite-difference check and one training loop serve all estimators.
+
+    An instance keeps scratch arrays. Use it in one thread only.
 
     Attributes
     ----------
     model : Model
-    State : NamedTuple of arrays that is carried from one `sample` to the next and saved in checkpoints; or None
-    updates_per_sample : int, updates of the parameters that one `sample` serves
+    State : class or None
+        A NamedTuple of arrays, passed from one call of `sample` to the next and saved in checkpoints. None if the
+        estimator has no state.
+    updates_per_sample : int
+        Number of parameter updates made with the result of one call of `sample`.
     runs_ahead : bool
-        Whether its steps can be taken without waiting for each, by a backend that has a ``Runner``. It then has
-        ``noise_shape(n_rows)``, ``draw_into(rng, out)`` and ``passes(parameters, x, noise)``, see `sgvb.SGVB`.
+        Whether a backend's ``Runner`` may take many steps without waiting for each. Such an estimator also has
+        ``noise_shape(n_rows)``, ``draw_into(rng, out)`` and ``passes(parameters, x, noise)``: see `SGVB`.
+
+    Examples
+    --------
+    One step, up to the gradient:
+
+    >>> from npvae import backends
+    >>> from npvae.estimators import SGVB
+    >>> from npvae.model import Architecture
+    >>> rng = np.random.default_rng(0)
+    >>> model = Model(Architecture(3, 2, (4,)), backends.get("reference"), "float64")
+    >>> parameters, x = model.parameters(model.initial(rng, std=0.1)), rng.random((5, 3))
+    >>> estimator = SGVB(model)
+    >>> noise = estimator.draw(rng, len(x))
+    >>> samples, state = estimator.sample(parameters, x, np.arange(5), noise)
+    >>> result = estimator.value_and_grad(parameters, x, samples)
+    >>> result.gradient["encoder.mu.W"].shape
+    (4, 2)
     """
 
-    model: Any
-    State: ClassVar[Any]
-    updates_per_sample: ClassVar[int]
-    runs_ahead: ClassVar[bool]
+    model: Model
+    State: Any
+    updates_per_sample: int
+    runs_ahead: bool
 
     def draw(self, rng: np.random.Generator, n_rows: int) -> Any:
-        """Draw the noise of a minibatch. It depends on no parameters."""
+        """Draw the noise of a minibatch. It does not depend on the parameters."""
 
-    def sample(self, parameters: Any, x: Any, rows: Any, noise: Any, state: Any = None) -> tuple[Any, Any]:
-        """Fix what the gradient holds constant.
+    def sample(self, parameters: Parameters, x: Array, rows: Any, noise: Any, state: Any = None) -> tuple[Any, Any]:
+        """Compute what the gradient holds constant.
 
         Parameters
         ----------
-        parameters : Parameters; x (M, D); rows (M,), their numbers in the data; noise : of `draw`
-        state : State, or None before the first call
+        parameters : Parameters
+        x : array (M, D)
+        rows : array (M,) of int
+            Row numbers of the minibatch in the training data.
+        noise : result of `draw`
+        state : State or None
+            None before the first call.
 
         Returns
         -------
-        samples : an array, or a NamedTuple of arrays and numbers; valid until the next call
-        state : the next State
+        samples : array, or NamedTuple of arrays and numbers
+            Valid until the next call.
+        state : State or None
+            For the next call.
         """
 
-    def value_and_grad(self, parameters: Any, x: Any, samples: Any) -> Result:
-        """Return the value and its gradient for x (M, D) with these samples; deterministic."""
+    def value_and_grad(self, parameters: Parameters, x: Array, samples: Any) -> Result:
+        """Return the value and its gradient for x (M, D). The same arguments give the same result."""
 
-    def places(self, parameters: Any, x: Any, samples: Any) -> list:
-        """List (name, array) of what `value_and_grad` computes, in its order, to find where numbers become infinite."""
+    def places(self, parameters: Parameters, x: Array, samples: Any) -> list:
+        """List (name, array) of what `value_and_grad` computes, in its order: see `first_nonfinite`."""
 
 
-def first_nonfinite(estimator: Estimator, parameters: Any, x: Any, samples: Any) -> str | None:
-    """Name the first array of a computation that holds a NaN or an infinite value; None if none does.
+def first_nonfinite(estimator: Estimator, parameters: Parameters, x: Array, samples: Any) -> str | None:
+    """Name the first array of a step that holds a NaN or an infinite value.
+
+    Parameters
+    ----------
+    estimator : Estimator
+    parameters : Parameters
+    x : array (M, D)
+    samples : result of `Estimator.sample`
 
     Returns
     -------
-    str : "input", the name of a layer, or "gradient of" the name of an array
+    str or None
+        "input", the name of a layer, or "gradient of" and the name of a parameter array. None if all values are finite.
+
+    Examples
+    --------
+    >>> from npvae import backends
+    >>> from npvae.estimators import SGVB
+    >>> from npvae.model import Architecture
+    >>> model = Model(Architecture(3, 2, (4,)), backends.get("reference"), "float64")
+    >>> parameters = model.parameters(np.zeros(model.layout.size))
+    >>> parameters["encoder.hidden1.b"][0] = np.nan
+    >>> first_nonfinite(SGVB(model), parameters, np.ones((5, 3)), np.zeros((5, 2)))
+    'encoder.hidden1'
     """
     gradient, to_numpy = estimator.value_and_grad(parameters, x, samples).gradient, estimator.model.backend.to_numpy
     places = estimator.places(parameters, x, samples)
-    with np.errstate(over="ignore"):  # optimizers need the square of a gradient
+    with np.errstate(over="ignore"):  # squares, because optimizers square the gradient: that must not overflow
         places += [(f"gradient of {name}", to_numpy(array) ** 2) for name, array in gradient.items()]
     return next((name for name, array in places if not np.all(np.isfinite(to_numpy(array)))), None)
 
 
 class Spec(NamedTuple):
-    """What an estimator needs and where it runs: one row of `ESTIMATORS`."""
+    """What an estimator needs and where it runs: one row of `ESTIMATORS`.
 
-    make: Callable[[Any, int, int], Estimator]  # from (model, samples z for each datapoint, datapoints N)
-    posteriors: tuple = ("gaussian",)  # families of q(z|x) that it knows
+    Examples
+    --------
+    >>> from npvae.estimators import ESTIMATORS
+    >>> ESTIMATORS["score-function-leave-one-out"].fewest_samples
+    2
+    """
+
+    make: Callable[[Any, int, int], Estimator]  # from (model, L, N): samples for each datapoint, number of datapoints
+    posteriors: tuple = ("gaussian",)  # supported families of q(z|x)
     backends: tuple = ALL_BACKENDS
-    random_weights: str | None = None  # prefix of the arrays that are random, `Architecture.random_weights`
-    fewest_samples: int = 1  # samples z for each datapoint
-    has_encoder: bool = True  # whether it trains q(z|x), which bounds and codes need
+    random_weights: str | None = None  # the `Architecture.random_weights` that it trains
+    fewest_samples: int = 1  # smallest L
+    has_encoder: bool = True  # whether it trains q(z|x), which the bound and the latent codes need

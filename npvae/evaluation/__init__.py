@@ -1,4 +1,4 @@
-"""What can be measured of models and of estimators, beyond the bound that training reports."""
+"""Measurements of models and of estimators, beyond the bound that training reports."""
 
 from .appendix_d import marginal_likelihood
 from .estimator_variance import Measurement, gradient_variance, table

@@ -1,8 +1,8 @@
-"""log p(x) from samples of the posterior (Appendix D).
+"""log p(x) of a datapoint from samples of its posterior p(z|x) (Appendix D of the paper).
 
-`Fitted.log_joint` has log p(x, z) of a datapoint with its gradient by z, which samplers of the posterior need. It is in
-the form that `npvae.inference.fit_posterior` takes: so q(z) can be fitted to a single datapoint, which tells what is lost
-by having one network for all of them.
+`Fitted.log_joint` gives log p(x, z) and its gradient by z, which samplers of the posterior need.
+`npvae.inference.fit_posterior` accepts the same function and fits a q(z) to this one datapoint. Its bound minus the
+encoder's bound is what is lost because one network serves all datapoints (amortization gap).
 """
 
 import numpy as np
@@ -11,23 +11,26 @@ from scipy.special import logsumexp
 
 
 def marginal_likelihood(log_q: ArrayLike, log_p: ArrayLike) -> float:
-    """Estimate log p(x) by samples z of p(z|x): ``-log mean_l q(z_l) / (p(z_l) p(x|z_l))`` (Appendix D).
+    """Estimate log p(x) from samples z_l of p(z|x): ``-log mean_l q(z_l) / (p(z_l) p(x|z_l))`` (Appendix D).
 
-    q may be any density; the nearer to the posterior, the smaller the variance: it is zero where they are equal. It must
-    not have heavier tails than the posterior, and must be fitted to other samples than these.
+    q may be any density that was not fitted to these samples and does not have heavier tails than the posterior. The
+    closer q is to the posterior, the smaller the variance of the estimate; where they are equal, it is zero.
 
     Parameters
     ----------
-    log_q : array (L,), log q(z_l)
-    log_p : array (L,), log p(z_l) + log p(x|z_l), as `Fitted.log_joint` computes it
+    log_q : array (L,)
+        log q(z_l).
+    log_p : array (L,)
+        log p(z_l) + log p(x|z_l), as `Fitted.log_joint` computes it.
 
     Returns
     -------
-    float, in nats
+    float
+        log p(x) in nats.
 
     Examples
     --------
-    Where q is the posterior itself, one sample is enough:
+    If q is the posterior itself, one sample is enough:
 
     >>> round(marginal_likelihood([-1.5], [-4.5]), 6)
     -3.0

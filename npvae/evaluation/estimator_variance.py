@@ -1,29 +1,38 @@
-"""The variance of estimators: how much their estimates of the bound and of its gradient vary, and what they cost.
+"""The variance of estimates of the bound and of its gradient, and the time that they take.
 
-Two estimates from the same minibatch with noise of their own differ by what sampling z contributes; two from different
-minibatches differ by that and by the choice of datapoints. Half the squared distance of two independent estimates is an
-unbiased estimate of the sum of their variances: of the gradients only the last one has to be kept.
+Two estimates from the same minibatch with different noise differ because z is sampled. Two estimates from different
+minibatches differ because of this and because of the choice of datapoints. Half the squared distance between two
+independent estimates is an unbiased estimate of the variance (summed over the components of a gradient). So only the
+last gradient has to be kept.
 """
 
 import statistics
 import time
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..estimators import ESTIMATORS, runs, suits
 from ..model import Model
 from ..parameters import Buffers
 
-#: Minibatches before the first that counts: a running baseline has settled then.
+#: Minibatches before the first one that is measured: a running baseline has settled by then.
 WARM_UP = 10
 
 
 class Measurement(NamedTuple):
-    """Variances of an estimator, each with its standard error.
+    """Variances of an estimator, and their standard errors.
 
-    They are those of the bound in nats^2 (``group`` "value"), or of the gradient, summed over the parameters of a group.
-    Where weights are random, the bound is the datapoints' alone.
+    For the group "value" they are variances of the bound (`Result.elbo`), in nats^2. For the groups "encoder" and
+    "decoder" they are variances of the gradient, summed over the parameters of the group.
+
+    Examples
+    --------
+    >>> m = Measurement("sgvb-b", 1, 100, "encoder", 1250.0, 50.0, 1150.0, 40.0, 0.013)
+    >>> m.variance - m.noise_variance  # due to the choice of datapoints
+    100.0
     """
 
     estimator: str
@@ -32,36 +41,62 @@ class Measurement(NamedTuple):
     group: str  # "value", "encoder" or "decoder"
     variance: float  # over minibatches and noise
     variance_error: float
-    noise_variance: float  # over noise alone, the minibatch held fixed
+    noise_variance: float  # over noise alone, with the minibatch held fixed
     noise_variance_error: float
-    seconds: float  # of one estimate, its gradient included: the median
+    seconds: float  # median time of one estimate with its gradient
 
 
 def gradient_variance(
-    model, X, *, estimators=None, n_samples=(1, 2, 5, 10), batch_sizes=(1, 10, 100), repeats=100,
-    random_state=0,
-):  # fmt: skip
-    """Measure how much estimates of the bound and of its gradient vary, at the parameters of a model.
+    model: Any,
+    X: ArrayLike,
+    *,
+    estimators: Sequence[str] | None = None,
+    n_samples: Sequence[int] = (1, 2, 5, 10),
+    batch_sizes: Sequence[int] = (1, 10, 100),
+    repeats: int = 100,
+    random_state: int = 0,
+) -> list[Measurement]:
+    """Measure the variance of estimates of the bound and of its gradient, at fixed parameters.
 
-    Minibatches are drawn with replacement, and are the same for all estimators. An estimator is left out where L is
-    less than it needs (`Spec.fewest_samples`).
+    Minibatches are drawn with replacement and are the same for all estimators. Combinations with an L below the
+    `Spec.fewest_samples` of the estimator are left out.
 
     Parameters
     ----------
-    model : VAE, fitted or not (then at the initial parameters that a fit to X would start from)
+    model : VAE
+        Measured at its parameters; if it is not fitted, at the initial parameters of a fit to X.
     X : array (N, D)
-    estimators : sequence of names, of those that a VAE has; by default all that work on this model
-    n_samples, batch_sizes : sequences of int, the L and M of the paper
-    repeats : int, minibatches for each
+    estimators : sequence of str, optional
+        Names in `estimators.ESTIMATORS`. By default all that can train this model on its backend.
+    n_samples, batch_sizes : sequences of int
+        Values of L and M of the paper. Every combination is measured.
+    repeats : int
+        Minibatches for each combination, at least 4.
     random_state : int
 
     Returns
     -------
     list of Measurement
+        Three for each combination: "value", "encoder" and "decoder".
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a setting of the model or the data is not valid: see `VAE.fit`.
+
+    Examples
+    --------
+    >>> import npvae
+    >>> X = np.random.default_rng(0).normal(size=(50, 3))
+    >>> vae = npvae.VAE(2, hidden_layer_sizes=(4,), backend="reference")
+    >>> found = gradient_variance(vae, X, estimators=["sgvb-b"], n_samples=[1], batch_sizes=[10], repeats=20)
+    >>> [m.group for m in found]
+    ['value', 'encoder', 'decoder']
     """
     architecture, data, vector, backend = model.starting_point(X)
     inner = Model(architecture, backend, model.dtype)
-    parameters, measurements = inner.parameters(vector), []
+    parameters = inner.parameters(vector)
+    measurements: list[Measurement] = []
     if estimators is None:
         here = backend.__name__.rpartition(".")[2]
         estimators = [
@@ -69,7 +104,7 @@ def gradient_variance(
         ]
     for name in estimators:
         for L in n_samples:
-            if L < ESTIMATORS[name].fewest_samples:
+            if ESTIMATORS[name].fewest_samples > L:
                 continue
             for M in batch_sizes:
                 estimates = _estimates(ESTIMATORS[name].make(inner, L, len(data.X)), parameters, data, M, random_state)
@@ -78,7 +113,7 @@ def gradient_variance(
 
 
 def _estimates(estimator, parameters, data, M, random_state):
-    """Yield without end ((value, gradients by group) twice, seconds), each time for another minibatch."""
+    """Yield for one minibatch after the other, without end: two pairs (value, gradients by group), and the seconds."""
     model, state = estimator.model, None
     order, noises = np.random.default_rng([random_state, 0]), np.random.default_rng([random_state, 1])
     buffers = Buffers(model.backend, model.dtype)
@@ -96,7 +131,7 @@ def _estimates(estimator, parameters, data, M, random_state):
 
 
 def _groups(model, gradient):
-    """Copy a gradient as float64 vectors by group."""
+    """Copy a gradient to the host, as one vector for each group."""
     to_numpy = model.backend.to_numpy
     return {
         group: np.concatenate([to_numpy(g).ravel() for name, g in gradient.items() if name.startswith(group + ".")])
@@ -104,17 +139,17 @@ def _groups(model, gradient):
     }
 
 
-def _measure(estimates, repeats, what):
+def _measure(estimates, repeats: int, what: tuple[str, int, int]) -> Iterator[Measurement]:
     for _ in range(WARM_UP):
         before, *_ = next(estimates)
-    distances = {group: ([], []) for group in ("value", "encoder", "decoder")}
+    distances: dict[str, tuple[list, list]] = {group: ([], []) for group in ("value", "encoder", "decoder")}
     seconds = []
     for i in range(repeats):
         first, second, taken = next(estimates)
         seconds.append(taken)
         for group, (total, noise) in distances.items():
             noise.append(_half_squared_distance(first, second, group))
-            if i % 2:  # disjoint pairs: their distances are independent, and so is their standard error right
+            if i % 2:  # disjoint pairs have independent distances, which the standard error assumes
                 total.append(_half_squared_distance(first, before, group))
         before = first
     for group, (total, noise) in distances.items():
@@ -128,18 +163,35 @@ def _half_squared_distance(one, other, group):
     return 0.5 * float(difference @ difference)
 
 
-def _mean_and_error(values):
+def _mean_and_error(values: list) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
 
 
-def table(measurements):
-    """Return measurements as a table in Markdown: a row for each estimator, L and M."""
+def table(measurements: Iterable[Measurement]) -> str:
+    """Format measurements as a table in Markdown, with a row for each estimator, L and M.
+
+    Parameters
+    ----------
+    measurements : iterable of Measurement
+        As `gradient_variance` returns them.
+
+    Returns
+    -------
+    str
+        Variances with standard errors, the part of each that is due to sampling z, and milliseconds.
+
+    Examples
+    --------
+    >>> rows = [Measurement("sgvb-b", 1, 100, g, 8.0, 0.5, 2.0, 0.1, 0.01) for g in ("value", "encoder", "decoder")]
+    >>> print(table(rows).splitlines()[-1])
+    | sgvb-b | 1 | 100 | 8 ± 0.5 | 2 ± 0.1 | 8 ± 0.5 | 2 ± 0.1 | 8 ± 0.5 | 2 ± 0.1 | 10 |
+    """
     groups = ("encoder", "decoder", "value")
     lines = [
-        "| estimator | L | M | " + " | ".join(f"{g}: variance | of it noise" for g in groups) + " | ms |",
+        "| estimator | L | M | " + " | ".join(f"{g}: variance | due to sampling z" for g in groups) + " | ms |",
         "|---|---|---|" + "---|---|" * len(groups) + "---|",
     ]
-    rows = {}
+    rows: dict[tuple, dict[str, Measurement]] = {}
     for m in measurements:
         rows.setdefault((m.estimator, m.n_samples, m.batch_size), {})[m.group] = m
     for (name, L, M), row in rows.items():

@@ -1,47 +1,60 @@
 """log p(x) and D_KL(q(z|x) || p(z|x)) of a fitted model by quadrature on a grid, for a few latent dimensions.
 
-With the bound they make equation 1 of the paper something that can be looked at: log p(x) = divergence + bound.
+Equation 1 of the paper can be checked with them: log p(x) is this KL divergence plus the bound.
 """
 
-from itertools import product
-from typing import NamedTuple
+from itertools import pairwise, product
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
 from ..conventions import check_number
 from ..parameters import Buffers
 
-#: Most latent dimensions: the number of nodes is raised to this power.
+#: Largest number of latent dimensions: the grid has ``n_nodes`` to this power nodes.
 MOST_LATENTS = 3
 
-#: The nodes of p(x) reach this many sigma of q(z|x) from its mean, in each dimension; those of the divergence leave
-#: this share of q out at each end.
+#: The grid for p(x) extends this many sigma of q(z|x) from its mean, in each dimension. The grid for the KL divergence
+#: leaves out this probability of q(z|x) at each end.
 REACH, TAIL = 9.0, 1e-9
 
-#: Nodes that are decoded together.
+#: Number of nodes that are decoded together.
 BATCH = 1000
 
 
 class Quadrature(NamedTuple):
-    """What `quadrature` returns, a value a row each: (N,)."""
+    """What `quadrature` returns: arrays (N,) with a value for each row.
+
+    Examples
+    --------
+    The bound is log p(x) minus the KL divergence (equation 1):
+
+    >>> found = Quadrature(log_prob=np.array([-2.0]), divergence=np.array([0.25]), error=np.array([1e-9]))
+    >>> found.log_prob - found.divergence
+    array([-2.25])
+    """
 
     log_prob: np.ndarray  # log p(x) in nats of the data as given
     divergence: np.ndarray  # D_KL(q(z|x) || p(z|x)) in nats
-    error: np.ndarray  # of log_prob: how much it changes if every second node is left out in each dimension, in nats
+    error: np.ndarray  # change of log_prob if every second node is left out in each dimension, in nats
 
 
-def quadrature(model, X, *, n_nodes=41):
-    """Integrate p(x, z) over z, by the trapezoidal rule on a grid around the mean of q(z|x).
+def quadrature(model: Any, X: ArrayLike, *, n_nodes: int = 41) -> Quadrature:
+    """Compute log p(x) by integrating p(x, z) over z, and the KL divergence of q(z|x) from the posterior.
 
-    The integrand is smooth and vanishes at both ends, where this rule converges faster than any power of the number of
-    nodes. It must vanish there: a posterior with a mode far from q is not seen, nor does ``error`` show it.
+    log p(x) is computed by the trapezoidal rule on a grid around the mean of q(z|x). For a smooth integrand that
+    vanishes at the ends of the grid, the error falls faster than any power of ``n_nodes``. If the posterior has a mode
+    outside the grid, the result is wrong and ``error`` does not show it.
 
     Parameters
     ----------
-    model : VAE, fitted, with at most 3 latent dimensions and fixed weights
+    model : VAE
+        Fitted, with at most 3 latent dimensions and fixed weights.
     X : array (N, D)
-    n_nodes : int, in each dimension; odd
+    n_nodes : int
+        Nodes in each dimension: 5, 9, 13, ... (one more than a multiple of 4).
 
     Returns
     -------
@@ -50,19 +63,31 @@ def quadrature(model, X, *, n_nodes=41):
     Raises
     ------
     ValueError
-        If the model has more latent dimensions, or random weights.
+        If ``n_nodes`` is not such a number, or the model has more latent dimensions or random weights. If X does not
+        match the training data: see `VAE.score_samples`.
+
+    Examples
+    --------
+    >>> import npvae
+    >>> X = np.random.default_rng(0).normal(size=(50, 3))
+    >>> settings = {"hidden_layer_sizes": (4,), "learning_rate": 0.05, "max_epochs": 1, "backend": "reference"}
+    >>> vae = npvae.VAE(1, **settings).fit(X)
+    >>> found = quadrature(vae, X[:5])
+    >>> bool(np.all(found.error < 1e-3)), bool(np.all(found.divergence > 0))
+    (True, True)
     """
     check_number("n_nodes", n_nodes, np.integer, 5)
     if n_nodes % 4 != 1:
         raise ValueError(
-            f"n_nodes is {n_nodes}; expected one more than a multiple of 4: every second node has both ends"
+            f"n_nodes is {n_nodes}; expected one more than a multiple of 4: every second node must include the ends"
         )
     fitted = model.fitted_
     data, architecture = fitted.data(X), fitted.model.architecture
     if architecture.n_components > MOST_LATENTS or architecture.random_weights:
         raise ValueError(
             f"the model has {architecture.n_components} latent dimensions and "
-            f"{'random' if architecture.random_weights else 'fixed'} weights; expected at most {MOST_LATENTS}, and fixed"
+            f"{'random' if architecture.random_weights else 'fixed'} weights; "
+            f"expected at most {MOST_LATENTS}, and fixed weights"
         )
     rows = [_integrate(fitted.model, fitted.parameters, data, row, n_nodes) for row in range(len(data.X))]
     log_prob, divergence, error = np.transpose(rows)
@@ -70,7 +95,7 @@ def quadrature(model, X, *, n_nodes=41):
 
 
 def _integrate(model, parameters, data, row, n_nodes):
-    """Return log p(x), the divergence, and the error of the first, for one row."""
+    """Return log p(x), the KL divergence, and the error of log p(x), for one row."""
     buffers, to_numpy = Buffers(model.backend, model.dtype), model.backend.to_numpy
     x = model.gather(data, np.array([row]), buffers)
     mu, log_var = (to_numpy(output).astype(float)[0] for output in model.encode(parameters, x, buffers).outputs)
@@ -91,13 +116,13 @@ def _integrate(model, parameters, data, row, n_nodes):
 
 
 def _nodes_of_q(posterior, J, n_nodes):
-    """Return noise (R, J) and weights (R,) of a rule for expectations under q: Gauss and Legendre's, in two halves.
+    """Return nodes (R, J) and weights (R,) for expectations under q, by a Gauss-Legendre rule on two halves.
 
-    The halves meet where some densities have a corner, and end where some have a jump.
+    Some families of noise have a kink at 0, where the halves meet, and some have a jump at their ends.
     """
     points, weights = np.polynomial.legendre.leggauss(n_nodes // 2)
     ends = [posterior.icdf(TAIL), 0.0, posterior.icdf(1 - TAIL)]
-    halves = [((b - a) / 2 * points + (a + b) / 2, (b - a) / 2 * weights) for a, b in zip(ends, ends[1:])]
+    halves = [((b - a) / 2 * points + (a + b) / 2, (b - a) / 2 * weights) for a, b in pairwise(ends)]
     t, w = (np.concatenate(parts) for parts in zip(*halves))
     noise = np.array(list(product(t, repeat=J)))
     weights = np.prod(list(product(w, repeat=J)), axis=1) * np.exp(posterior.log_prob(noise).sum(axis=1))
@@ -105,7 +130,7 @@ def _nodes_of_q(posterior, J, n_nodes):
 
 
 def _log_joint(model, parameters, x, z):
-    """Return log p(z) + log p(x|z) of one x (1, D) for each z (R, J)."""
+    """Return log p(z) + log p(x|z) for one x (1, D) and each z (R, J), as float64 (R,)."""
     parts = []
     for part in np.split(z, range(BATCH, len(z), BATCH)):
         buffers = Buffers(model.backend, model.dtype)

@@ -1,46 +1,80 @@
-"""The health of a fitted model: what each latent dimension carries, and whether anything was learnt at all."""
+"""The health of a fitted model: which latent dimensions are used, and whether anything was learnt."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
 from ..backends.formulas import MIN_LOG_VAR
 from ..distributions import Normal, kl_divergence
+from ..fitted import Fitted
+from ..preprocessing import Data
+from ..training import Epoch
 
-#: A latent dimension is active if the variance of its posterior means exceeds this (Burda, Grosse and Salakhutdinov,
-#: 2016, section 5.2).
+#: A latent dimension is active if the variance over x of its posterior mean exceeds this (Burda, Grosse and
+#: Salakhutdinov, 2016, section 5.2).
 ACTIVE = 0.01
 
-#: A log-variance counts as clipped this close to its floor, and so many of them are worth a warning.
+#: A log-variance counts as "at its floor" if it is this close to it. A larger share of them than MANY gives a warning.
 NEAR_FLOOR, MANY = 0.1, 0.01
 
 
 class Health(NamedTuple):
-    """What `examine` found on rows of the training data; bounds are a datapoint's, in nats of the data as given."""
+    """What `examine` finds on rows of the training data. ``VAE.fit`` stores it as ``health_``.
+
+    ``elbo`` and ``baseline`` are means over rows, in nats of the data as given. The baseline is the log-likelihood of
+    independent columns, fitted to the same rows. A model whose bound is not above it has not learnt how the columns
+    depend on each other.
+
+    Examples
+    --------
+    >>> print(Health(elbo=-101.5, baseline=-206.0, kl=(3.0, 0.0), active=(True, False), at_floor=0.0, warnings=()))
+    bound -101.50 nats, baseline of independent columns -206.00 nats (difference +104.50)
+    1 of 2 latent dimensions active; KL divergence by dimension: 3.00, 0.00 nats
+    """
 
     elbo: float  # the lower bound
-    baseline: float  # log-likelihood of independent columns, fitted to the same rows: nothing is learnt below it
-    kl: tuple  # (J,) mean divergence of q(z_j|x) from the prior, in nats
-    active: tuple  # (J,) bool: whether the dimension's mean depends on x
+    baseline: float
+    kl: tuple  # (J,) mean KL divergence of q(z_j|x) from the prior, in nats
+    active: tuple  # (J,) bool: whether the mean of q(z_j|x) depends on x
     at_floor: float  # share of the decoder's log-variances at their floor; 0 for Bernoulli data
     warnings: tuple  # of str
 
-    def __str__(self):
+    def __str__(self) -> str:
         order = sorted(self.kl, reverse=True)
         shown = ", ".join(f"{kl:.2f}" for kl in order[:8]) + (", ..." if len(order) > 8 else "")
         lines = [
-            f"bound {self.elbo:.2f} nats, {self.elbo - self.baseline:+.2f} to independent columns' {self.baseline:.2f}",
-            f"{sum(self.active)} of {len(self.kl)} latent dimensions active; divergence by dimension: {shown} nats",
+            f"bound {self.elbo:.2f} nats, baseline of independent columns {self.baseline:.2f} nats "
+            f"(difference {self.elbo - self.baseline:+.2f})",
+            f"{sum(self.active)} of {len(self.kl)} latent dimensions active; KL divergence by dimension: {shown} nats",
         ]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
-def examine(fitted, data, history) -> Health:
-    """Score rows of the training data and look at their latents.
+def examine(fitted: Fitted, data: Data, history: Sequence[Epoch]) -> Health:
+    """Examine a fitted model on rows of its training data.
 
     Parameters
     ----------
-    fitted : Fitted; data : preprocessing.Data, some of its training data
-    history : list of training.Epoch
+    fitted : Fitted
+    data : preprocessing.Data
+        Rows of the training data.
+    history : sequence of training.Epoch
+        The training bound of each epoch. May be empty.
+
+    Returns
+    -------
+    Health
+
+    Examples
+    --------
+    >>> import npvae
+    >>> X = np.random.default_rng(0).normal(size=(50, 3))
+    >>> settings = {"hidden_layer_sizes": (4,), "learning_rate": 0.05, "max_epochs": 1, "backend": "reference"}
+    >>> vae = npvae.VAE(2, **settings).fit(X)
+    >>> health = examine(vae.fitted_, vae.fitted_.data(X), vae.history_)
+    >>> health.active
+    (False, False)
     """
     model = fitted.model
     batches = list(_batches(fitted, data))
@@ -58,10 +92,10 @@ def examine(fitted, data, history) -> Health:
 
 
 def _batches(fitted, data):
-    """Yield for some rows at a time mu, log_var (M, J), sums of x and x^2 (D,), and of the shares at the floor."""
+    """Yield for each batch mu, log_var (M, J), the sums of x and x^2 (D,), and M times the share at the floor."""
     model, to_numpy = fitted.model, fitted.model.backend.to_numpy
     for rows, x, buffers in fitted.batches(data):
-        mu, log_var = encoded = model.encode(fitted.parameters, x, buffers).outputs
+        mu, _ = encoded = model.encode(fitted.parameters, x, buffers).outputs
         heads, floor, clipped = model.decode(fitted.parameters, mu, buffers).outputs, model.likelihood.floor, 0.0
         if floor is not None:
             clipped = np.mean(to_numpy(heads[floor]) < MIN_LOG_VAR + NEAR_FLOOR) * len(rows)
@@ -72,14 +106,16 @@ def _batches(fitted, data):
 def _warnings(elbo, baseline, kl, active, clipped, history):
     bounds = [epoch.elbo for epoch in history]
     if not elbo > baseline:
-        why = "its columns may be independent, or training too short, or the learning rate unsuitable"
-        yield f"no better than independent columns: how the columns of X depend on each other was not learnt ({why})"
+        yield (
+            "no better than independent columns: the model has not learnt how the columns of X depend on each other "
+            "(the columns may be independent, training too short, or the learning rate unsuitable)"
+        )
     if not any(active):
-        yield "collapsed: no latent dimension tells the datapoints apart"
+        yield "collapsed: no latent dimension depends on the datapoint (posterior collapse)"
     if clipped > MANY:
         yield (
             f"{clipped:.0%} of the decoder's variances are at their floor: values repeat, or columns determine each "
-            "other, and the bound measures the floor as much as the fit"
+            "other; the bound then depends on the floor as much as on the fit"
         )
     if len(bounds) > 2 and bounds[-1] == min(bounds):
         yield f"the training bound fell from {bounds[0]:.2f} to {bounds[-1]:.2f} nats: a smaller learning_rate may help"

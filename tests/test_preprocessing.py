@@ -1,0 +1,93 @@
+"""How often data is looked at before training, and what one look finds."""
+
+import numpy as np
+import pytest
+
+import npvae
+from npvae import preprocessing
+from npvae.preprocessing import fit_preprocessor, survey
+
+
+class Counted(np.ndarray):
+    """An array that counts how many of its elements are read: by slices, and by reductions of the whole."""
+
+    reads = 0
+
+    def __getitem__(self, key):
+        part = np.asarray(super().__getitem__(key))
+        Counted.reads += part.size
+        return part
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        Counted.reads += sum(part.size for part in inputs if isinstance(part, Counted))
+        plain = [part.view(np.ndarray) if isinstance(part, Counted) else part for part in inputs]
+        return getattr(ufunc, method)(*plain, **kwargs)
+
+    def __array_function__(self, function, types, args, kwargs):
+        Counted.reads += sum(part.size for part in args if isinstance(part, Counted))
+        plain = [part.view(np.ndarray) if isinstance(part, Counted) else part for part in args]
+        return function(*plain, **kwargs)
+
+
+class Stop(Exception):
+    """Raised before the first step."""
+
+
+DATA = {
+    "pixels": lambda rng: rng.integers(0, 256, (25_000, 6), dtype=np.uint8),
+    "bits": lambda rng: (rng.random((25_000, 6)) < 0.3).astype(float),
+    "unit interval": lambda rng: rng.random((25_000, 6)),
+    "real": lambda rng: rng.standard_normal((25_000, 6)),
+    "integers": lambda rng: rng.integers(-9, 9, (25_000, 6)),
+}
+
+
+@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize("call", ["VAE", "fit"])
+def test_fit_looks_at_the_data_at_most_twice_before_the_first_step(rng, monkeypatch, kind, call):
+    """All checks, the likelihood and the scaling: one pass, and another one where columns are standardized."""
+    X, read = DATA[kind](rng).view(Counted), []
+    monkeypatch.setattr(preprocessing, "_asarray", lambda X, name: X)
+
+    def stop(*arguments):
+        read.append(Counted.reads / X.size)
+        raise Stop
+
+    monkeypatch.setattr(npvae.training.Trainer, "step", stop)
+    Counted.reads, settings = 0, {"learning_rate": 0.02, "backend": "reference"}
+    with pytest.raises(Stop):
+        npvae.VAE(2, **settings).fit(X) if call == "VAE" else npvae.fit(X, **settings, verbose=False)
+    standardized = kind in ("real", "integers")
+    assert 1 <= read[0] < (2.1 if standardized else 1.1)  # and the rows of the fingerprint
+
+
+def test_counted_sees_each_way_to_look(rng):
+    X = rng.random((10, 4)).view(Counted)
+    for look in (lambda: X.max(), lambda: np.sum(X), lambda: X[:], lambda: X - 1, lambda: np.isin(X, 0)):
+        Counted.reads = 0
+        look()
+        assert Counted.reads >= 40
+
+
+@pytest.mark.parametrize("rows", [1, 9_999, 10_000, 10_001, 23_000])
+def test_moments_of_any_number_of_chunks(rng, rows):
+    """Against NumPy's in extended precision; a constant column has a deviation of exactly zero."""
+    X = rng.standard_normal((rows, 4)) * [1, 1e-3, 1e200, 0] + [1e6, 5, 0, 0.1]
+    preprocessor, notices = fit_preprocessor(survey(X), "gaussian")
+    exact = X.astype(np.longdouble)
+    deviation = np.sqrt(((exact - exact.mean(axis=0)) ** 2).mean(axis=0))
+    scale = np.where(deviation == 0, 1, deviation)
+    np.testing.assert_allclose(preprocessor.scaling.shift, exact.mean(axis=0).astype(float), rtol=1e-13, atol=1e187)
+    np.testing.assert_allclose(1 / preprocessor.scaling.scale[: 3 if rows > 1 else 0],
+                               scale[: 3 if rows > 1 else 0].astype(float), rtol=1e-9)  # fmt: skip
+    assert preprocessor.scaling.scale[3] == 1 and "(0, 1, 2, 3)" in notices[0] if rows == 1 else "(3)" in notices[0]
+
+
+def test_a_survey_finds_ends_and_bits(rng):
+    X = rng.integers(-5, 5, (30_000, 3))
+    found = survey(X)
+    np.testing.assert_array_equal([found.low, found.high], [X.min(axis=0), X.max(axis=0)])
+    assert not found.is_binary and survey(X > 0).is_binary and survey((X > 0).astype(np.float32)).is_binary
+    X = (X > 0).astype(float)
+    X[29_999, 2] = 0.5
+    assert not survey(X).is_binary
