@@ -136,7 +136,7 @@ def _log1p_float32(e):
 def _inverse_sqrt_float32(x):
     one, half, three_eighths = np.float32(1), np.float32(0.5), np.float32(0.375)
     y = _inverse_sqrt_guess(x)
-    h = one - x * y * y  # the series of (1 - h)^(-1/2): two terms, and then, h being small, one
+    h = one - x * y * y  # the series of (1 - h)^(-1/2): first two terms, then one, as h is small
     y += y * h * (half + three_eighths * h)
     h = one - x * y * y
     return y + y * (half * h)

@@ -123,7 +123,7 @@ class NonFiniteError(FloatingPointError):
         )
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.step, self.place, self.learning_rate)  # pickled with all three, not with the message
+        return type(self), (self.step, self.place, self.learning_rate)  # an exception would pickle its message instead
 
 
 def _as_state(kind: Any, arrays: dict) -> Any:
