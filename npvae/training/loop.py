@@ -271,7 +271,7 @@ class Trainer:
     def steps(self, batches: list[NDArray]) -> Any:
         """Take a step on each minibatch, as `step`, and return the bounds.
 
-        If the backend has a ``Runner`` and the estimator supports it, steps are launched without waiting for results.
+        If the backend has a ``Runner`` and the estimator supports it, no step is waited for: all are launched first.
         """
         if not self._runs_ahead:
             return [self.step(rows) for rows in batches]
