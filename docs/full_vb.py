@@ -30,7 +30,7 @@ POINTS = sorted({round(10**k) for k in np.arange(1, 4.31, 0.15)} | {SAMPLES // I
 
 
 def train(name):
-    """Train one of the runs, and write its curve: the bounds a datapoint, and the divergence of all weights, in nats."""
+    """Train one of the runs and write its curve: bounds a datapoint, KL divergence of the weights, in nats."""
     hidden, latents, method = RUNS[name]
     data = datasets.load_mnist()
     X = data.X_train[:IMAGES]

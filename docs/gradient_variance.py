@@ -1,4 +1,4 @@
-"""Measure the estimators on MNIST at three points of a training, and write the tables and the picture of gradient_variance.md.
+"""Measure the estimators on MNIST at three points of a training: tables and picture of gradient_variance.md.
 
 With NPVAE_DATA set to a folder that holds MNIST: ``python docs/gradient_variance.py``. It takes ten minutes.
 """
@@ -45,7 +45,9 @@ def draw(results):
                 chosen = [m for m in measurements if (m.estimator, m.batch_size, m.group) == (name, M, "encoder")]
                 L, variances, errors = zip(*((m.n_samples, m.noise_variance, m.noise_variance_error) for m in chosen))
                 ax.errorbar(L, variances, errors, marker="o", markersize=3, label=name)
-            ax.set(xscale="log", yscale="log", title=f"{title}, M = {M}", xticks=(1, 2, 5, 10), xticklabels=(1, 2, 5, 10))
+            ax.set(
+                xscale="log", yscale="log", title=f"{title}, M = {M}", xticks=(1, 2, 5, 10), xticklabels=(1, 2, 5, 10)
+            )
             ax.grid(alpha=0.3)
         axes[1][column].set_xlabel("samples L for each datapoint")
     for row in axes:

@@ -161,7 +161,7 @@ class Model:
 
     def noise(self, rng: np.random.Generator, out: NDArray) -> NDArray:
         """Draw the noise of q(z|x) into ``out`` (L * M, J) float32, and return it."""
-        if self.architecture.posterior == "gaussian":
+        if isinstance(self.posterior, Normal):
             return rng.standard_normal(out=out, dtype=np.float32)
         # Uniform numbers of 22 bits: with more, rounding to float32 could put the noise on the edge of the support.
         out[...] = self.posterior.icdf((rng.integers(0, 2**22, out.shape) + 0.5) * 2.0**-22)
@@ -189,7 +189,7 @@ class Model:
         mu, log_var = encoded.outputs
         out = buffers("z", *eps.shape), buffers("kl", len(mu if analytic_kl else eps))
         z, kl = self.backend.gaussian_latent(mu, log_var, eps, analytic_kl, out)
-        if self.architecture.posterior != "gaussian":
+        if not isinstance(self.posterior, Normal):
             if analytic_kl:
                 kl += eps.shape[1] * self.divergence_of_noise
             else:

@@ -73,14 +73,14 @@ def test_networks(rng, dtype, activation, M, I, hidden, heads):
 @pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
 def test_layers(rng, dtype, activation, wanted):
     """One layer, on the compiled backend, with or without the gradients of the weights and of the inputs."""
-    x, W, b, dy = (normal(rng, dtype, *shape) for shape in ((7, 5), (5, 4), (4,), (7, 4)))
-    exact = [array.astype(float) for array in (x, W, b, dy)]
+    arrays = [normal(rng, dtype, *shape) for shape in ((7, 5), (5, 4), (4,), (7, 4))]
+    exact = [array.astype(float) for array in arrays]
     results = []
-    for backend, (x, W, b, dy) in ((cpu, (x, W, b, dy)), (reference, exact)):
-        y = backend.dense(x, W, b, activation)
-        dW, db = (np.full(a.shape, np.nan, a.dtype) if wanted[0] else None for a in (W, b))
-        dx = np.full(x.shape, 0.5, x.dtype) if wanted[1] else None
-        backend.dense_backward(x, W, y, dy, activation, (dW, db, dx, True))
+    for backend, (inputs, weights, biases, dy) in ((cpu, arrays), (reference, exact)):
+        y = backend.dense(inputs, weights, biases, activation)
+        dW, db = (np.full(a.shape, np.nan, a.dtype) if wanted[0] else None for a in (weights, biases))
+        dx = np.full(inputs.shape, 0.5, inputs.dtype) if wanted[1] else None
+        backend.dense_backward(inputs, weights, y, dy, activation, (dW, db, dx, True))
         results.append([array for array in (y, dW, db, dx) if array is not None])
     for actual, expected in zip(*results):
         assert_close(actual, expected, dtype, 8)
@@ -107,7 +107,11 @@ def test_a_network_without_gradients_of_weights(rng, network):
     mlp = nn.mlp("net", 3, (4, 5), "tanh", [("a", 2, "identity", True), ("b", 2, "identity", False)])
     layout = Layout(mlp.shapes())
     backend, kind = (reference, nn.Network) if network == "layers" else (cpu, cpu.Network)
-    net, parameters, x = kind(mlp, layout, backend), layout.view(normal(rng, "float64", layout.size)), rng.random((6, 3))
+    net, parameters, x = (
+        kind(mlp, layout, backend),
+        layout.view(normal(rng, "float64", layout.size)),
+        rng.random((6, 3)),
+    )
     results = []
     for gradient in (backend.gradient(layout, "float64"), None):
         buffers, dx = Buffers(backend, "float64"), np.empty((6, 3))

@@ -12,7 +12,7 @@ import scipy.integrate
 import scipy.stats
 
 from npvae import distributions
-from npvae.backends import formulas, reference
+from npvae.backends import formulas
 from npvae.distributions import Bernoulli, Normal, kl_divergence
 from npvae.model import Architecture, Model
 from npvae.parameters import Buffers

@@ -66,7 +66,7 @@ def test_the_score_function_varies_most_and_baselines_help(X):
 
 
 def test_value_of_version_a_has_no_variance_where_q_is_the_posterior(rng):
-    """One latent, all linear: log p(x, z) - log q(z|x) is then log p(x) for any z, but log p(x|z) alone depends on it."""
+    """One latent, all linear: log p(x, z) - log q(z|x) is then log p(x) for any z; log p(x|z) alone depends on z."""
     X = rng.standard_normal((30, 3))
     model = npvae.VAE(1, **SETTINGS | {"hidden_layer_sizes": (), "likelihood": "gaussian"}, max_epochs=1).fit(X)
     parameters = model.parameters_

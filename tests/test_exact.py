@@ -67,7 +67,9 @@ def gap_to_log_p(model, parameters, x):
 def difference_of_estimators(model, parameters, x):
     """Return SGVB-A minus SGVB-B at the quadrature nodes, and the largest difference of their gradients."""
     noise = nodes(model.architecture.n_components, len(x))
-    (a, _, da), (b, _, db) = (SGVB(model, 6, analytic_kl=kl).value_and_grad(parameters, x, noise) for kl in (False, True))
+    (a, _, da), (b, _, db) = (
+        SGVB(model, 6, analytic_kl=kl).value_and_grad(parameters, x, noise) for kl in (False, True)
+    )
     return a - b, np.abs(da.vector - db.vector).max()
 
 
@@ -86,7 +88,7 @@ def error_where_q_is_the_posterior(rng, make_model, backend):
     parameters["decoder.mu.W"][...] = np.linalg.qr(rng.standard_normal((4, 3)))[0].T * np.array([[2.0], [1.0], [0.5]])
     parameters["decoder.log_var.b"][...] = -0.3
     x = rng.standard_normal((5, 4))
-    log_p, mean, covariance = exact_log_p(parameters, x)
+    log_p, _, covariance = exact_log_p(parameters, x)
     W, b = parameters["decoder.mu.W"], parameters["decoder.mu.b"]
     parameters["encoder.mu.W"][...] = W.T / np.exp(decoder_log_var(parameters))[:, None] @ covariance
     parameters["encoder.mu.b"][...] = -b @ parameters["encoder.mu.W"]
@@ -188,4 +190,6 @@ def test_several_samples_are_the_mean_of_single_ones(rng, make_model, backend):
         value, _, gradient = SGVB(model, L, kl).value_and_grad(parameters, x, eps)
         single = [SGVB(model, 1, kl).value_and_grad(parameters, x, part) for part in np.split(eps, L)]
         assert value == pytest.approx(np.mean([one.value for one in single]), rel=1e-12)
-        np.testing.assert_allclose(gradient.vector, np.mean([one.gradient.vector for one in single], axis=0), atol=1e-12)
+        np.testing.assert_allclose(
+            gradient.vector, np.mean([one.gradient.vector for one in single], axis=0), atol=1e-12
+        )

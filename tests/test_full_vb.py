@@ -128,7 +128,7 @@ def test_the_gradient_vanishes_at_the_mean_field_optimum(make_model, rng, backen
 
 @pytest.mark.parametrize("analytic_kl", [True, False])
 def test_one_weight_by_quadrature(make_model, rng, backend, analytic_kl):
-    """log p(X) by a grid over the weight and z; its distance to the bound is the divergence from the joint posterior."""
+    """log p(X) by a grid over the weight and z; its distance to the bound is the KL divergence from the posterior."""
     model, parameters = make_model(
         backend, n_features=1, n_components=1, hidden_layer_sizes=(), random_weights="decoder.logits.W"
     )

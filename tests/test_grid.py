@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 import npvae
-from npvae.backends.formulas import soft_floor
 import npvae.datasets
+from npvae.backends.formulas import soft_floor
 from npvae.estimators.bound import forward
 from npvae.evaluation import LinearGaussian, quadrature
-from npvae.parameters import Buffers
 from npvae.model import POSTERIORS
 from npvae.parameters import Buffers
 
@@ -37,7 +36,7 @@ def test_linear_gaussian_model(rng, n_components):
 
 @pytest.mark.parametrize("likelihood, posterior", [("gaussian", "gaussian"), *(("bernoulli", n) for n in POSTERIORS)])
 def test_bound_and_divergence_make_log_p(rng, likelihood, posterior):
-    """Equation 1 where neither is known in closed form; the bound is the estimator's, on quadrature nodes of its own."""
+    """Equation 1 where neither is known in closed form; the bound is the estimator's, on nodes of its own."""
     X = rng.random((40, 6)) if likelihood == "gaussian" else (rng.random((40, 6)) < 0.4).astype(float)
     model = fitted(X, 2, likelihood, posterior=posterior, max_epochs=30)
     found = quadrature(model, X[:5], n_nodes=81)

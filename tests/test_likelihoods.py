@@ -47,7 +47,9 @@ def test_the_baseline_is_the_best_of_independent_columns(rng, name):
     row = LIKELIHOODS[name]
     X = (rng.random((500, D)) < 0.3).astype(float) if len(row.heads) == 1 else rng.random((500, D))
     mean, variance = X.mean(axis=0), X.var(axis=0)
-    density = scipy.stats.bernoulli(mean).logpmf if len(row.heads) == 1 else scipy.stats.norm(mean, X.std(axis=0)).logpdf
+    density = (
+        scipy.stats.bernoulli(mean).logpmf if len(row.heads) == 1 else scipy.stats.norm(mean, X.std(axis=0)).logpdf
+    )
     assert row.baseline(mean, variance) == pytest.approx(density(X).sum(axis=1).mean(), rel=1e-12)
 
 

@@ -57,7 +57,7 @@ def test_expectation_maximization(rng, model):
     other = sample(model, rng, 100_000)
     assert found.log_prob(other).mean() == pytest.approx(model.log_prob(other).mean(), abs=0.01)
     for step in (1e-4, -1e-4):  # a maximum in every direction
-        for i, array in enumerate(found):
+        for i in range(len(found)):
             moved = LinearGaussian(*(a + step * rng.standard_normal(a.shape) * (i == j) for j, a in enumerate(found)))
             assert moved.log_prob(x).mean() < found.log_prob(x).mean()
 
@@ -78,7 +78,7 @@ def train(x, weight_prior):
 def test_the_algorithm_beside_expectation_maximization(rng, model):
     """Its likelihood comes near the maximum, from below, and its bound below that; the prior holds the weights back."""
     x = sample(LinearGaussian(model.W, np.zeros(5), model.variance), rng, 2000)
-    best, history = expectation_maximization(x, 2)
+    _, history = expectation_maximization(x, 2)
     found, bound = train(x, weight_prior=0.0)
     likelihood = found.log_prob(x).mean()
     assert history[-1] - 0.05 < likelihood <= history[-1] + 1e-9

@@ -1,5 +1,7 @@
 """The families of q(z|x): their standard members by integration, and the bound that they make."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -17,7 +19,7 @@ OTHERS = [name for name in POSTERIORS if name != "gaussian"]
 def expectation(posterior, function):
     """Integrate a function of one number over the density of the noise, in pieces between its quantiles."""
     ends = posterior.icdf(np.array([1e-300, 1e-9, 0.01, 0.5, 0.99, 1 - 1e-9, 1 - 1e-16]))
-    pieces = zip(ends, ends[1:])
+    pieces = itertools.pairwise(ends)
     return sum(quad(lambda x: np.exp(posterior.log_prob(x)) * function(x), *piece, epsabs=1e-13)[0] for piece in pieces)
 
 

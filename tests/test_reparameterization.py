@@ -4,6 +4,7 @@ The table of the results in the docs is made by ``python tests/test_reparameteri
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ IDS = [name_of(row[0]) for row in SCALARS]
 def extrapolated(function, x, step):
     """Return the central difference of a function of a number at x, its first two errors removed (Richardson)."""
     first = [(function(x + h) - function(x - h)) / (2 * h) for h in (step, step / 2, step / 4)]
-    second = [(4 * b - a) / 3 for a, b in zip(first, first[1:])]
+    second = [(4 * b - a) / 3 for a, b in itertools.pairwise(first)]
     return (16 * second[1] - second[0]) / 15
 
 
@@ -108,7 +109,7 @@ def log_jacobian(function, eps):
 
 def _difference(function, x, step):
     first = [(function(x + h) - function(x - h)) / (2 * h[:, None]) for h in (step, step / 2, step / 4)]
-    second = [(4 * b - a) / 3 for a, b in zip(first, first[1:])]
+    second = [(4 * b - a) / 3 for a, b in itertools.pairwise(first)]
     return (16 * second[1] - second[0]) / 15
 
 
@@ -161,6 +162,10 @@ def path_gradients(distribution, rng):
 
 def kolmogorov_smirnov(samples, exact):
     return st.kstest(samples, exact.cdf).pvalue
+
+
+def _mean_of_beta(concentration1, concentration0):
+    return concentration1 / (concentration1 + concentration0)
 
 
 @pytest.mark.parametrize("distribution, exact, approach, completion", SCALARS, ids=IDS)
@@ -310,7 +315,7 @@ def _sigmoid(t):
 
 #: (distribution, a moment of z, its exact value as a function of the parameters)
 MOMENTS = [
-    (ds.Beta(2.3, 0.8), lambda z: (z, np.ones_like(z)), lambda concentration1, concentration0: concentration1 / (concentration1 + concentration0)),
+    (ds.Beta(2.3, 0.8), lambda z: (z, np.ones_like(z)), _mean_of_beta),
     (ds.FisherSnedecor(5.0, 9.5), lambda z: (z, np.ones_like(z)), lambda df1, df2: df2 / (df2 - 2) + 0 * df1),
     (ds.StudentT(9.0, 0.5, 1.3), lambda z: (z**2, 2 * z), lambda df, loc, scale: loc**2 + scale**2 * df / (df - 2)),
     (ds.LogNormal(0.4, 0.5), lambda z: (z, np.ones_like(z)), lambda loc, scale: np.exp(loc + scale**2 / 2)),
@@ -348,7 +353,7 @@ def test_parameters_broadcast(rng):
 
 
 def seeded(distribution):
-    """Return a generator that depends on the distribution alone: a new row of the table leaves the others as they are."""
+    """Return a generator that depends on the distribution alone: a new row of the table leaves the others unchanged."""
     return np.random.default_rng([1312_6114, *name_of(distribution).encode()])
 
 
@@ -363,7 +368,8 @@ def table():
         error = change_of_variables(distribution, completion, rng)
         p = kolmogorov_smirnov(distribution.rsample(distribution.draw(rng, 20_000)), exact)
         rows.append(
-            f"| {name_of(distribution)} | {approach} | {error:.0e} | {p:.2f} | {path_gradients(distribution, rng):.0e} |"
+            f"| {name_of(distribution)} | {approach} | {error:.0e} | {p:.2f} "
+            f"| {path_gradients(distribution, rng):.0e} |"
         )
     for distribution, project, exact, approach in VECTORS:
         rng = seeded(distribution)

@@ -64,7 +64,10 @@ def own_sample_included(samples):
 def test_a_wrong_sign_is_caught(small, baseline):
     model, parameters, x, exact = small
     wrong = lambda samples: samples._replace(weights=-samples.weights)
-    assert excess(gradients(ScoreFunction(model, 2, baseline), parameters, x, Baseline(np.array([-1.5])), wrong), exact) > 10
+    assert (
+        excess(gradients(ScoreFunction(model, 2, baseline), parameters, x, Baseline(np.array([-1.5])), wrong), exact)
+        > 10
+    )
 
 
 def test_a_baseline_that_includes_its_own_sample_is_caught(small):
@@ -75,7 +78,9 @@ def test_a_baseline_that_includes_its_own_sample_is_caught(small):
 
 def test_baselines_lower_the_variance_and_reparameterization_more(small):
     model, parameters, x, _ = small
-    settled = Baseline(np.array([ScoreFunction(model, 2).sample(parameters, x, None, np.zeros((4, 2)))[0].elbo]))  # f at the means of q
+    settled = Baseline(
+        np.array([ScoreFunction(model, 2).sample(parameters, x, None, np.zeros((4, 2)))[0].elbo])
+    )  # f at the means of q
     plain, running, others = (
         gradients(ScoreFunction(model, 2, baseline), parameters, x, settled if baseline else None).var(axis=0).sum()
         for baseline in BASELINES

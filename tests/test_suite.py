@@ -9,7 +9,9 @@ HERE = Path(__file__).parent
 
 
 def test_shared_fixtures_load_no_compiler():
-    code = "import sys, conftest; print([name for name in ('numba', 'matplotlib', 'scipy.stats') if name in sys.modules])"
+    code = (
+        "import sys, conftest; print([name for name in ('numba', 'matplotlib', 'scipy.stats') if name in sys.modules])"
+    )
     ran = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=False)
     assert ran.stdout.strip() == "[]", ran.stdout + ran.stderr
 

@@ -120,7 +120,7 @@ def test_early_stopping_keeps_the_best_parameters(X, rng):
 
 
 def test_patience_begins_when_the_parameters_move(X):
-    """Not in the epochs that only accumulate squared gradients, six of them here, in which nothing can become better."""
+    """Not in the epochs that only accumulate squared gradients, six of them here: nothing can become better then."""
     model = npvae.VAE(**SMALL, max_epochs=60, patience=1).fit(X, X_valid=X[:9])
     assert model.training_.progress.accumulate_only == 36 and len(model.history_) > 6
     bounds = [epoch.elbo_valid for epoch in model.history_]

@@ -10,9 +10,9 @@ from scipy.special import ndtri
 
 import npvae
 from npvae import datasets
+from npvae.conventions import NotFittedError
 from npvae.estimators.bound import keyed_uniform
 from npvae.preprocessing import choose_likelihood, survey
-from npvae.conventions import NotFittedError
 
 SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "learning_rate": 0.05, "batch_size": 20, "max_epochs": 5}
 
@@ -191,10 +191,10 @@ def test_a_fit_is_quiet_unless_asked(X, capsys):
 
 
 def test_a_fit_leaves_the_callers_things_alone(X):
-    before = X.copy(), np.random.get_state()[1].copy(), logging.getLogger().handlers[:]
+    before = X.copy(), np.random.get_state()[1].copy(), logging.getLogger().handlers[:]  # noqa: NPY002
     npvae.VAE(**SMALL).fit(X)
     np.testing.assert_array_equal(X, before[0])
-    np.testing.assert_array_equal(np.random.get_state()[1], before[1])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
     assert logging.getLogger().handlers == before[2]
 
 
@@ -312,7 +312,7 @@ def test_data_unlike_that_of_the_fit(model, X):
 def test_a_refused_fit_loses_nothing(model, X):
     before = model.score(X)
     with pytest.raises(ValueError, match="X holds 1 NaN"):
-        model.fit(np.where(X == X.max(), np.nan, X))
+        model.fit(np.where(X.max() == X, np.nan, X))
     with pytest.raises(ValueError, match="X_valid has 5"):
         model.fit(X, X_valid=X[:, :5])
     with pytest.raises(ValueError, match="backend is 'gpu'"):

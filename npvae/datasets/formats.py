@@ -50,7 +50,7 @@ def parse_idx(content: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def parse_amat(content: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Parse rows of the digits 0 and 1 as text: one space between two digits, a newline after each row.
+    r"""Parse rows of the digits 0 and 1 as text: one space between two digits, a newline after each row.
 
     Parameters
     ----------

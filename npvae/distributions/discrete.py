@@ -35,4 +35,6 @@ class Bernoulli(Distribution):
         return -self.log_prob(self.probs)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
-        return elementwise(lambda x, logits: reference.bernoulli_log_prob(x, logits, np.ones(len(x)))[0], x, self.logits)
+        return elementwise(
+            lambda x, logits: reference.bernoulli_log_prob(x, logits, np.ones(len(x)))[0], x, self.logits
+        )

@@ -80,7 +80,9 @@ class Normal(LocationScale):
         return ndtri(p)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
-        return elementwise(lambda x, mu, s: reference.gaussian_log_prob(x, mu, s, np.ones(len(x)))[0], x, self.loc, self.log_var)
+        return elementwise(
+            lambda x, mu, s: reference.gaussian_log_prob(x, mu, s, np.ones(len(x)))[0], x, self.loc, self.log_var
+        )
 
 
 @dataclass(frozen=True)
