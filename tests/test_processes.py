@@ -94,3 +94,15 @@ def test_without_a_folder_for_compiled_code(tmp_path):
 def test_without_an_environment(tmp_path):
     """No HOME, no PATH, no language."""
     assert run(FIT, tmp_path)[0] == "(6, 2)\n"
+
+
+@pytest.mark.process
+@pytest.mark.slow(reason="compiles all kernels, for a minute")
+def test_the_process_that_compiles_has_the_bits_of_those_that_load(tmp_path):
+    """All kernels, from an empty cache and then from the one that this has filled."""
+    command = [sys.executable, str(Path(__file__).parent / "bits_of_kernels.py")]
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = lambda: subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    first, second = run().splitlines(), run().splitlines()
+    assert len(first) > 60
+    assert [line for line, other in zip(first, second) if line != other] == []

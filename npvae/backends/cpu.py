@@ -23,6 +23,10 @@ __all__ = ["Network"]
 #: Training steps are taken one at a time.
 Runner = None
 
+#: For the function of a row: it becomes part of the loop that calls it. Otherwise the process that compiles a loop and
+#: those that load it from Numba's cache run two versions of such a function, whose sums differ in the last bits.
+ROW = OPTIONS | {"cache": False, "forceinline": True}
+
 #: With fewer numbers than this, waking the other threads takes longer than the work.
 SMALL = 2**13
 
@@ -59,7 +63,7 @@ def _gather(X, rows, shift, scale, out, threads):
             _scale(X[rows[i]], shift, scale, out[i])
 
 
-@njit(**OPTIONS)
+@njit(**ROW)
 def _scale(x, shift, scale, out):
     for d in range(len(x)):
         out[d] = (x[d] - shift[d]) * scale[d]
@@ -118,7 +122,7 @@ def _gaussian_latent(mu, log_var, eps, analytic_kl, z, kl):
             kl[row] = log_ratio
 
 
-@njit(**OPTIONS)
+@njit(**ROW)
 def _divergence(mu, log_var):
     total = mu.dtype.type(0)
     for j in range(len(mu)):
@@ -126,7 +130,7 @@ def _divergence(mu, log_var):
     return mu.dtype.type(0.5) * total
 
 
-@njit(**OPTIONS)
+@njit(**ROW)
 def _shift_and_scale(mu, log_var, eps, z):
     """Set z to mu + sigma * eps and return log q(z|x) - log p(z)."""
     half, total = mu.dtype.type(0.5), mu.dtype.type(0)
@@ -160,7 +164,7 @@ def _gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, weights, dmu, d
         _add_gradients(mu[i], log_var[i], eps[row], dz[row], weight, dmu[i], dlog_var[i])
 
 
-@njit(**OPTIONS)
+@njit(**ROW)
 def _closed_form_gradients(mu, log_var, weight, dmu, dlog_var):
     """Set the gradients at mu and log_var to those of -weight times the KL divergence in closed form."""
     half = mu.dtype.type(0.5)
@@ -169,7 +173,7 @@ def _closed_form_gradients(mu, log_var, weight, dmu, dlog_var):
         dlog_var[j] = -weight * half * expm1(log_var[j])
 
 
-@njit(**OPTIONS)
+@njit(**ROW)
 def _add_gradients(mu, log_var, eps, dz, weight, dmu, dlog_var):
     """Add the gradients of one sample z: from dz, and from z in -weight times its log-ratio."""
     half = mu.dtype.type(0.5)
@@ -198,7 +202,7 @@ def _gaussian_log_q(z, mu, log_var, weights, log_q, dmu, dlog_var):
         log_q[row] = _add_score(z[row], mu[i], log_var[i], weights[row], dmu[i], dlog_var[i])
 
 
-@njit(**OPTIONS)
+@njit(**ROW)
 def _add_score(z, mu, log_var, weight, dmu, dlog_var):
     """Return log N(z; mu, sigma^2) and add weight times its gradients."""
     half, one, log_2pi = mu.dtype.type(0.5), mu.dtype.type(1), mu.dtype.type(LOG_2PI)
@@ -223,7 +227,7 @@ def _add_log_prior(z, log_prob, dz):
         log_prob[row] += _prior_of_row(z[row], dz[row])
 
 
-@njit(**OPTIONS)
+@njit(**ROW)
 def _prior_of_row(z, dz):
     total = z.dtype.type(0)
     for j in range(len(z)):
@@ -249,7 +253,7 @@ def _bernoulli_log_prob(x, logits, weights, log_prob, dlogits, threads):
             log_prob[row] = _bernoulli_row(x[row % len(x)], logits[row], weights[row], dlogits[row])
 
 
-@njit(**OPTIONS)
+@njit(**ROW)
 def _bernoulli_row(x, logits, weight, dlogits):
     total = logits.dtype.type(0)
     for d in range(len(x)):
@@ -275,7 +279,7 @@ def _gaussian_log_prob(x, mu, log_var, weights, log_prob, dmu, dlog_var, threads
             log_prob[row] = _gaussian_row(x[row % len(x)], mu[row], log_var[row], weights[row], dmu[row], dlog_var[row])
 
 
-@njit(**OPTIONS)
+@njit(**ROW)
 def _gaussian_row(x, mu, log_var, weight, dmu, dlog_var):
     half, one, log_2pi = mu.dtype.type(0.5), mu.dtype.type(1), mu.dtype.type(LOG_2PI)
     total = mu.dtype.type(0)

@@ -69,7 +69,7 @@ def parse_amat(content: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
     Examples
     --------
-    >>> parse_amat(b"0 1\\n1 1\\n", shape=(2, 2))
+    >>> parse_amat(b"0 1\n1 1\n", shape=(2, 2))
     array([[0, 1],
            [1, 1]], dtype=uint8)
     """

@@ -1,0 +1,63 @@
+"""A hash of what each compiled kernel computes, in both precisions and on several shapes: a line each.
+
+Run as a program by ``test_processes``, which compares processes with each other.
+"""
+
+import hashlib
+from types import SimpleNamespace
+
+import numpy as np
+
+from npvae import backends, nn
+from npvae.backends.formulas import HIDDEN
+from npvae.parameters import Buffers, Layout
+from npvae.preprocessing import Scaling
+
+cpu = backends.get("cpu")
+
+
+def results(dtype, M, D, L):
+    """Yield (kernel, its results) for M datapoints of D columns with L samples each."""
+    rng = np.random.default_rng(M)
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(dtype)
+
+    x, z, first, second, weights = normal(M, D), *(normal(L * M, D) for _ in range(3)), normal(L * M)
+    yield "gaussian_log_prob", cpu.gaussian_log_prob(x, first, second, weights)
+    yield "bernoulli_log_prob", cpu.bernoulli_log_prob(np.abs(x) % 1, first, weights)
+    mu, log_var = normal(M, D), normal(M, D)
+    for analytic_kl in (True, False):
+        yield "gaussian_latent", cpu.gaussian_latent(mu, log_var, z, analytic_kl)
+        kl_weights = weights[:M] if analytic_kl else weights
+        yield "gaussian_latent_backward", cpu.gaussian_latent_backward(mu, log_var, z, first, analytic_kl, kl_weights)
+    yield "gaussian_log_q", cpu.gaussian_log_q(z, mu, log_var, weights)
+    log_prob, dz = normal(L * M), normal(L * M, D)
+    cpu.add_log_prior(z, log_prob, dz)
+    yield "add_log_prior", (log_prob, dz)
+    X = rng.integers(0, 256, (50, D), dtype=np.uint8)
+    scaling = Scaling(np.full(D, 0.3), np.full(D, 0.7))
+    yield "gather", (cpu.gather(X, np.arange(20), scaling, np.empty((20, D), dtype)),)
+    for activation in HIDDEN:
+        heads = [("a", 5, "identity", True), ("b", 4, "soft_floor", True)]
+        mlp = nn.mlp("net", D, (17, 9), activation, heads)
+        layout = Layout(mlp.shapes())
+        parameters, gradient, network = layout.view(normal(layout.size)), cpu.gradient(layout, dtype), cpu.Network
+        network, buffers, dx = network(mlp, layout), Buffers(cpu, dtype), np.empty_like(x)
+        done = network.forward(parameters, x, buffers)
+        for place in done.doutputs:
+            place[...] = normal(*place.shape)
+        network.backward(parameters, x, done, gradient, buffers, dx)
+        yield f"network, {activation}", (*done.hidden, *done.outputs, gradient.vector, dx)
+        state = SimpleNamespace(squares=np.abs(normal(layout.size)), counter=np.array([9, -1]))
+        rule = SimpleNamespace(step_size=0.1, weight_decay=0.01, accumulate_only=1, n_weights=layout.n_weights)
+        cpu.adagrad_step(parameters, gradient, state, rule)
+        yield f"adagrad_step, {activation}", (parameters.vector, state.squares)
+
+
+if __name__ == "__main__":
+    for dtype in ("float32", "float64"):
+        for shape in ((33, 6, 1), (30, 37, 2), (120, 100, 1)):
+            for kernel, arrays in results(dtype, *shape):
+                digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+                print(kernel, dtype, shape, digest.hexdigest()[:16])
