@@ -1,7 +1,7 @@
 """Auto-Encoding Variational Bayes, written by hand in NumPy and compiled where the time goes.
 
-``npvae.fit(X)`` trains a variational autoencoder; ``npvae.VAE`` is the same with all settings. The mathematics stands
-in ``backends/reference.py``, ``estimators/sgvb.py`` and ``model.py``, in this order for a first reading.
+``npvae.fit(X)`` trains a variational autoencoder; ``npvae.VAE`` is the same with all settings. For a first reading of
+the mathematics: ``backends/reference.py``, ``model.py``, ``estimators/bound.py`` and ``estimators/sgvb.py``, in this order.
 """
 
 from typing import TYPE_CHECKING

@@ -39,7 +39,7 @@ def check_number(name: str, value: Any, kind: type, least: float) -> None:
         raise ValueError(f"{name} is {value!r}; expected {article} of at least {least}")
 
 
-class Estimator:
+class SklearnEstimator:
     """Base class. The settings are the parameters of ``__init__``; each is stored, unchanged, as an attribute."""
 
     @classmethod

@@ -1,7 +1,7 @@
-"""What `VAE` calls to set up a training: choices that depend on the data, the model, and the trainer.
+"""Set up a training for `VAE`: make the choices that depend on the data, build the model, build the trainer.
 
-``settings`` is a namespace with the checked settings of a `VAE`. Results are NamedTuples, which ``vae`` stores; this
-module does not know the class `VAE`.
+``settings`` is a namespace with the checked settings of a `VAE`. Functions return NamedTuples; this module does not
+import `VAE`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import backends, training
 from .backends.interface import Backend
 from .conventions import column_names, compare_names
-from .estimators import ESTIMATORS, Scorer, runs, runs_on, suits
+from .estimators import ESTIMATORS, Scorer, runs_on, suits, supports
 from .fitted import Fitted, generator
 from .model import Architecture, Model
 from .parameters import Parameters
@@ -26,7 +26,7 @@ SOME_ROWS = 2000
 
 
 class Decisions(NamedTuple):
-    """The choices made before the first step: by the settings, or by the data where a setting is "auto"."""
+    """What is fixed before the first step: each is the setting, or chosen from the data if the setting is "auto"."""
 
     preprocessor: Preprocessor
     architecture: Architecture
@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
 
 class StartingPoint(NamedTuple):
-    """Parameters before or after a fit, with their architecture, data and backend, for checks and measurements."""
+    """Parameters, initial or fitted, with what is needed to compute with them: for checks and measurements."""
 
     architecture: Architecture
     data: Data
@@ -60,7 +60,7 @@ def begin(
     max_epochs: int | None = None,
     say: Callable[[str], None],
 ) -> tuple[Decisions, Run]:
-    """Check the data, make the choices that are left to it, and set up a training from new parameters.
+    """Check the data, choose every setting that is "auto", and set up a training from new parameters.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def begin(
             trainer_for, lambda parameters: scorer(parameters, subset).mean()
         )
         tried = ", ".join(f"{candidate:g}: {bound:.1f}" for candidate, bound in bounds.items())
-        say(f"learning rate: {learning_rate:g} (training bound in nats after the first steps of {tried})")
+        say(f"learning rate: {learning_rate:g} (training bound in nats after a short trial with {tried})")
     decisions = Decisions(preprocessor, architecture, backend, seed, learning_rate)
     return decisions, Run(trainer_for(learning_rate), valid, fingerprints(data, valid))
 
@@ -151,7 +151,7 @@ def next_piece(
     n_datapoints: int,
 ) -> Run:
     """Set up one epoch on another piece of the data. ``n_datapoints`` is the number of rows of all pieces so far."""
-    # The trainer divides the prior by the rows of the piece. Rescaled, it is divided by the rows of all pieces.
+    # Trainer computes weight_prior / (rows of this piece). The factor makes it weight_prior / (rows of all pieces).
     weight_prior, progress = settings.weight_prior * len(data.X) / n_datapoints, state.progress
     epoch = progress.epoch + (progress.seen > 0)  # an interrupted epoch counts as complete
     progress = dataclasses.replace(
@@ -186,22 +186,18 @@ def make_trainer(
     ValueError
         If the estimator does not suit the model.
     """
-    architecture = model.architecture
-    if not suits(settings.estimator, architecture):
-        raise ValueError(
-            f"estimator is {settings.estimator!r}, but the model was fitted with another one, for "
-            f"{_weights(architecture)} weights and the posterior {architecture.posterior!r}; call fit to start again"
-        )
-    run = training.Settings(
-        settings.optimizer,
-        learning_rate,
-        settings.weight_prior,
-        settings.batch_size,
-        settings.max_epochs,
-        settings.patience,
+    _check_suits(settings.estimator, model.architecture)
+    training_settings = training.Settings(
+        optimizer=settings.optimizer,
+        learning_rate=learning_rate,
+        weight_prior=settings.weight_prior,
+        batch_size=settings.batch_size,
+        max_epochs=settings.max_epochs,
+        patience=settings.patience,
     )._replace(**changes)
     estimator = ESTIMATORS[settings.estimator].make(model, settings.n_samples, n_datapoints)
-    return training.Trainer(estimator, model.parameters(initial), data, generator(seed, "training"), run, state)
+    parameters, rng = model.parameters(initial), generator(seed, "training")
+    return training.Trainer(estimator, parameters, data, rng, training_settings, state)
 
 
 def train(run: Run, scorer: Scorer, callbacks: Any, keep: Any) -> str | None:
@@ -213,10 +209,11 @@ def train(run: Run, scorer: Scorer, callbacks: Any, keep: Any) -> str | None:
 
 def starting_point(settings: SimpleNamespace, X: ArrayLike, fitted: Fitted | None = None) -> StartingPoint:
     """Return the initial parameters of a training on X, or the parameters of the fitted model."""
-    table = survey(X)
     if fitted is not None:
         model, vector = fitted.model, fitted.model.backend.to_numpy(fitted.parameters.vector).astype(float)
-        return StartingPoint(model.architecture, fitted.preprocessor.data(table), vector, model.backend)
+        _check_suits(settings.estimator, model.architecture)
+        return StartingPoint(model.architecture, fitted.data(X), vector, model.backend)
+    table = survey(X)
     preprocessor, _ = _choose_preprocessing(settings, table)
     architecture = architecture_of(settings, preprocessor.likelihood, table.X.shape[1])
     model = make_model(architecture, settings.backend, "cpu", settings.dtype)
@@ -292,15 +289,23 @@ def _choose_preprocessing(settings, table: Survey) -> tuple[Preprocessor, list[s
 
 
 def _choose_backend(settings, architecture, n_rows, max_epochs) -> str:
-    """Return the backend: as set, or chosen by the number of operations of a fit to this number of rows."""
+    """Return the backend: as set, or for "auto" chosen by the number of operations of the whole training."""
     if settings.backend != "auto":
         return settings.backend
-    if not runs(settings.estimator, settings.posterior, "cuda"):
+    if not supports(settings.estimator, settings.posterior, "cuda"):
         return "cpu"
     rows = min(settings.batch_size, n_rows)
-    multiplied = Model(architecture, backends.get("reference")).layout.n_weights * settings.n_samples
-    step = 6 * rows * multiplied  # multiplications and additions in the three matrix products of a layer
+    products = Model(architecture, backends.get("reference")).layout.n_weights * settings.n_samples
+    step = 6 * rows * products  # 2 operations in each of 3 matrix products: forward, dW, dx
     return backends.choose(step, step * max_epochs * n_rows / rows)
+
+
+def _check_suits(estimator: str, architecture: Architecture) -> None:
+    if not suits(estimator, architecture):
+        raise ValueError(
+            f"estimator is {estimator!r}, but the model was fitted with another one, for "
+            f"{_weights(architecture)} weights and the posterior {architecture.posterior!r}; call fit to start again"
+        )
 
 
 def _weights(architecture: Architecture) -> str:

@@ -95,6 +95,8 @@ class Model:
     layout : Layout of the flat parameter vector. The names are ``encoder.hidden1.W``, ``encoder.mu.b``, ...
     likelihood : Likelihood, the row of p(x|z)
     posterior : distribution of the noise of q(z|x)
+    divergence_of_noise : float
+        KL divergence of one element of the noise from N(0, 1), in nats.
     weight_posterior : WeightPosterior of the arrays that are random
     encoder, decoder : nn.Network, or the backend's own
 
@@ -117,6 +119,8 @@ class Model:
         self.architecture, self.backend, self.dtype = architecture, backend, np.dtype(dtype)
         n_features, n_components, hidden, activation, likelihood, constant, posterior, random_weights = architecture
         self.likelihood, self.posterior = LIKELIHOODS[likelihood], POSTERIORS[posterior].noise
+        # Noise and N(0, 1) have the same mean and variance: their KL divergence is the difference of their entropies.
+        self.divergence_of_noise = float(Normal().entropy() - self.posterior.entropy())
         heads = [("mu", n_components, "identity", True), ("log_var", n_components, "identity", not constant)]
         encoder = nn.mlp("encoder", n_features, hidden, activation, heads)
         heads = [(head, n_features, f, head != "log_var" or not constant) for head, f in self.likelihood.heads]
@@ -196,14 +200,6 @@ class Model:
                 kl += (self.posterior.log_prob(eps) - Normal().log_prob(eps)).sum(axis=1)
         return z, kl
 
-    @property
-    def divergence_of_noise(self) -> float:
-        """KL divergence of one element of the noise from N(0, 1), in nats.
-
-        Both have the same mean and variance, so it is the difference of their entropies.
-        """
-        return float(Normal().entropy() - self.posterior.entropy())
-
     def decode(self, parameters: Parameters, z: Array, buffers: Buffers) -> Any:
         """Compute p(x|z) of z (R, J): an `nn.Pass` whose outputs are the parameters of the likelihood, (R, D) each."""
         return self.decoder.forward(parameters, z, buffers)
@@ -254,12 +250,12 @@ class Model:
         log_joint (L * M,), in nats
         dz (L * M, J), or None without gradient
         """
-        decoded, dz = self.decode(parameters, z, buffers), buffers("dz", *z.shape)
+        decoded, dz = self.decode(parameters, z, buffers), buffers("dz", *z.shape) if gradient else None
         log_joint = self.log_likelihood(x, decoded, buffers.full(1.0, len(z)), buffers)
-        if gradient:
+        if dz is not None:
             self.decoder.backward(parameters, z, decoded, None, buffers, dz)
         self.backend.add_log_prior(z, log_joint, dz)
-        return log_joint, dz if gradient else None
+        return log_joint, dz
 
     def mean(self, outputs: tuple) -> NDArray:
         """Return E[x|z] (R, D) from the outputs of `decode`, as a new NumPy array."""

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 PathLike = str | os.PathLike[str]
 
 FORMAT = "npvae model"
-VERSION = 2
+
+#: The version that is written, and those that are read. Version 2 has other names for some entries of the header.
+VERSION, READABLE = 3, (2, 3)
 
 #: The allowed types of a member, as written in the file: the header's bytes, and little-endian numbers.
 TYPES = ("|u1", "<f4", "<f8", "<i8")
@@ -111,7 +113,7 @@ def load(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(pathlib.Path(folder, "model.npz"), {"seed": 1}, {"parameters": np.zeros(3)})
     ...     load(pathlib.Path(folder, "model.npz"))
-    ({'format': 'npvae model', 'version': 2, 'seed': 1}, {'parameters': array([0., 0., 0.])})
+    ({'format': 'npvae model', 'version': 3, 'seed': 1}, {'parameters': array([0., 0., 0.])})
     """
     with open(path, "rb") as file:
         try:
@@ -122,8 +124,9 @@ def load(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             raise ValueError(f"{path} is not an npvae model, or is damaged ({_describe(error)})") from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path} is not an npvae model: its header says {header!r:.80}")
-    if header.get("version") != VERSION:
-        raise ValueError(f"{path} has format version {header.get('version')}; this npvae reads version {VERSION}")
+    if header.get("version") not in READABLE:
+        readable = " and ".join(map(str, READABLE))
+        raise ValueError(f"{path} has format version {header.get('version')}; this npvae reads {readable}")
     if digest is None or not np.array_equal(digest, _digest(members)):
         raise ValueError(f"{path} is damaged: its members do not match its digest")
     del members["header"]

@@ -34,7 +34,8 @@ FITTED = (
 def to_file(vae: Any) -> tuple[dict[str, Any], dict[str, NDArray]]:
     """Convert a fitted VAE to a JSON-serializable header and named arrays."""
     state, vector = vae.training_, vae.fitted_.model.backend.to_numpy(vae.parameters_.vector)
-    settings = vae.get_params() | {"callbacks": (), "dtype": vector.dtype.name}
+    in_json = {"callbacks": (), "dtype": vector.dtype.name}  # of settings that JSON cannot hold as they are
+    settings = {name: in_json.get(name, value) for name, value in vae.get_params().items()}
     header = {
         "settings": _plain(settings),
         "fitted": _plain({name: getattr(vae, name, None) for name in FITTED}),
@@ -86,7 +87,7 @@ def from_file(kind: type, header: Mapping[str, Any], arrays: Mapping[str, NDArra
         vae.backend = "auto"
     layout = Model(vae.architecture_, backends.get("reference")).layout
     vector = _expect(arrays, "parameters", layout.size)
-    vae.parameters_ = layout.view(np.array(vector, np.dtype(vae.dtype)))
+    vae.parameters_ = layout.view(np.array(vector))
     scaling = Scaling(*(_expect(arrays, name, vae.architecture_.n_features) for name in Scaling._fields))
     vae.preprocessor_ = Preprocessor(vae.architecture_.likelihood, scaling, float(header["uint8_scale"]))
     progress = dict(header["progress"])

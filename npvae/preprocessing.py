@@ -329,15 +329,19 @@ def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list
 def _standardizing(table: Survey, unit: float) -> tuple[Scaling, list[str]]:
     """Return the scaling that standardizes the columns of ``unit * X``, and notices."""
     mean, deviation = _column_moments(table)
-    constant = deviation == 0
-    notices = []
+    constant, notices = deviation == 0, []
+    with np.errstate(over="ignore"):
+        scale = 1 / np.where(constant, 1, unit * deviation)
+    if not np.all(np.isfinite(scale)):
+        column = int(np.argmin(np.isfinite(scale)))
+        raise ValueError(f"X varies by less than a float can resolve in column {column}; expected more than 1e-308")
     if constant.any():
         columns = ", ".join(map(str, np.flatnonzero(constant)[:10])) + (", ..." if constant.sum() > 10 else "")
         notices.append(
             f"{constant.sum()} of {len(mean)} columns are constant ({columns}): they carry no information, "
             "and only the lower limit of the variance keeps their density finite"
         )
-    return Scaling(mean * unit, 1 / np.where(constant, 1, unit * deviation)), notices
+    return Scaling(mean * unit, scale), notices
 
 
 def _column_moments(table: Survey) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

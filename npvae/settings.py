@@ -15,7 +15,7 @@ import numpy as np
 from . import backends
 from .backends import formulas
 from .conventions import check_choice, check_number
-from .estimators import ESTIMATORS, runs
+from .estimators import ESTIMATORS, supports
 from .likelihoods import LIKELIHOODS
 from .model import POSTERIORS
 from .optimizers import STEPS
@@ -201,6 +201,9 @@ class Functions(Kind):
 
     def check(self, name: str, value: Any) -> None:
         _check_tuple(name, value, "functions")
+        for item in value:
+            if not callable(item):
+                raise ValueError(f"{name} is {value!r}; expected a tuple of functions, but {item!r} cannot be called")
 
     def describe(self) -> str:
         return "sequence of callables"
@@ -400,7 +403,7 @@ def _check_backend(values: Mapping[str, Any]) -> None:
     if backend == "auto":
         return
     backends.get(backend)
-    if not runs(estimator, posterior, backend):
+    if not supports(estimator, posterior, backend):
         estimators, posteriors = (
             _either(name for name, row in table.items() if backend in row.backends)
             for table in (ESTIMATORS, POSTERIORS)

@@ -6,7 +6,7 @@ Its methods are thin: ``settings`` checks and documents the settings, ``fitting`
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import fitting, modelfile, persistence, settings
-from .conventions import Estimator, check_number, not_fitted
+from .conventions import SklearnEstimator, check_number, not_fitted
 from .evaluation.health import examine
 from .fitted import Fitted
 from .preprocessing import as_table
@@ -25,7 +25,7 @@ from .training import Checkpointer, Epoch, NonFiniteError
 logger = logging.getLogger(__name__)
 
 
-class VAE(Estimator):  # noqa: D101 - the docstring is put together from the table of settings
+class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from the table of settings
     __doc__ = f"""A variational autoencoder, trained by stochastic gradient variational Bayes (Kingma & Welling, 2014).
 
     The constructor stores every setting as given; `fit` checks them.
@@ -54,6 +54,8 @@ class VAE(Estimator):  # noqa: D101 - the docstring is put together from the tab
         Architecture, preprocessing and seed that belong to the parameters.
     training_, fingerprints_
         State of the training and fingerprints of its data, for `resume` and `partial_fit`.
+    fitted_ : Fitted
+        The model with its parameters, on the backend in use, for evaluation and for programs of one's own.
     stopped_ : str or None
         Why training ended before ``max_epochs``.
     notes_ : dict
@@ -88,7 +90,7 @@ class VAE(Estimator):  # noqa: D101 - the docstring is put together from the tab
         patience: int = 10,
         backend: str = "auto",
         dtype: Any = "float32",
-        callbacks: Iterable[Callable] = (),
+        callbacks: Sequence[Callable] = (),
         verbose: bool = False,
         random_state: int | None = 0,
     ) -> None:
@@ -114,6 +116,7 @@ class VAE(Estimator):  # noqa: D101 - the docstring is put together from the tab
 
     history_: list[Epoch]
     learning_rate_: float
+    n_samples_seen_: int
 
     def _checked_settings(self):
         """Return the settings as a namespace, or refuse one that is not valid."""
@@ -201,15 +204,16 @@ class VAE(Estimator):  # noqa: D101 - the docstring is put together from the tab
         checkpointer, state = self._checkpointer(checkpoint, checkpoint_every), self.training_
         if self.fingerprints_ is None:
             raise ValueError("this model was trained on data in pieces; continue with partial_fit")
+        learning_rate = self._learning_rate()
         run = fitting.resume(
             values, fitted, state, self.fingerprints_, X, X_valid,
-            learning_rate=self._take_learning_rate(), n_datapoints=self.n_samples_seen_,
+            learning_rate=learning_rate, n_datapoints=self.n_samples_seen_,
         )  # fmt: skip
         done = state.progress.epoch - 1
         if done >= self.max_epochs:
             self._tell(f"nothing to resume: {done} epochs are done; for more, set max_epochs higher")
-        self.history_ = [epoch for epoch in self.history_ if epoch.epoch <= done]
-        return self._run(run, checkpointer)
+        history = [epoch for epoch in self.history_ if epoch.epoch <= done]
+        return self._run(run, checkpointer, learning_rate_=learning_rate, history_=history)
 
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "VAE":
         """Train for one epoch on a piece of the data.
@@ -229,16 +233,16 @@ class VAE(Estimator):  # noqa: D101 - the docstring is put together from the tab
         """
         values = self._checked_settings()
         if not hasattr(self, "parameters_"):
-            run = self._begin(values, X, max_epochs=1)._replace(fingerprints=None)
+            run, changes = self._begin(values, X, max_epochs=1)._replace(fingerprints=None), {}
         else:
-            fitted = self.fitted_
+            fitted, learning_rate = self.fitted_, self._learning_rate()
             data = fitted.data(X)
-            self.n_samples_seen_ += len(data.X)
+            seen = self.n_samples_seen_ + len(data.X)
             run = fitting.next_piece(
-                values, fitted, self.training_, data,
-                learning_rate=self._take_learning_rate(), n_datapoints=self.n_samples_seen_,
-            )  # fmt: skip
-        return self._run(run, self._checkpointer(None))
+                values, fitted, self.training_, data, learning_rate=learning_rate, n_datapoints=seen
+            )
+            changes = {"learning_rate_": learning_rate, "n_samples_seen_": seen}
+        return self._run(run, self._checkpointer(None), **changes)
 
     def _begin(self, values, X, X_valid=None, max_epochs=None):
         """Have the data decide, and forget what an earlier fit has left."""
@@ -253,17 +257,15 @@ class VAE(Estimator):  # noqa: D101 - the docstring is put together from the tab
             delattr(self, name)
         self._keep_feature_names(X)
         self.n_samples_seen_, self.n_features_in_ = run.trainer.data.X.shape
-        self.preprocessor_, self.architecture_, self.backend_, self.seed_ = decided[:4]
-        self.learning_rate_ = decided.learning_rate
+        self.preprocessor_, self.architecture_ = decided.preprocessor, decided.architecture
+        self.backend_, self.seed_, self.learning_rate_ = decided.backend, decided.seed, decided.learning_rate
         self.likelihood_ = self.preprocessor_.likelihood
         self.report_, self.history_, self.notes_ = report, [], {}
         return run
 
-    def _take_learning_rate(self):
-        """Take a learning rate that was set since the fit; one that was chosen by it stays."""
-        if not isinstance(self.learning_rate, str):  # "auto"
-            self.learning_rate_ = self.learning_rate
-        return self.learning_rate_
+    def _learning_rate(self):
+        """Return the step size to continue with: the setting, or for "auto" the one that the fit has chosen."""
+        return self.learning_rate_ if isinstance(self.learning_rate, str) else self.learning_rate
 
     def _checkpointer(self, checkpoint, every=60.0):
         def record(state, epoch):
@@ -276,13 +278,19 @@ class VAE(Estimator):  # noqa: D101 - the docstring is put together from the tab
 
         return Checkpointer(record, None if checkpoint is None else write, every)
 
-    def _run(self, run, checkpointer):
-        """Train, keep what is needed to continue, and examine the result; a piece of the data has no fingerprints."""
-        trainer, whole = run.trainer, run.fingerprints is not None
+    def _run(self, run, checkpointer, **changes):
+        """Take these attributes, train, keep what is needed to continue, and examine the result; a piece of the data has no fingerprints."""
+        trainer, whole, before = run.trainer, run.fingerprints is not None, dict(vars(self))
+        vars(self).update(changes)
         self.parameters_ = trainer.parameters  # live: a callback can use the model
         self.fingerprints_, self.stopped_ = run.fingerprints, None
         vars(self).pop("health_", None)
-        checkpointer.begin(trainer)
+        try:
+            checkpointer.begin(trainer)
+        except BaseException:  # no file, no training: the model stays as it was
+            vars(self).clear()
+            vars(self).update(before)
+            raise
         fitted, epochs, done = self.fitted_, trainer.settings.max_epochs, trainer.progress.epoch - 1
         try:
             with show_progress(epochs, self.verbose and whole, done) as show:
@@ -473,8 +481,8 @@ def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE
     choices = [choice for choice in settings.for_data(*as_table(X).shape) if choice.name not in values]
     model = VAE(**{"verbose": True} | {choice.name: choice.value for choice in choices} | values)
     report = [f"{name}: {value} ({reason})" for name, value, reason in choices]
-    if model.verbose and report:
-        print(*report, sep="\n", file=sys.stderr)
+    for line in report:
+        model._tell(line)
     model.fit(X, X_valid=X_valid)
     model.report_ = report + model.report_
     return model

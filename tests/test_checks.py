@@ -79,6 +79,12 @@ def test_constant_log_var(make_model, rng, backend):
     assert all(check.passed for check in checks), checks
 
 
+def test_an_estimator_that_does_not_suit_the_model_is_refused(X):
+    model = npvae.VAE(**SMALL, learning_rate=0.05, max_epochs=1, backend="reference").fit(X)
+    with pytest.raises(ValueError, match="'full-vb', but the model was fitted with another one, for fixed weights"):
+        npvae.gradcheck(model.set_params(estimator="full-vb"), X)
+
+
 def test_fitted_model(X):
     model = npvae.VAE(**SMALL, learning_rate=0.05, max_epochs=20, likelihood="gaussian").fit(X)
     assert npvae.gradcheck(model, X).passed

@@ -1,6 +1,7 @@
 """The command line: each command on a small data set, its files, its numbers and its exit status."""
 
 import csv
+import logging
 import re
 import signal
 
@@ -246,3 +247,10 @@ def test_every_command_has_an_example_that_is_understood(capsys):
             cli.main([command, "--help"])
         example = capsys.readouterr().out.split("example: npvae ")[1]
         assert cli.build_parser().parse_args(example.split()).run
+
+
+def test_the_log_is_left_as_it_was(capsys):
+    log = logging.getLogger("npvae")
+    before = log.level, log.handlers[:]
+    assert cli.main(["datasets", "--verbose"]) == 0
+    assert (log.level, log.handlers) == before

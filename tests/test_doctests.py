@@ -67,6 +67,7 @@ WITHOUT_EXAMPLE = (
     "distributions.composition.Composed",
     "distributions.inverse_cdf.InverseCDF",
     "distributions.location_scale.LocationScale",
+    "estimators.interface.RunsAhead",
     "plots.Epoch",
     "plots.FittedModel",
 )

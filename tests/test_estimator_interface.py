@@ -4,6 +4,7 @@ One keeps an array a datapoint from epoch to epoch, as Markov chains would; one 
 importance-weighted bound does. If the interface can carry both, it can carry what they stand for.
 """
 
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from scipy.special import logsumexp
 
 import npvae
-from npvae import backends
+from npvae import backends, fitting
 from npvae.checks import compare_with_differences
 from npvae.estimators import ESTIMATORS, SGVB, Result, Spec, bound
 from npvae.parameters import Buffers
@@ -176,7 +177,19 @@ def test_the_state_is_kept_by_name_and_counts_updates(X, tmp_path):
 
 
 def test_a_state_of_another_estimator_is_not_taken(X):
-    """It begins without one, as in a first fit."""
+    """It begins without one, as in a first fit; one without a state does not keep another's."""
     model = npvae.VAE(2, **SETTINGS, estimator="persistent", backend="reference").fit(X)
     model.set_params(estimator="score-function-running", max_epochs=7).resume(X)
     assert set(model.training_.estimator) == {"mean"}
+    model.set_params(estimator="score-function", max_epochs=8).resume(X)
+    assert model.training_.estimator == {}
+
+
+def test_a_state_that_is_changed_in_place_is_not_the_saved_one(X):
+    model = npvae.VAE(2, **SETTINGS, estimator="persistent", backend="reference").fit(X)
+    saved, settings = model.training_, SimpleNamespace(**model.get_params())
+    trainer = fitting.make_trainer(
+        settings, model.fitted_.model, model.fitted_.data(X), saved.parameters, 0.05, len(X), 0, saved
+    )
+    trainer.estimator_state.z[...] = 7
+    assert not np.any(saved.estimator["z"] == 7)

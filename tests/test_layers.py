@@ -226,7 +226,7 @@ def test_a_planted_name_of_a_module_is_seen(copy):
 def private_names(root):
     """Return the private methods and attributes of VAE and of the class it inherits from."""
     names = set()
-    for file, cls in ("vae.py", "VAE"), ("conventions.py", "Estimator"):
+    for file, cls in ("vae.py", "VAE"), ("conventions.py", "SklearnEstimator"):
         (body,) = (node for node in ast.parse((root / file).read_text()).body if getattr(node, "name", None) == cls)
         for node in ast.walk(body):
             if isinstance(node, ast.FunctionDef):

@@ -61,6 +61,7 @@ def test_files_of_version_0_1(X, tmp_path):
     path = tmp_path / "old.npz"
 
     def as_in_version_0_1(header, arrays):
+        header["version"] = 2
         header["architecture"]["random"] = header["architecture"].pop("random_weights")
         state = arrays.pop("estimator.mean", None)
         header["progress"]["estimator"] = None if state is None else float(state[0])
@@ -283,6 +284,6 @@ def test_later_versions_and_wrong_sizes_are_refused(model, tmp_path):
     modelfile.save(path, header, arrays | {"parameters": arrays["parameters"][:-1]})
     with pytest.raises(ValueError, match="damaged: parameters is float32"):
         npvae.load(path)
-    modelfile.save(path, header | {"version": 3}, arrays)
-    with pytest.raises(ValueError, match="has format version 3; this npvae reads version 2"):
+    modelfile.save(path, header | {"version": 4}, arrays)
+    with pytest.raises(ValueError, match="has format version 4; this npvae reads 2 and 3"):
         npvae.load(path)

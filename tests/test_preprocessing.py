@@ -91,3 +91,9 @@ def test_a_survey_finds_ends_and_bits(rng):
     X = (X > 0).astype(float)
     X[29_999, 2] = 0.5
     assert not survey(X).is_binary
+
+
+def test_columns_that_vary_by_next_to_nothing_are_refused(rng):
+    X = rng.standard_normal((20, 3)) * [1, 1, 1e-312]
+    with pytest.raises(ValueError, match="X varies by less than a float can resolve in column 2"):
+        npvae.VAE(1, backend="reference").fit(X)

@@ -247,3 +247,19 @@ def test_sigkill(tmp_path, whole, run):
         path.unlink()  # this one was faster than `whole`, and nothing was tried: once more
         seconds /= 2
     assert same(npvae.load(path), expected)
+
+
+def test_what_is_refused_changes_nothing(X, tmp_path):
+    """Neither the step size, nor the count of rows, nor what was learnt."""
+    model = npvae.VAE(**SMALL).fit(X)
+    before = {name: getattr(model, name) for name in vars(model) if name.endswith("_")}
+    model.set_params(learning_rate=0.5, max_epochs=20)
+    with pytest.raises(ValueError, match="but the training to resume had"):
+        model.resume(X[:-1])
+    with pytest.raises(ValueError, match="features"):
+        model.partial_fit(X[:, :-1])
+    with pytest.raises(OSError, match="cannot be written"):
+        model.resume(X, checkpoint=tmp_path / "nowhere" / "model.npz")
+    after = {name: getattr(model, name) for name in vars(model) if name.endswith("_")}
+    assert after.keys() == before.keys() and model.learning_rate_ == before["learning_rate_"]
+    assert all(after[name] is before[name] for name in ("parameters_", "training_", "health_", "n_samples_seen_"))

@@ -9,7 +9,7 @@ from npvae.estimators import SGVB, ScoreFunction
 from npvae.estimators.score_function import Baseline, Samples
 
 BASELINES = (None, "running", "leave-one-out")
-COPIES, BLOCKS = 4000, 50
+COPIES, BLOCKS = 5000, 50
 
 
 def exact_gradient(model, parameters, x):

@@ -126,6 +126,7 @@ BAD = [
     ({"hidden_layer_sizes": (8, -1)}, "hidden_layer_sizes is -1; expected an integer of at least 1"),
     ({"hidden_layer_sizes": 8}, "hidden_layer_sizes is 8; expected a tuple of integers, which may be empty"),
     ({"callbacks": None}, "callbacks is None; expected a tuple of functions"),
+    ({"callbacks": [print, 3]}, "expected a tuple of functions, but 3 cannot be called"),
     ({"dtype": None}, "dtype is None"),
     ({"dtype": "float16"}, "dtype is 'float16'; expected one of 'float32', 'float64'"),
     ({"learning_rate": 0}, "learning_rate is 0; expected 'auto' or a number above 0"),
@@ -168,12 +169,17 @@ def test_a_fit_checks_the_settings():
         npvae.VAE(components=3)
 
 
-def test_a_subclass_may_fix_settings():
+def test_a_subclass_may_fix_settings(tmp_path):
+    """It fits, saves and loads; what its constructor does not have is not in the file."""
+
     class Plane(npvae.VAE):
         def __init__(self, max_epochs=1):
             super().__init__(2, hidden_layer_sizes=(), learning_rate=0.01, max_epochs=max_epochs, backend="reference")
 
-    assert Plane().fit(np.eye(4)).transform(np.eye(4)).shape == (4, 2)
+    model = Plane().fit(np.eye(4))
+    assert model.transform(np.eye(4)).shape == (4, 2)
+    model.save(tmp_path / "plane.npz")
+    np.testing.assert_array_equal(Plane.load(tmp_path / "plane.npz").transform(np.eye(4)), model.transform(np.eye(4)))
     with pytest.raises(ValueError, match="max_epochs is 0"):
         Plane(0).fit(np.eye(4))
 

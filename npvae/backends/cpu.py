@@ -218,7 +218,7 @@ def _add_score(z, mu, log_var, weight, dmu, dlog_var):
 
 def add_log_prior(z, log_prob, dz):
     """See `reference.add_log_prior`."""
-    _add_log_prior(z, log_prob, dz)
+    _add_log_prior(z, log_prob, np.empty_like(z) if dz is None else dz)
 
 
 @njit(**OPTIONS)

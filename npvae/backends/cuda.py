@@ -97,6 +97,7 @@ def gaussian_log_q(z, mu, log_var, weights, out=(None, None, None)):
 
 def add_log_prior(z, log_prob, dz):
     """See `reference.add_log_prior`."""
+    dz = z[:0] if dz is None else dz
     launch(kernels.LOG_PRIOR[z.dtype], z.shape[0], kernels.THREADS, z, log_prob, dz)
 
 

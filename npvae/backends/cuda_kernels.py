@@ -239,7 +239,8 @@ def make_log_prior(dtype):
         total = dtype(0)
         for j in range(thread, z.shape[1], THREADS):
             total += dtype(LOG_2PI) + z[row, j] * z[row, j]
-            dz[row, j] -= z[row, j]
+            if row < dz.shape[0]:
+                dz[row, j] -= z[row, j]
         parts[thread] = total
         total = sum_of_block(parts)
         if thread == 0:

@@ -77,7 +77,7 @@ class Backend(Protocol):
     ) -> tuple[Array, Array, Array]:
         """See `reference.gaussian_log_q`."""
 
-    def add_log_prior(self, z: Array, log_prob: Array, dz: Array) -> None:
+    def add_log_prior(self, z: Array, log_prob: Array, dz: Array | None) -> None:
         """See `reference.add_log_prior`."""
 
     def bernoulli_log_prob(self, x: Array, logits: Array, weights: Array, out: tuple = ...) -> tuple[Array, Array]:

@@ -260,14 +260,14 @@ def gaussian_log_q(
     return _into(out, log_q, *(array.reshape(-1, *mu.shape).sum(axis=0) for array in (dmu, dlog_var)))
 
 
-def add_log_prior(z: NDArray, log_prob: NDArray, dz: NDArray) -> None:
+def add_log_prior(z: NDArray, log_prob: NDArray, dz: NDArray | None) -> None:
     """Add log p(z) = log N(z; 0, I) to ``log_prob`` and its gradient -z to ``dz``, in place.
 
     Parameters
     ----------
     z (R, J)
     log_prob (R,), in nats
-    dz (R, J)
+    dz (R, J), or None where the gradient is not wanted
 
     Examples
     --------
@@ -277,7 +277,8 @@ def add_log_prior(z: NDArray, log_prob: NDArray, dz: NDArray) -> None:
     array([[-1., -2.]])
     """
     log_prob -= 0.5 * np.sum(LOG_2PI + z**2, axis=1)
-    dz -= z
+    if dz is not None:
+        dz -= z
 
 
 # Likelihoods: one log-density per row, and the gradient with respect to the outputs of the decoder, in one pass -------

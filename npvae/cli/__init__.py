@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = build_parser().parse_args(arguments)
     log, handler = logging.getLogger("npvae"), logging.StreamHandler()
+    level = log.level
     if parsed.verbose:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def build_parser() -> argparse.ArgumentParser:

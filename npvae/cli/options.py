@@ -93,7 +93,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _describe(dataset: str) -> str:
-    return f"{dataset}: " + ", ".join(f"{name} {value}" for name, value in DATASET_SETTINGS[dataset].items())
+    return f"{dataset}: " + ", ".join(f"{OPTIONS[name]} {value}" for name, value in DATASET_SETTINGS[dataset].items())
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:

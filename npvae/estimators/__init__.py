@@ -55,15 +55,15 @@ def available(posterior: str, backend: str = "cpu") -> list[str]:
     """
     if backend == "auto":
         backend = "cpu"
-    return [name for name in ESTIMATORS if runs(name, posterior, backend)]
+    return [name for name in ESTIMATORS if supports(name, posterior, backend)]
 
 
-def runs(name: str, posterior: str, backend: str) -> bool:
+def supports(name: str, posterior: str, backend: str) -> bool:
     """Tell whether an estimator supports this family of q(z|x) and runs on this backend.
 
     Examples
     --------
-    >>> runs("full-vb", "gaussian", "cpu"), runs("full-vb", "gaussian", "cuda")
+    >>> supports("full-vb", "gaussian", "cpu"), supports("full-vb", "gaussian", "cuda")
     (True, False)
     """
     spec = ESTIMATORS[name]
@@ -92,10 +92,10 @@ def runs_on(architecture: Architecture, backend: str) -> bool:
     >>> [runs_on(Architecture(3, 2, posterior="laplace"), backend) for backend in ("reference", "cpu", "cuda")]
     [True, True, False]
     """
-    return any(suits(name, architecture) and runs(name, architecture.posterior, backend) for name in ESTIMATORS)
+    return any(suits(name, architecture) and supports(name, architecture.posterior, backend) for name in ESTIMATORS)
 
 
 __all__ = [
     "ESTIMATORS", "SGVB", "WEIGHT_DRAWS", "Estimator", "FullVB", "Result", "ScoreFunction", "Scorer", "Spec",
-    "available", "first_nonfinite", "runs", "runs_on", "suits",
+    "available", "first_nonfinite", "runs_on", "suits", "supports",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The lower bound of each datapoint: `forward`, which estimators differentiate, and `Scorer`, the reported score.
+"""The terms of the lower bound (`forward`, equations 6 and 7), and the score of each datapoint (`Scorer`).
 
 Early stopping, the choice of a step size and ``VAE.score_samples`` use `Scorer` for every estimator.
 """
@@ -31,7 +31,7 @@ class Forward(NamedTuple):
     encoded: Any  # nn.Pass, or the backend's class with the same attributes
     kl: Array  # (M,) or (L * M,), in nats
     z: Array  # (L * M, J)
-    decoded: Any  # likewise
+    decoded: Any  # nn.Pass, or the backend's class with the same attributes
     log_likelihood: Array  # (L * M,) log p(x|z), in nats
 
 
@@ -73,7 +73,7 @@ def forward(model: Model, parameters: Parameters, x: Array, eps: Array, analytic
     return Forward(encoded, kl, z, decoded, log_likelihood)
 
 
-#: Number of draws of the weights that a score is averaged over, where weights are random.
+#: With random weights, a score is the mean over this many draws of them.
 WEIGHT_DRAWS = 10
 
 
@@ -82,7 +82,7 @@ class Scorer:
 
     The score of a row is a function of the row, the parameters and the seed alone. The noise of a row is computed from
     a hash of its content, so the score depends neither on the other rows nor on their order. (One noise vector shared
-    by all rows would have this property too, but its error would not average out over rows.) Where weights are random,
+    by all rows would also do this, but then the errors of the rows would not average out.) Where weights are random,
     the score is the mean over `WEIGHT_DRAWS` draws of them.
 
     Parameters

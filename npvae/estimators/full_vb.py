@@ -79,7 +79,7 @@ class FullVB:
         return Noise(eps, self.model.weight_posterior.noise(rng, self.model.dtype))
 
     def sample(self, parameters: Parameters, x: Array, rows: Any, noise: Noise, state: Any = None) -> tuple[Noise, Any]:
-        """Return what the gradient holds constant: here the noise itself."""
+        """Return what is held constant in the gradient: here, the noise itself."""
         return noise, state
 
     def value_and_grad(self, parameters: Parameters, x: Array, samples: Noise) -> Result:

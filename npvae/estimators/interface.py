@@ -5,12 +5,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ..backends import BACKENDS
 from ..backends.interface import Array
 from ..model import Model
 from ..parameters import Parameters
-
-#: All backends, for estimators that run on each of them.
-ALL_BACKENDS = ("reference", "cpu", "cuda")
 
 
 class Result(NamedTuple):
@@ -43,13 +41,13 @@ class Estimator(Protocol):
     ----------
     model : Model
     State : class or None
-        A NamedTuple of arrays, passed from one call of `sample` to the next and saved in checkpoints. None if the
-        estimator has no state.
+        A NamedTuple of NumPy arrays (float32, float64 or int64), passed from one call of `sample` to the next, also
+        from one piece of the data to the next in ``partial_fit``, and saved in checkpoints. None if the estimator has
+        no state.
     updates_per_sample : int
         Number of parameter updates made with the result of one call of `sample`.
     runs_ahead : bool
-        Whether a backend's ``Runner`` may take many steps without waiting for each. Such an estimator also has
-        ``noise_shape(n_rows)``, ``draw_into(rng, out)`` and ``passes(parameters, x, noise)``: see `SGVB`.
+        Whether a backend's ``Runner`` may take many steps without waiting for each: see `RunsAhead`.
 
     Examples
     --------
@@ -105,6 +103,22 @@ class Estimator(Protocol):
         """List (name, array) of what `value_and_grad` computes, in its order: see `first_nonfinite`."""
 
 
+class RunsAhead(Estimator, Protocol):
+    """An estimator whose samples are its noise, and whose value is mean(log_likelihood) - mean(kl) of `passes`.
+
+    Its steps need no number from the host but the noise, so a backend can launch many of them at once.
+    """
+
+    def noise_shape(self, n_rows: int) -> tuple:
+        """Return the shape of the noise of a minibatch."""
+
+    def draw_into(self, rng: np.random.Generator, out: Any) -> Any:
+        """Draw the noise of a minibatch into a NumPy array of float32, and return it."""
+
+    def passes(self, parameters: Parameters, x: Array, samples: Array) -> Any:
+        """Launch the forward and the backward pass; the result has log_likelihood, kl and gradient, see `SGVB`."""
+
+
 def first_nonfinite(estimator: Estimator, parameters: Parameters, x: Array, samples: Any) -> str | None:
     """Name the first array of a step that holds a NaN or an infinite value.
 
@@ -150,7 +164,6 @@ class Spec(NamedTuple):
 
     make: Callable[[Any, int, int], Estimator]  # from (model, L, N): samples for each datapoint, number of datapoints
     posteriors: tuple = ("gaussian",)  # supported families of q(z|x)
-    backends: tuple = ALL_BACKENDS
+    backends: tuple = BACKENDS
     random_weights: str | None = None  # the `Architecture.random_weights` that it trains
     fewest_samples: int = 1  # smallest L
-    has_encoder: bool = True  # whether it trains q(z|x), which the bound and the latent codes need

@@ -80,12 +80,12 @@ class ScoreFunction:
     True
     """
 
-    State = Baseline
     updates_per_sample = 1
     runs_ahead = False
 
     def __init__(self, model: Model, n_samples: int = 1, baseline: str | None = None) -> None:
         self.model, self.n_samples, self.baseline = model, n_samples, baseline
+        self.State = Baseline if baseline == "running" else None
         self._buffers, self._later = (Buffers(model.backend, model.dtype) for _ in range(2))
         self._gradient = model.gradient()
 
@@ -112,7 +112,7 @@ class ScoreFunction:
         if self.baseline == "leave-one-out":
             f = f.reshape(self.n_samples, -1)
             return ((f.sum(axis=0) - f) / (self.n_samples - 1)).reshape(-1)
-        return 0 if state is None else state.mean
+        return state.mean if self.baseline == "running" and state is not None else 0
 
     def value_and_grad(self, parameters: Parameters, x: Array, samples: Samples) -> Result:
         """Return mean(log p(x|z)) + sum(weights * log q(z|x)) and its gradient, with z and weights held constant.

@@ -21,7 +21,7 @@ class Passes(NamedTuple):
 
     Examples
     --------
-    The value is the difference of two means:
+    The bound of the minibatch is the difference of two means:
 
     >>> done = Passes(np.array([-2.0, -4.0]), np.array([0.5, 1.5]), None)
     >>> float(done.log_likelihood.mean() - done.kl.mean())
@@ -36,7 +36,7 @@ class Passes(NamedTuple):
 class SGVB:
     """The SGVB estimator of the bound per datapoint on a minibatch: equation 8 of the paper, divided by N.
 
-    The methods are those of `interface.Estimator`. The gradient holds only the noise constant.
+    The methods are those of `interface.Estimator`. The gradient is taken with only the noise held constant.
 
     Parameters
     ----------
@@ -89,23 +89,27 @@ class SGVB:
         return self.model.backend.asarray(self.draw_into(rng, noise), self.model.dtype)
 
     def sample(self, parameters: Parameters, x: Array, rows: Any, noise: Array, state: Any = None) -> tuple[Array, Any]:
-        """Return what the gradient holds constant: here the noise itself."""
+        """Return what is held constant in the gradient: here, the noise itself."""
         return noise, state
 
     def value_and_grad(self, parameters: Parameters, x: Array, samples: Array) -> Result:
-        """Estimate the bound per datapoint, in nats, and its gradient."""
+        """Estimate the bound per datapoint, in nats, and its gradient.
+
+        Version A is equation 6, version B equation 7, averaged over the minibatch: equation 8, divided by N.
+        """
         done, to_numpy = self.passes(parameters, x, samples), self.model.backend.to_numpy
         value = _mean(to_numpy(done.log_likelihood)) - _mean(to_numpy(done.kl))
         return Result(value, value, done.gradient)
 
     def passes(self, parameters: Parameters, x: Array, samples: Array) -> Passes:
         """Compute the terms of the bound (forward) and the gradient (backward). On a GPU, return without waiting."""
-        model, M, R = self.model, x.shape[0], samples.shape[0]
+        model, M, R = self.model, x.shape[0], samples.shape[0]  # R = L * M
         done = bound.forward(model, parameters, x, samples, self.analytic_kl, self._buffers)
         dz = self._buffers("dz", *samples.shape)
         model.decoder.backward(parameters, done.z, done.decoded, self._gradient, self._buffers, dz)
-        (mu, log_var), kl_rows = done.encoded.outputs, M if self.analytic_kl else R
-        weights, out = self._buffers.full(1 / kl_rows, kl_rows), done.encoded.doutputs
+        (mu, log_var), out = done.encoded.outputs, done.encoded.doutputs
+        kl_rows = M if self.analytic_kl else R
+        weights = self._buffers.full(1 / kl_rows, kl_rows)  # of the mean
         model.backend.gaussian_latent_backward(mu, log_var, samples, dz, self.analytic_kl, weights, out)
         model.encoder.backward(parameters, x, done.encoded, self._gradient, self._buffers)
         return Passes(done.log_likelihood, done.kl, self._gradient)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..estimators import ESTIMATORS, runs, suits
+from ..estimators import ESTIMATORS, suits, supports
 from ..model import Model
 from ..parameters import Buffers
 
@@ -100,7 +100,7 @@ def gradient_variance(
     if estimators is None:
         here = backend.__name__.rpartition(".")[2]
         estimators = [
-            name for name in ESTIMATORS if suits(name, architecture) and runs(name, architecture.posterior, here)
+            name for name in ESTIMATORS if suits(name, architecture) and supports(name, architecture.posterior, here)
         ]
     for name in estimators:
         for L in n_samples:

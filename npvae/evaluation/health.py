@@ -81,14 +81,11 @@ def examine(fitted: Fitted, data: Data, history: Sequence[Epoch]) -> Health:
     mu, log_var = (np.concatenate([batch[n] for batch in batches]) for n in (0, 1))
     mean, square, clipped = (sum(batch[n] for batch in batches) / len(mu) for n in (2, 3, 4))
     kl = kl_divergence(Normal(mu, np.exp(log_var / 2)), Normal()).mean(axis=0) + model.divergence_of_noise
-    found = (
-        float(np.mean(fitted.score(data))),
-        model.likelihood.baseline(mean, square - mean**2) + data.log_jacobian,
-        tuple(map(float, kl)),
-        tuple(map(bool, mu.var(axis=0) > ACTIVE)),
-        float(clipped),
-    )
-    return Health(*found, tuple(_warnings(*found, history)))
+    elbo = float(np.mean(fitted.score(data)))
+    baseline = model.likelihood.baseline(mean, square - mean**2) + data.log_jacobian
+    active, at_floor = tuple(map(bool, mu.var(axis=0) > ACTIVE)), float(clipped)
+    warnings = tuple(_warnings(elbo, baseline, active, at_floor, history))
+    return Health(elbo, baseline, tuple(map(float, kl)), active, at_floor, warnings)
 
 
 def _batches(fitted, data):
@@ -103,7 +100,7 @@ def _batches(fitted, data):
         yield *(np.array(to_numpy(output), float) for output in encoded), x.sum(axis=0), (x * x).sum(axis=0), clipped
 
 
-def _warnings(elbo, baseline, kl, active, clipped, history):
+def _warnings(elbo, baseline, active, clipped, history):
     bounds = [epoch.elbo for epoch in history]
     if not elbo > baseline:
         yield (

@@ -127,8 +127,10 @@ class NonFiniteError(FloatingPointError):
 
 
 def _as_state(kind: Any, arrays: dict) -> Any:
-    """Return saved arrays as a State of this kind; None if they are those of another kind of estimator."""
-    return kind(**arrays) if kind is not None and set(arrays) == set(kind._fields) else None
+    """Return copies of saved arrays as a State of this kind; None if they are those of another kind of estimator."""
+    if kind is None or set(arrays) != set(kind._fields):
+        return None
+    return kind(**{name: array.copy() for name, array in arrays.items()})
 
 
 class Trainer:
@@ -215,7 +217,7 @@ class Trainer:
             squares=np.array(to_numpy(optimizer.squares)),
             best=np.array([] if self.best is None else self.best),
             progress=dataclasses.replace(self.progress),
-            estimator={name: np.array(to_numpy(array)) for name, array in estimator.items()},
+            estimator={name: np.array(array) for name, array in estimator.items()},
         )
 
     @property
@@ -284,7 +286,8 @@ class Trainer:
         failed = int(to_numpy(counter)[1])
         if failed >= 0:  # the parameters are those before it: repeat it, with other noise, to find the place
             rows = batches[failed - before - 1]
-            self._fail(failed, self._gather(rows), self.estimator.draw(self.rng, len(rows)))
+            x, noise = self._gather(rows), self.estimator.draw(self.rng, len(rows))
+            self._fail(failed, x, self.estimator.sample(self.parameters, x, rows, noise)[0])
         return values + self.data.log_jacobian
 
     @property
