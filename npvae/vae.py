@@ -279,7 +279,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         return Checkpointer(record, None if checkpoint is None else write, every)
 
     def _run(self, run, checkpointer, **changes):
-        """Take these attributes, train, keep what is needed to continue, and examine the result; a piece of the data has no fingerprints."""
+        """Set these attributes, train, keep what is needed to continue, and examine the result.
+
+        A run on a piece of the data has no fingerprints, and its result is not examined.
+        """
         trainer, whole, before = run.trainer, run.fingerprints is not None, dict(vars(self))
         vars(self).update(changes)
         self.parameters_ = trainer.parameters  # live: a callback can use the model
