@@ -1,7 +1,7 @@
 """Auto-Encoding Variational Bayes, written by hand in NumPy and compiled where the time goes.
 
-``npvae.fit(X)`` trains a variational autoencoder; ``npvae.VAE`` is the same with all settings. For a first reading of
-the mathematics, in this order: ``backends/reference.py``, ``model.py``, ``estimators/bound.py``, ``estimators/sgvb.py``.
+``npvae.fit(X)`` trains a variational autoencoder; ``npvae.VAE`` is the same with all settings. To read the mathematics,
+begin with ``backends/reference.py``, then ``model.py``, ``estimators/bound.py`` and ``estimators/sgvb.py``.
 """
 
 from typing import TYPE_CHECKING
