@@ -90,9 +90,7 @@ class Parameters:
         return self._views[name]
 
     def __reduce__(self) -> tuple:
-        # A copy has its own vector and views of it. It is on the host, wherever this one is.
-        vector = self.vector.copy_to_host() if hasattr(self.vector, "copy_to_host") else self.vector
-        return Parameters, (self.layout, vector)
+        return Parameters, (self.layout, self.vector)  # the views of a copy share the memory of its vector
 
     def items(self) -> ItemsView[str, Any]:
         """Iterate over (name, view)."""

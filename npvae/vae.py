@@ -313,6 +313,13 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         checkpointer.save()
         return self
 
+    def __getstate__(self):
+        """Return what copies and pickles hold: parameters that a GPU is training are copied to the host."""
+        state = dict(vars(self))
+        if "parameters_" in state and not isinstance(self.parameters_.vector, np.ndarray):
+            state["parameters_"] = fitting.on_host(self.fitted_.model, self.parameters_)
+        return state
+
     def _tell(self, message):
         if self.verbose:
             print(message, file=sys.stderr)
