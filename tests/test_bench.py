@@ -16,6 +16,7 @@ SMALL = Setup(12, (8, 6), 3, batch_size=20, rows=200)
 
 
 @pytest.mark.process
+@pytest.mark.slow(reason="trains each library in a process of its own")
 @pytest.mark.parametrize("likelihood", ["bernoulli", "sigmoid-gaussian"])
 @pytest.mark.parametrize("name", [name for name in CONTESTANTS if name != "NumPy"])
 def test_contestants_learn_the_same(name, likelihood):

@@ -20,12 +20,12 @@ from npvae.checks import (
 from npvae.estimators import ESTIMATORS
 from npvae.model import LIKELIHOODS, POSTERIORS
 
-SMALL = {"n_components": 3, "hidden_layer_sizes": (4, 5)}
+SMALL = {"n_components": 2, "hidden_layer_sizes": (3, 4)}
 
 
 @pytest.fixture
 def X(rng):
-    return rng.random((12, 6))
+    return rng.random((12, 4))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -105,6 +105,7 @@ def table(monkeypatch):
     )
 
 
+NET = {"n_features": 4, "n_components": 2, "hidden_layer_sizes": (3,)}
 SETTINGS = {"hidden_layer_sizes": (6,), "learning_rate": 0.05, "batch_size": 16, "max_epochs": 6, "random_state": 3}
 
 
@@ -116,19 +117,19 @@ def X(rng):
 @pytest.mark.parametrize("name", ["persistent", "weighted"])
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 def test_their_gradients_are_those_of_their_values(make_model, rng, backend, name, likelihood):
-    model, parameters = make_model(backend, likelihood=likelihood)
-    estimator = ESTIMATORS[name].make(model, 3, 9)
-    x, rows = rng.random((9, 7)), np.arange(9)
-    samples, _ = estimator.sample(parameters, x, rows, estimator.draw(rng, 9))
+    model, parameters = make_model(backend, **NET, likelihood=likelihood)
+    estimator = ESTIMATORS[name].make(model, 3, 5)
+    x, rows = rng.random((5, 4)), np.arange(5)
+    samples, _ = estimator.sample(parameters, x, rows, estimator.draw(rng, 5))
     checks = compare_with_differences(lambda p: estimator.value_and_grad(p, x, samples)[::2], parameters)
     assert all(check.passed for check in checks), "\n".join(map(str, checks))
 
 
 def test_unequal_weights_are_seen(make_model, rng):
     """With the weights left equal the gradient is that of another value, and the check fails."""
-    model, parameters = make_model(backends.get("reference"))
-    estimator, x = Weighted(model, 3), rng.random((9, 7))
-    samples, _ = estimator.sample(parameters, x, None, estimator.draw(rng, 9))
+    model, parameters = make_model(backends.get("reference"), **NET)
+    estimator, x = Weighted(model, 3), rng.random((5, 4))
+    samples, _ = estimator.sample(parameters, x, None, estimator.draw(rng, 5))
 
     def with_equal_weights(p):
         return estimator.value_and_grad(p, x, samples).value, SGVB(model, 3, False).value_and_grad(

@@ -40,7 +40,6 @@ def test_an_epoch_sees_every_row_once_in_a_new_order(X):
     assert not np.array_equal(np.concatenate(epochs[0]), np.concatenate(epochs[1]))
 
 
-@pytest.mark.slow(reason="trains for a quarter of a minute")
 def test_training_raises_the_bound_above_independent_pixels():
     """On digits: well above the bound of a model that knows the mean of each pixel and nothing else."""
     X, _ = datasets.make_digits(2000, random_state=5)
@@ -213,7 +212,6 @@ def test_a_bad_gradient_alone_stops_training(X):
     np.testing.assert_array_equal(trainer.parameters.vector, before)
 
 
-@pytest.mark.slow(reason="trains three models, for a minute")
 def test_auto_step_size_on_digits():
     """Past the steps that only accumulate, 0.02 is ahead of 0.01 and of 0.1, as it is on MNIST."""
     X, _ = datasets.make_digits(1000, random_state=2)

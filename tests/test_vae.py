@@ -333,7 +333,6 @@ def test_frey_like_data_with_sigmoid_gaussian(rng):
     assert np.isfinite(model.score(frames))
 
 
-@pytest.mark.slow(reason="trains on 20,000 images")
 def test_real_mnist_learns(mnist):
     """A thousand steps on the real thing, beyond what knowing the mean of each pixel gives (-206 nats)."""
     model = npvae.VAE(10, hidden_layer_sizes=(200,), learning_rate=0.02, max_epochs=2).fit(mnist.X_train[:20_000])
@@ -345,7 +344,7 @@ def test_datasets_can_be_trained_on():
     assert npvae.VAE(**SMALL | {"max_epochs": 1}).fit(X).likelihood_ == "bernoulli"
 
 
-@pytest.mark.slow(reason="trains for half a minute")
+@pytest.mark.slow(reason="trains for several seconds")
 def test_two_latents_separate_most_digits():
     """The label of a test image is mostly that of its fifteen neighbours in a plane of latents; by chance 0.1."""
     (X, y), (X_test, y_test) = datasets.make_digits(4000, random_state=0), datasets.make_digits(500, random_state=1)
