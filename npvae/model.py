@@ -231,7 +231,7 @@ class Model:
         return density(x, *decoded.outputs, weights, (log_prob, *decoded.doutputs))[0]
 
     def log_joint(
-        self, parameters: Parameters, x: Array, z: Array, buffers: Buffers, gradient: bool = True
+        self, parameters: Parameters, x: Array, z: Array, buffers: Buffers | None = None, gradient: bool = True
     ) -> tuple[Array, Array | None]:
         """Compute log p(x, z) = log p(x|z) + log p(z) of many z, and its gradient with respect to z.
 
@@ -242,14 +242,27 @@ class Model:
         parameters : Parameters
         x (M, D)
         z (L * M, J) : row ``l * M + i`` belongs to datapoint i
-        buffers : Buffers
+        buffers : Buffers, optional
+            Hold the results, which the next call with the same buffers overwrites; by default they are new arrays.
         gradient : bool, whether to compute the gradient
 
         Returns
         -------
         log_joint (L * M,), in nats
         dz (L * M, J), or None without gradient
+
+        Examples
+        --------
+        With all parameters zero, each of two pixels has probability 1/2 whatever z is, and only log p(z) varies:
+
+        >>> from npvae import backends
+        >>> model = Model(Architecture(2, 1, ()), backends.get("reference"), "float64")
+        >>> parameters, x, z = model.parameters(np.zeros(model.layout.size)), np.ones((1, 2)), np.array([[0.0], [2.0]])
+        >>> log_joint, dz = model.log_joint(parameters, x, z)
+        >>> float(np.round(log_joint[0] - log_joint[1], 12)), dz[:, 0].tolist()
+        (2.0, [0.0, -2.0])
         """
+        buffers = Buffers(self.backend, self.dtype) if buffers is None else buffers
         decoded, dz = self.decode(parameters, z, buffers), buffers("dz", *z.shape) if gradient else None
         log_joint = self.log_likelihood(x, decoded, buffers.full(1.0, len(z)), buffers)
         if dz is not None:
