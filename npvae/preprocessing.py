@@ -144,7 +144,12 @@ def as_table(X: ArrayLike, name: str = "X") -> NDArray:
         raise ValueError(f"{name} has type {X.dtype}; expected real numbers. Complex data not supported")
     if X.dtype.kind not in "buif":
         raise TypeError(f"{name} has type {X.dtype}; expected real numbers")
-    if X.ndim != 2:
+    if X.ndim > 2:
+        raise ValueError(
+            f"{name} has shape {X.shape}; expected a 2-D array (rows, features). "
+            f"Reshape your data: {name}.reshape(len({name}), -1) makes a row of each of the {len(X)} images"
+        )
+    if X.ndim < 2:
         raise ValueError(
             f"{name} has shape {X.shape}; expected a 2-D array (rows, features). "
             f"Reshape your data: {name}.reshape(-1, 1) is one feature, {name}.reshape(1, -1) one row"
@@ -159,6 +164,8 @@ def as_table(X: ArrayLike, name: str = "X") -> NDArray:
 
 def _asarray(X: ArrayLike, name: str) -> NDArray:
     """Return X as an array of numbers, of floats where it holds objects."""
+    if X is None:
+        raise TypeError(f"{name} is None; expected an array (rows, features)")
     try:
         X = np.asarray(X)
     except ValueError as error:  # rows of different lengths
@@ -329,6 +336,9 @@ def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list
 def _standardizing(table: Survey, unit: float) -> tuple[Scaling, list[str]]:
     """Return the scaling that standardizes the columns of ``unit * X``, and notices."""
     mean, deviation = _column_moments(table)
+    if table.X.dtype.kind == "f":  # below the rounding error of its size, a deviation is no information
+        precision = max(np.finfo(table.X.dtype).eps, np.finfo(float).eps)
+        deviation[deviation <= precision * np.maximum(abs(table.low), abs(table.high))] = 0
     constant, notices = deviation == 0, []
     with np.errstate(over="ignore"):
         scale = 1 / np.where(constant, 1, unit * deviation)

@@ -124,7 +124,7 @@ KINDS = [
     ("one-dimensional", lambda: TABLE[:, 0], "expected a 2-D array"),
     ("three-dimensional", lambda: TABLE.reshape(4, 10, 5), "expected a 2-D array"),
     ("a number", lambda: 3.0, "expected a 2-D array"),
-    ("None", lambda: None, "objects that are not numbers|expected a 2-D array"),
+    ("None", lambda: None, "X is None"),
     ("a string", lambda: "data.csv", "expected real numbers"),
     ("a generator", lambda: (row for row in TABLE), "objects that are not numbers|expected a 2-D array"),
     ("no rows", lambda: TABLE[:0], "expected at least one row"),

@@ -97,3 +97,37 @@ def test_columns_that_vary_by_next_to_nothing_are_refused(rng):
     X = rng.standard_normal((20, 3)) * [1, 1, 1e-312]
     with pytest.raises(ValueError, match="X varies by less than a float can resolve in column 2"):
         npvae.VAE(1, backend="reference").fit(X)
+
+
+@pytest.mark.parametrize(
+    "column, constant",
+    {
+        "rounding of a sum": (lambda a: (a + 0.7) - a, True),
+        "rounding of a product": (lambda a: (a * 0.1) / a, True),
+        "far from zero": (lambda a: -1e9 + 1e-8 * a, True),
+        "float32": (lambda a: ((a + 0.7) - a).astype(np.float32), True),
+        "float16": (lambda a: (8 + 1e-3 * a).astype(np.float16), True),
+        "a trillionth": (lambda a: 1 + 1e-12 * a, False),
+        "float32, a millionth": (lambda a: (1 + 1e-6 * a).astype(np.float32), False),
+        "around zero": (lambda a: 1e-300 * (a - 0.5), False),
+        "integers": (lambda a: 10**15 + (a < 0.5).astype(int), False),
+    }.values(),
+)
+def test_a_column_constant_but_for_rounding_is_constant(rng, column, constant):
+    a = rng.random(300)
+    X = np.c_[a.astype(column(a).dtype) if column(a).dtype.kind == "f" else np.arange(300), column(a)]
+    preprocessor, notices = fit_preprocessor(survey(X), "gaussian")
+    assert (preprocessor.scaling.scale[1] == 1) == constant
+    assert any("1 of 2 columns are constant (1)" in notice for notice in notices) == constant
+
+
+@pytest.mark.parametrize("shape", [(30, 28, 28), (30, 28, 28, 1), (30, 2, 2, 2, 2)])
+def test_images_are_told_how_to_become_rows(shape):
+    with pytest.raises(ValueError, match=r"X.reshape\(len\(X\), -1\) makes a row of each of the 30 images"):
+        npvae.VAE(1).fit(np.zeros(shape))
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "fit_transform"])
+def test_none_is_not_data(method):
+    with pytest.raises(TypeError, match="X is None; expected an array"):
+        getattr(npvae.VAE(1), method)(None)
