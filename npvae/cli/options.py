@@ -1,6 +1,7 @@
 """Options that several commands share, and the settings of a `VAE` that they give. The commands are left to others."""
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,36 @@ DATASET_SETTINGS: dict[str, dict[str, Any]] = {
 #: Settings with an option of the command line: name -> option.
 OPTIONS: dict[str, str] = {name: setting.option for name, setting in SETTINGS.items() if setting.option}
 
+#: What messages of the library call the settings whose option has another name, and `checkpoint_every`.
+_OTHER_NAMES = {name: option for name, option in OPTIONS.items() if option != f"--{name}"} | {
+    "checkpoint_every": "--checkpoint-every"
+}
+
 #: What `argparse.ArgumentParser.add_subparsers` returns.
 Commands = Any
+
+
+def with_option_names(message: str) -> str:
+    """Return a message of the library with the options of the command in place of its parameters.
+
+    A setting is replaced where a message begins with it or says what it is, and elsewhere unless the word is English or
+    a part of something else, such as the name of a file.
+
+    Examples
+    --------
+    >>> with_option_names("random_state is -1; expected an integer of at least 0")
+    '--seed is -1; expected an integer of at least 0'
+    >>> with_option_names("n_samples.csv cannot be read")
+    'n_samples.csv cannot be read'
+    """
+    message = re.sub(
+        r"(^|(?<= and ))(\w+)(?= is )",
+        lambda found: OPTIONS.get(found[2], _OTHER_NAMES.get(found[2], found[2])),
+        message,
+    )
+    names = "|".join(name for name in _OTHER_NAMES if "_" in name)
+    # Not in quotes, paths, or names of files
+    return re.sub(rf"(?<![\w./\\'\"-])({names})(?![\w/\\'\"-]|\.\w)", lambda found: _OTHER_NAMES[found[1]], message)
 
 
 def add_command(
@@ -121,6 +150,15 @@ def add_checkpoints(parser: argparse.ArgumentParser) -> None:
         help="how often the model file is written during training, for `npvae resume` (60)",
     )
     parser.add_argument("--quiet", action="store_true", help="print only the results, and no progress")
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add the permission to replace files."""
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace files of the same names that npvae has written; other files are never replaced",
+    )
 
 
 def add_image_shape(parser: argparse.ArgumentParser) -> None:

@@ -13,8 +13,17 @@ from .. import datasets
 from ..training import INTERRUPTED, Epoch, NonFiniteError
 from ..vae import VAE, load
 from .data import load_dataset
-from .options import Commands, add_checkpoints, add_command, add_dataset, add_image_shape, add_settings, chosen_settings
-from .outputs import check_image_shape, check_outputs, with_suffix
+from .options import (
+    Commands,
+    add_checkpoints,
+    add_command,
+    add_dataset,
+    add_force,
+    add_image_shape,
+    add_settings,
+    chosen_settings,
+)
+from .outputs import CURVE_COLUMNS, check_image_shape, check_outputs, check_overwriting, save_figure, with_suffix
 
 #: What ``train`` writes to the notes of a model file, and ``resume`` needs.
 NOTES = {"patient", "dataset", "data_dir", "image_shape", "test_curve"}
@@ -37,6 +46,7 @@ def add_commands(commands: Commands) -> None:
         default=Path("model.npz"),
         help="model file; the picture and the learning curve are written beside it (model.npz)",
     )
+    add_force(train)
     add_image_shape(train)
     add_checkpoints(train)
 
@@ -60,6 +70,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     """Train a model, write its files and print their names; return the exit status."""
     path = with_suffix(arguments.out, ".npz")
     check_outputs(_outputs(path), arguments.dataset)
+    check_overwriting(_outputs(path), arguments.force)
     dataset = load_dataset(arguments.dataset, arguments.data_dir)
     shape = arguments.image_shape or dataset.image_shape
     if shape:
@@ -85,6 +96,7 @@ def run_resume(arguments: argparse.Namespace) -> int:
     if not notes.keys() >= NOTES:
         raise ValueError(f"{path} was not trained by `npvae train`; resume it with npvae.load({str(path)!r}).resume(X)")
     check_outputs(_outputs(path))
+    check_overwriting(_outputs(path), force=True)
     for name, value in (("max_epochs", arguments.epochs), ("learning_rate", arguments.learning_rate)):
         if value is not None:
             model.set_params(**{name: value})
@@ -127,12 +139,13 @@ def _train(
         save(model)
         print(f"model: {path}, with the parameters before the step that failed, or the best ones on validation data")
         raise
+    check_overwriting((picture, curve), force=True)  # the training took long: another file may be there by now
     test_curve, shape = dict(notes["test_curve"]), notes["image_shape"] and tuple(notes["image_shape"])
     _write_curve(curve, model.history_, test_curve)
     from .. import plots
 
     summary = plots.summary(model, dataset.X_test, shape, y=dataset.y_test, test_curve=test_curve.items())
-    summary.savefig(picture, dpi=100)
+    save_figure(picture, summary)
     print(f"test bound: {model.score(dataset.X_test):.2f} nats ({len(dataset.X_test)} rows)")
     print(f"model: {path}\npicture: {picture}\ncurve: {curve}\n{time.perf_counter() - started:.0f} s")
     if model.stopped_ and model.stopped_.startswith(INTERRUPTED):
@@ -148,9 +161,9 @@ def _is_round(number: int) -> bool:
 
 def _write_curve(path: Path, history: Iterable[Epoch], test_curve: Mapping[int, float]) -> None:
     """Write the bounds of all epochs, in nats, as a CSV file."""
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["epoch", "samples", "elbo_train", "elbo_valid", "elbo_test", "seconds"])
+        writer.writerow(CURVE_COLUMNS)
         for epoch in history:
             test = test_curve.get(epoch.samples_seen, math.nan)
             bounds = [f"{bound:.3f}" for bound in (epoch.elbo, epoch.elbo_valid, test)]

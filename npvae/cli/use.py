@@ -9,8 +9,8 @@ from typing import NamedTuple
 from .. import datasets
 from ..vae import VAE, load
 from .data import load_dataset, read_table
-from .options import Commands, add_command, add_dataset, add_image_shape, add_model
-from .outputs import check_image_shape, save_picture
+from .options import Commands, add_command, add_dataset, add_force, add_image_shape, add_model
+from .outputs import check_image_shape, picture_path, save_picture
 
 
 def run_score(arguments: argparse.Namespace) -> int:
@@ -32,9 +32,9 @@ def run_sample(arguments: argparse.Namespace) -> int:
     """Draw 100 samples; return the exit status."""
     from .. import plots
 
-    model = load(arguments.model)
+    path, model = picture_path(arguments.out, arguments.force), load(arguments.model)
     shape = _image_shape(arguments, model)
-    save_picture(arguments.out, lambda ax: plots.show_images(ax, model.sample(100), shape, 10, "Samples"))
+    save_picture(path, lambda ax: plots.show_images(ax, model.sample(100), shape, 10, "Samples"))
     return 0
 
 
@@ -42,9 +42,10 @@ def run_manifold(arguments: argparse.Namespace) -> int:
     """Draw a grid of latents; the data decides which two dimensions it spans. Return the exit status."""
     from .. import plots
 
+    path = picture_path(arguments.out, arguments.force, arguments.dataset)
     model, dataset = load(arguments.model), load_dataset(arguments.dataset, arguments.data_dir)
     shape = _image_shape(arguments, model)
-    save_picture(arguments.out, lambda ax: plots.manifold(ax, model, dataset.X_test, shape))
+    save_picture(path, lambda ax: plots.manifold(ax, model, dataset.X_test, shape))
     return 0
 
 
@@ -52,9 +53,10 @@ def run_reconstruct(arguments: argparse.Namespace) -> int:
     """Draw the first 50 test rows beside their reconstructions; return the exit status."""
     from .. import plots
 
+    path = picture_path(arguments.out, arguments.force, arguments.dataset)
     model, dataset = load(arguments.model), load_dataset(arguments.dataset, arguments.data_dir)
     shape = _image_shape(arguments, model)
-    save_picture(arguments.out, lambda ax: plots.reconstructions(ax, model, dataset.X_test, shape))
+    save_picture(path, lambda ax: plots.reconstructions(ax, model, dataset.X_test, shape))
     return 0
 
 
@@ -105,4 +107,5 @@ def add_commands(commands: Commands) -> None:
         if needs_data:
             add_dataset(picture)
         picture.add_argument("--out", type=Path, default=Path(f"{name}.png"), help=f"PNG file ({name}.png)")
+        add_force(picture)
         add_image_shape(picture)
