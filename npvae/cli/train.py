@@ -12,7 +12,7 @@ from typing import Any
 from .. import datasets
 from ..training import INTERRUPTED, Epoch, NonFiniteError
 from ..vae import VAE, load
-from .data import load_dataset
+from .data import PERMUTED, load_dataset
 from .options import (
     Commands,
     add_checkpoints,
@@ -21,7 +21,12 @@ from .options import (
     add_force,
     add_image_shape,
     add_settings,
+    chosen,
     chosen_settings,
+    names_of_model,
+    noted_choice,
+    noted_split,
+    say,
 )
 from .outputs import CURVE_COLUMNS, check_image_shape, check_outputs, check_overwriting, save_figure, with_suffix
 
@@ -71,7 +76,8 @@ def run_train(arguments: argparse.Namespace) -> int:
     path = with_suffix(arguments.out, ".npz")
     check_outputs(_outputs(path), arguments.dataset)
     check_overwriting(_outputs(path), arguments.force)
-    dataset = load_dataset(arguments.dataset, arguments.data_dir)
+    choice = chosen(arguments)
+    dataset = load_dataset(arguments.dataset, arguments.data_dir, choice=choice, say=_say_unless(arguments.quiet))
     shape = arguments.image_shape or dataset.image_shape
     if shape:
         check_image_shape(shape, dataset.X_train.shape[1])
@@ -84,6 +90,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         "data_dir": arguments.data_dir and os.path.abspath(arguments.data_dir),
         "image_shape": shape,
         "test_curve": [],
+        "choice": choice[:4],
+        "split": PERMUTED._asdict(),
     }
     return _train(model, model.fit, dataset, path, notes, arguments.checkpoint_every)
 
@@ -103,8 +111,20 @@ def run_resume(arguments: argparse.Namespace) -> int:
     model.set_params(verbose=not arguments.quiet, patience=model.max_epochs if notes["patient"] else model.patience)
     complete = {epoch.samples_seen for epoch in model.history_ if epoch.epoch < model.training_.progress.epoch}
     notes["test_curve"] = [point for point in notes["test_curve"] if point[0] in complete]
-    dataset = load_dataset(notes["dataset"], arguments.data_dir or notes["data_dir"])
+    choice = noted_choice(notes)._replace(names=names_of_model(model))
+    dataset = load_dataset(
+        notes["dataset"],
+        arguments.data_dir or notes["data_dir"],
+        choice=choice,
+        split=noted_split(notes),
+        say=_say_unless(arguments.quiet),
+    )
     return _train(model, model.resume, dataset, path, notes, arguments.checkpoint_every)
+
+
+def _say_unless(quiet: bool) -> Callable[[str], object]:
+    """Return what prints how the data was read; of a quiet command, only what was left out."""
+    return (lambda message: say(message) if message.startswith("left out") else None) if quiet else say
 
 
 def _outputs(path: Path) -> tuple[Path, Path, Path]:

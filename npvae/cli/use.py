@@ -8,21 +8,33 @@ from typing import NamedTuple
 
 from .. import datasets
 from ..vae import VAE, load
-from .data import load_dataset, read_table
-from .options import Commands, add_command, add_dataset, add_force, add_image_shape, add_model
+from .data import NamedArray, load_table
+from .options import (
+    Commands,
+    add_command,
+    add_dataset,
+    add_force,
+    add_image_shape,
+    add_model,
+    chosen,
+    load_dataset,
+    say,
+)
 from .outputs import check_image_shape, picture_path, save_picture
 
 
 def run_score(arguments: argparse.Namespace) -> int:
     """Print the mean bound of one part of a data set, or of all rows of a file; return the exit status."""
+    model = load(arguments.model)
     if arguments.dataset not in datasets.NAMES and arguments.split is None:
-        X = read_table(arguments.dataset)
+        table = load_table(arguments.dataset, chosen(arguments, model), say)
+        X = NamedArray.of(table.X, table.names)
     else:
         split = arguments.split or "test"
-        X = getattr(load_dataset(arguments.dataset, arguments.data_dir), f"X_{split}")
+        X = getattr(load_dataset(arguments, model), f"X_{split}")
         if X is None:
             raise ValueError(f"{arguments.dataset} has no {split} rows")
-    scores = load(arguments.model).score_samples(X)
+    scores = model.score_samples(X)
     error = scores.std() / math.sqrt(len(scores))
     print(f"{scores.mean():.3f} +- {error:.3f} nats, {len(scores)} rows")
     return 0
@@ -43,7 +55,8 @@ def run_manifold(arguments: argparse.Namespace) -> int:
     from .. import plots
 
     path = picture_path(arguments.out, arguments.force, arguments.dataset)
-    model, dataset = load(arguments.model), load_dataset(arguments.dataset, arguments.data_dir)
+    model = load(arguments.model)
+    dataset = load_dataset(arguments, model)
     shape = _image_shape(arguments, model)
     save_picture(path, lambda ax: plots.manifold(ax, model, dataset.X_test, shape))
     return 0
@@ -54,7 +67,8 @@ def run_reconstruct(arguments: argparse.Namespace) -> int:
     from .. import plots
 
     path = picture_path(arguments.out, arguments.force, arguments.dataset)
-    model, dataset = load(arguments.model), load_dataset(arguments.dataset, arguments.data_dir)
+    model = load(arguments.model)
+    dataset = load_dataset(arguments, model)
     shape = _image_shape(arguments, model)
     save_picture(path, lambda ax: plots.reconstructions(ax, model, dataset.X_test, shape))
     return 0
