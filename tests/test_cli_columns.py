@@ -97,6 +97,24 @@ def test_a_model_without_names_takes_columns_in_order(capsys):
     assert run(capsys, "score", "m.npz", "fewer.csv")[0] == 1
 
 
+def test_a_file_that_has_changed_is_mentioned(trained, capsys, X):
+    assert "has changed" not in run(capsys, "score", "m.npz", "a.csv", "--split", "test")[2]
+    write("a.csv", "a,b,c", X[:50].T)
+    said = run(capsys, "score", "m.npz", "a.csv", "--split", "test")[2]
+    assert "the file has changed: 40 rows are for training, and the model was trained on 48" in said
+
+
+def test_nothing_to_resume_is_said_with_the_option(trained, capsys):
+    status, _, said = run(capsys, "resume", "m.npz")
+    assert status == 0 and "nothing to resume: 2 epochs are done; for more, give a larger --epochs" in said
+    assert "max_epochs" not in said
+
+
+def test_named_data_sets_have_no_choice(capsys):
+    status, _, said = run(capsys, "train", "digits", "--drop", "1")
+    assert status == 1 and "digits is read whole" in said
+
+
 def test_resume_takes_columns_by_name(trained, capsys, folder):
     assert cli.main(["train", "a.csv", *SMALL, "--out", "whole", "--epochs", "4"]) == 0
     (folder / "more.csv").replace("a.csv")

@@ -50,6 +50,11 @@ def empty(path):
     path.write_bytes(b"")
 
 
+def header_of_others(path):
+    with open(path, "wb") as file:
+        np.savez(file, header=np.frombuffer(b'{"format": "another"}', np.uint8))
+
+
 def model_cut_short(path):
     model = npvae.VAE(1, hidden_layer_sizes=(3,), max_epochs=1, learning_rate=0.1, backend="reference")
     model.fit(np.load("a.npy")).save(path)
@@ -64,6 +69,7 @@ def table(path):
 OTHERS = [
     *((name, empty) for name in FILES),
     ("m.npz", data_npz),
+    ("m.npz", header_of_others),
     ("m.npz", model_cut_short),
     ("m.npz", other_picture),
     ("m.png", other_picture),

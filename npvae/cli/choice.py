@@ -80,13 +80,13 @@ class Choice(NamedTuple):
             If there is no such column, two have the same name, or a chosen one holds text.
         """
         index, text = index or {}, text or {}
-        if names is not None:
-            _check_different([name for i, name in enumerate(names) if i not in index])
         dropped = {_find(column, names, n_columns) for column in self.drop}
         kept = [_find(column, names, n_columns) for column in self.columns] or [
             i for i in range(n_columns) if i not in index
         ]
         kept = [i for i in kept if i not in dropped]
+        if names is not None:
+            _check_different([names[i] for i in kept])
         if self.names and names is not None:
             kept = self._as_trained(names, kept)
         if unreadable := [i for i in kept if i in text]:

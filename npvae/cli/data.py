@@ -128,6 +128,8 @@ def load_dataset(
     ('table', (16, 2), (2, 2), (2, 2))
     """
     if name in datasets.NAMES:
+        if choice[:4] != EVERYTHING[:4]:
+            raise ValueError(f"{name} is read whole; --array, --columns, --drop and --header are for files")
         return datasets.load(name, data_dir)
     table = load_table(name, choice, say)
     X, (train, valid, test) = NamedArray.of(table.X, table.names), split.rows(len(table.X))

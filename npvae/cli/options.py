@@ -169,9 +169,16 @@ def noted_split(notes: dict[str, Any]) -> Split:
 def load_dataset(arguments: argparse.Namespace, model: VAE | None = None) -> Dataset:
     """Load the data set of a command, split as that of the model, and say on standard error what was read."""
     split = data.PERMUTED if model is None else noted_split(model.notes_)
-    return data.load_dataset(
+    dataset = data.load_dataset(
         arguments.dataset, arguments.data_dir, choice=chosen(arguments, model), split=split, say=say
     )
+    trained_on = getattr(model, "notes_", {}).get("dataset") == os.path.abspath(arguments.dataset)
+    if model is not None and trained_on and len(dataset.X_train) != model.n_samples_seen_:
+        say(
+            f"the file has changed: {len(dataset.X_train)} rows are for training, and the model was trained on "
+            f"{model.n_samples_seen_}; its test rows are others than then"
+        )
+    return dataset
 
 
 def say(message: str) -> None:

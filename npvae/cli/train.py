@@ -109,6 +109,10 @@ def run_resume(arguments: argparse.Namespace) -> int:
         if value is not None:
             model.set_params(**{name: value})
     model.set_params(verbose=not arguments.quiet, patience=model.max_epochs if notes["patient"] else model.patience)
+    done = model.training_.progress.epoch - 1
+    if done >= model.max_epochs:
+        say(f"nothing to resume: {done} epochs are done; for more, give a larger --epochs")
+        model.set_params(verbose=False)  # the library would say the same of its own settings
     complete = {epoch.samples_seen for epoch in model.history_ if epoch.epoch < model.training_.progress.epoch}
     notes["test_curve"] = [point for point in notes["test_curve"] if point[0] in complete]
     choice = noted_choice(notes)._replace(names=names_of_model(model))
