@@ -43,6 +43,8 @@ KINDS = [
     ("NA in the first row", "NA,2.25,3\n" + REAL, {}, "line 1, column 1: the value is missing"),
     ("? in the first row", "1.5,2.25,?\n" + REAL, {}, "line 1, column 3: the value is missing"),
     ("nothing but NA in the first row", "NA,NA,NA\n" + REAL, {}, "line 1, column 1: the value is missing"),
+    ("? beside text in the first row", "?,x\n1.5,y\n", {"drop": ("2",)}, "line 1 has '?' beside text: give --header"),
+    ("sodium in a header", "Na,Mg\n1.5,2\n", {}, ([[1.5, 2]], ["Na", "Mg"])),
     ("empty cell below a header", "a,b,c\n" + REAL + "1,,3\n", {}, "line 4, column 'b': the value is missing"),
     ("several missing cells", "a,b\n1,null\n,2\n3,4\n", {}, "2 values are missing or infinite, in 2 of 3 rows"),
     ("missing cell far below", "a,b,c\n" + LONG + "1,NaN,3\n", {}, "line 202, column 'b': the value is missing"),

@@ -233,6 +233,12 @@ def _has_header(rows: Sequence[Line], quoted: Sequence[bool], given: bool | None
     number, cells = rows[0]
     kinds = _kinds(cells)
     if kinds <= {"text", "missing"}:
+        missing = [cell for cell in cells if cell.strip() not in ("", "Na") and _kind(cell) == "missing"]
+        if missing and "text" in kinds:  # Na is sodium
+            raise ValueError(
+                f"line {number} has {missing[0]!r} beside text: give --header if these are names of columns, or "
+                "--no-header if a value is missing"
+            )
         return "text" in kinds
     if cells[0] == "" and len(cells) > 1 and _counts(cells[1:]) and _counts([row.cells[0] for row in rows[1:]]):
         return True  # pandas, with its index and without names
