@@ -133,6 +133,28 @@ def load(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     return header, members
 
 
+def is_model(path: PathLike) -> bool:
+    """Return whether a file is a model, by its header alone: of any version, with numbers that may be damaged.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "model.npz")
+    ...     save(path, {"seed": 1}, {"parameters": np.zeros(3)})
+    ...     model = is_model(path)
+    ...     np.savez(path, X=np.zeros(3))
+    ...     model, is_model(path)
+    (True, False)
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            header = json.loads(_read_array(archive.read("header.npy")).tobytes())
+    except Exception:  # damage raises many types of error in zipfile, NumPy and json
+        return False
+    return isinstance(header, dict) and header.get("format") == FORMAT
+
+
 def _describe(error: Exception) -> str:
     return f"there is no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
 

@@ -5,12 +5,15 @@ that draw import matplotlib themselves, so that the others start faster.
 """
 
 import argparse
+import contextlib
+import io
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .. import __version__
 from . import bench, check, listing, train, use
+from .options import with_option_names
 
 EXIT_CODES = "exit status: 0 done, 1 an error or a failed check, 2 wrong usage, 130 stopped by Ctrl-C"
 
@@ -38,7 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["score", "missing.npz", "digits"])
     1
     """
-    parsed = build_parser().parse_args(arguments)
+    with _printable():
+        return _run(build_parser().parse_args(arguments))
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    """Run a command that has been parsed; return the exit status."""
     log, handler = logging.getLogger("npvae"), logging.StreamHandler()
     level = log.level
     if parsed.verbose:
@@ -49,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError, MemoryError) as error:
         if parsed.debug:
             raise
-        print(f"npvae: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"npvae: error: {with_option_names(' '.join(str(error).split()))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("npvae: interrupted", file=sys.stderr)
@@ -57,6 +65,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _printable() -> Iterator[None]:
+    """Let standard output and error print any text: characters that their encoding lacks appear as escapes.
+
+    Without it a name that the terminal cannot show would end a training with an error, after its work is done.
+    """
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before):
+            if not stream.closed:
+                stream.reconfigure(errors=errors)
 
 
 def build_parser() -> argparse.ArgumentParser:

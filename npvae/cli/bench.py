@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from .options import Commands, add_command
+from .options import Commands, add_command, add_force
+from .outputs import check_overwriting, save_figure
 
 #: What is measured, and the backends on which it can be. `npvae.plots` has a function of the same name that draws it.
 PARTS = {"kernels": ("cpu", "cuda"), "epochs": ("cpu", "cuda"), "growth": ("cpu",)}
@@ -26,6 +27,7 @@ def add_commands(commands: Commands) -> None:
     bench.add_argument(
         "--out", type=Path, default=Path("benchmark"), help="folder for the tables and the picture (benchmark)"
     )
+    add_force(bench)
     bench.add_argument("--data-dir", type=Path, help="folder of MNIST and Frey Face; default: random pixels")
     bench.add_argument(
         "--backend", choices=MEASURED, default=MEASURED[0], help=f"where all contestants compute ({MEASURED[0]})"
@@ -47,11 +49,13 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if not parts:
         asked, expected = dict.fromkeys(arguments.parts), [part for part in PARTS if backend in PARTS[part]]
         raise ValueError(f"{', '.join(asked)} cannot be measured with {backend!r}; expected {' or '.join(expected)}")
+    names = [*(f"{part}.csv" for part in parts), "benchmark.png"]
+    check_overwriting([arguments.out / name for name in names], arguments.force)
     folder = arguments.data_dir and str(arguments.data_dir)
     tables = report.run(parts, arguments.out, folder, arguments.epochs, backend)
     figure = Figure(figsize=(10, 4 * len(tables)), layout="constrained")
     for figure_part, (part, rows) in zip(figure.subfigures(len(tables), squeeze=False)[:, 0], tables.items()):
         getattr(plots, part)(figure_part, rows)
-    figure.savefig(arguments.out / "benchmark.png", dpi=100)
+    save_figure(arguments.out / "benchmark.png", figure)
     print(f"tables and picture: {arguments.out}")
     return 0

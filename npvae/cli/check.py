@@ -12,8 +12,15 @@ from ..estimators import ESTIMATORS, available
 from ..likelihoods import LIKELIHOODS
 from ..settings import SETTINGS
 from ..vae import VAE, load
-from .data import load_dataset
-from .options import Commands, add_command, add_dataset, add_settings, chosen_settings, given_settings
+from .options import (
+    Commands,
+    add_command,
+    add_dataset,
+    add_settings,
+    chosen_settings,
+    given_settings,
+    load_dataset,
+)
 
 
 def add_commands(commands: Commands) -> None:
@@ -40,8 +47,9 @@ def run_gradcheck(arguments: argparse.Namespace) -> int:
     """Check one model, or all likelihoods and estimators on two sizes of net; return the exit status."""
     if arguments.model and given_settings(arguments):
         raise ValueError(f"{arguments.model} has its own settings; give either a model or settings")
-    X = load_dataset(arguments.dataset, arguments.data_dir).X_test[:20]
-    models = [(arguments.model, load(arguments.model), X)] if arguments.model else models_to_check(arguments, X)
+    model = load(arguments.model) if arguments.model else None
+    X = load_dataset(arguments, model).X_test[:20]
+    models = [(arguments.model, model, X)] if model else models_to_check(arguments, X)
     reports = {}
     for title, model, rows in models:
         report = reports[title] = gradcheck(model, rows)

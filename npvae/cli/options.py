@@ -1,12 +1,20 @@
 """Options that several commands share, and the settings of a `VAE` that they give. The commands are left to others."""
 
 import argparse
+import csv
+import os
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..datasets import Dataset
 from ..settings import SETTINGS, option_help
-from .data import KNOWN
+from ..vae import VAE
+from . import data
+from .choice import Choice
+from .data import KNOWN, Split
 
 #: Settings that suit the named data sets, used where the command line gives none. They are those of Figure 2 of the
 #: paper. The generated digits are fewer: two latent dimensions that can be drawn, and small batches, for a short run.
@@ -32,8 +40,36 @@ DATASET_SETTINGS: dict[str, dict[str, Any]] = {
 #: Settings with an option of the command line: name -> option.
 OPTIONS: dict[str, str] = {name: setting.option for name, setting in SETTINGS.items() if setting.option}
 
+#: What messages of the library call the settings whose option has another name, and `checkpoint_every`.
+_OTHER_NAMES = {name: option for name, option in OPTIONS.items() if option != f"--{name}"} | {
+    "checkpoint_every": "--checkpoint-every"
+}
+
 #: What `argparse.ArgumentParser.add_subparsers` returns.
 Commands = Any
+
+
+def with_option_names(message: str) -> str:
+    """Return a message of the library with the options of the command in place of its parameters.
+
+    A setting is replaced where a message begins with it or says what it is, and elsewhere unless the word is English or
+    a part of something else, such as the name of a file.
+
+    Examples
+    --------
+    >>> with_option_names("random_state is -1; expected an integer of at least 0")
+    '--seed is -1; expected an integer of at least 0'
+    >>> with_option_names("n_samples.csv cannot be read")
+    'n_samples.csv cannot be read'
+    """
+    message = re.sub(
+        r"(^|(?<= and ))(\w+)(?= is )",
+        lambda found: OPTIONS.get(found[2], _OTHER_NAMES.get(found[2], found[2])),
+        message,
+    )
+    names = "|".join(name for name in _OTHER_NAMES if "_" in name)
+    # Not in quotes, paths, or names of files
+    return re.sub(rf"(?<![\w./\\'\"-])({names})(?![\w/\\'\"-]|\.\w)", lambda found: _OTHER_NAMES[found[1]], message)
 
 
 def add_command(
@@ -71,6 +107,83 @@ def add_dataset(parser: argparse.ArgumentParser, default: str | None = None, opt
     else:
         parser.add_argument("dataset", nargs="?" if default else None, default=default, help=text)
     add_data_dir(parser)
+    group = parser.add_argument_group("what to read of a file")
+    group.add_argument("--array", metavar="NAME", help="array of a .npz or .mat file that holds several")
+    group.add_argument(
+        "--columns",
+        type=names_of_columns,
+        metavar="NAME,...",
+        help="columns to read, by name or by number from 1; default: all, and those of the model where there is one",
+    )
+    group.add_argument("--drop", type=names_of_columns, metavar="NAME,...", help="columns to leave out")
+    group.add_argument(
+        "--header",
+        action=argparse.BooleanOptionalAction,
+        help="whether the first line of a .csv file has names of columns; default: as it looks",
+    )
+
+
+def names_of_columns(text: str) -> tuple[str, ...]:
+    """Read names of columns that are separated by commas; a name with a comma is in quotes.
+
+    Examples
+    --------
+    >>> names_of_columns('a,"b, in cm",3')
+    ('a', 'b, in cm', '3')
+    """
+    (names,) = csv.reader([text], skipinitialspace=True)
+    return tuple(name.strip() for name in names)
+
+
+def chosen(arguments: argparse.Namespace, model: VAE | None = None) -> Choice:
+    """Return what to read of the file: what the command line says.
+
+    For a model these are its columns, if they have names. Where the command line says nothing, the file that it was
+    trained on is read as it was then.
+    """
+    choice = Choice(arguments.array, arguments.columns or (), arguments.drop or (), arguments.header)
+    if model is None:
+        return choice
+    notes = model.notes_
+    if choice == Choice() and notes.get("dataset") == os.path.abspath(arguments.dataset):
+        choice = noted_choice(notes)
+    return choice._replace(names=names_of_model(model))
+
+
+def names_of_model(model: VAE) -> tuple[str, ...]:
+    """Return the names of the columns that a model was trained on, if they had names."""
+    return tuple(getattr(model, "feature_names_in_", ()))
+
+
+def noted_choice(notes: dict[str, Any]) -> Choice:
+    """Return what the command that trained a model has read of the file."""
+    array, columns, drop, header = notes.get("choice", (None, (), (), None))
+    return Choice(array, tuple(columns), tuple(drop), header)
+
+
+def noted_split(notes: dict[str, Any]) -> Split:
+    """Return how the command that trained a model has split the rows; by their number, before version 0.3."""
+    return Split(notes["split"]["seed"]) if "split" in notes else Split(None if "dataset" in notes else 0)
+
+
+def load_dataset(arguments: argparse.Namespace, model: VAE | None = None) -> Dataset:
+    """Load the data set of a command, split as that of the model, and say on standard error what was read."""
+    split = data.PERMUTED if model is None else noted_split(model.notes_)
+    dataset = data.load_dataset(
+        arguments.dataset, arguments.data_dir, choice=chosen(arguments, model), split=split, say=say
+    )
+    trained_on = getattr(model, "notes_", {}).get("dataset") == os.path.abspath(arguments.dataset)
+    if model is not None and trained_on and len(dataset.X_train) != model.n_samples_seen_:
+        say(
+            f"the file has changed: {len(dataset.X_train)} rows are for training, and the model was trained on "
+            f"{model.n_samples_seen_}; its test rows are others than then"
+        )
+    return dataset
+
+
+def say(message: str) -> None:
+    """Print a message on standard error."""
+    print(message, file=sys.stderr)
 
 
 def add_data_dir(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +234,15 @@ def add_checkpoints(parser: argparse.ArgumentParser) -> None:
         help="how often the model file is written during training, for `npvae resume` (60)",
     )
     parser.add_argument("--quiet", action="store_true", help="print only the results, and no progress")
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add the permission to replace files."""
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace files of the same names that npvae has written; other files are never replaced",
+    )
 
 
 def add_image_shape(parser: argparse.ArgumentParser) -> None:

@@ -1,15 +1,29 @@
-"""Files that the commands write: their names are checked before the work is done."""
+"""Files that the commands write: their names are checked before the work is done.
+
+Nothing is overwritten but what npvae has written itself, and that only where it is asked for. A model is known by its
+header, a picture by the text ``Software: npvae`` in the PNG file, a learning curve or another table by its first line.
+"""
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from .. import datasets
+from .. import datasets, modelfile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: The columns of a learning curve. A file that begins with their names was written by npvae.
+CURVE_COLUMNS = ("epoch", "samples", "elbo_train", "elbo_valid", "elbo_test", "seconds")
+
+#: How the first lines of the tables begin that npvae writes: learning curves and benchmarks.
+FIRST_LINES = (",".join(CURVE_COLUMNS), "kernel,unit,npvae,ceiling", "setup,contestant,median s", "what grows,size,")
+
+#: What a PNG file begins with, and the text by which the pictures of npvae are known.
+PNG_SIGNATURE, PNG_SOFTWARE = b"\x89PNG\r\n\x1a\n", b"Software\0npvae"
 
 
 def with_suffix(path: Path, suffix: str) -> Path:
@@ -54,8 +68,82 @@ def check_outputs(paths: Sequence[Path], dataset: str = "") -> None:
     for path in paths:
         if path.is_dir():
             raise IsADirectoryError(f"{paths[0]}: {path} is a folder")
-        if dataset not in datasets.NAMES and path.resolve() == Path(dataset).resolve():
-            raise ValueError(f"{paths[0]} would overwrite the data in {dataset}")
+        data = Path(dataset).resolve() if dataset and dataset not in datasets.NAMES else None
+        if data and (path.resolve() == data or (data.is_dir() and data in path.resolve().parents)):
+            raise ValueError(f"{paths[0]} would overwrite the data in {dataset}, or be read with it")
+
+
+def check_overwriting(paths: Sequence[Path], force: bool) -> None:
+    """Check that no file would be lost: what exists was written by npvae, and may be replaced.
+
+    Parameters
+    ----------
+    paths : files that are to be written
+    force : bool
+        Whether files that npvae has written may be replaced. Other files never are.
+
+    Raises
+    ------
+    FileExistsError
+        If a file exists and may not be replaced. The message names it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "curve.csv")
+    ...     _ = path.write_text("a,b")
+    ...     check_overwriting([path], force=True)  # doctest: +IGNORE_EXCEPTION_DETAIL
+    Traceback (most recent call last):
+    ...
+    FileExistsError: curve.csv is there already, and is not one of the files that npvae writes
+    """
+    for path in paths:
+        if not path.exists():
+            continue
+        if not is_own(path):
+            raise FileExistsError(
+                f"{path} is there already, and is not one of the files that npvae writes: it is never replaced, not "
+                "even with --force. Choose another name, or move it"
+            )
+        if not force:
+            raise FileExistsError(f"{path} is there already; choose another name with --out, or replace it by --force")
+
+
+def is_own(path: Path) -> bool:
+    """Return whether npvae has written a file, by what the file holds.
+
+    Examples
+    --------
+    >>> is_own(Path("missing.png"))
+    False
+    """
+    if not path.is_file():  # a folder, or a device that must not be opened
+        return False
+    if path.suffix == ".npz":
+        return modelfile.is_model(path)
+    with open(path, "rb") as file:
+        if path.suffix != ".png":
+            return file.readline(1000).decode("latin-1").startswith(FIRST_LINES)
+        return file.read(8) == PNG_SIGNATURE and any(text == PNG_SOFTWARE for text in _png_texts(file))
+
+
+def _png_texts(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the texts of a PNG file, from behind its signature to its first pixels."""
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind == b"IDAT":
+            return
+        if kind == b"tEXt":
+            yield file.read(length)
+            file.seek(4, os.SEEK_CUR)  # the checksum
+        else:
+            file.seek(length + 4, os.SEEK_CUR)
+
+
+def save_figure(path: Path, figure: "Figure") -> None:
+    """Write a PNG file that `is_own` knows again."""
+    figure.savefig(path, dpi=100, format="png", metadata={"Software": "npvae"})
 
 
 def check_image_shape(shape: Sequence[int], n_features: int) -> None:
@@ -64,13 +152,19 @@ def check_image_shape(shape: Sequence[int], n_features: int) -> None:
         raise ValueError(f"--image-shape {shape[0]}x{shape[1]} does not fit rows of {n_features} features")
 
 
+def picture_path(path: Path, force: bool, dataset: str = "") -> Path:
+    """Return the name of a picture, with its suffix, once it is known that the file can be written."""
+    path = with_suffix(path, ".png")
+    check_outputs((path,), dataset)
+    check_overwriting((path,), force)
+    return path
+
+
 def save_picture(path: Path, draw: "Callable[[Axes], object]") -> None:
     """Write a PNG file of 800 x 800 pixels with what `draw` draws into its axes, and print its name."""
     from matplotlib.figure import Figure
 
-    path = with_suffix(path, ".png")
-    check_outputs((path,))
     figure = Figure(figsize=(8, 8), layout="constrained")
     draw(figure.add_subplot())
-    figure.savefig(path, dpi=100)
+    save_figure(path, figure)
     print(f"picture: {path}")

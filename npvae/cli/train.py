@@ -12,9 +12,23 @@ from typing import Any
 from .. import datasets
 from ..training import INTERRUPTED, Epoch, NonFiniteError
 from ..vae import VAE, load
-from .data import load_dataset
-from .options import Commands, add_checkpoints, add_command, add_dataset, add_image_shape, add_settings, chosen_settings
-from .outputs import check_image_shape, check_outputs, with_suffix
+from .data import PERMUTED, load_dataset
+from .options import (
+    Commands,
+    add_checkpoints,
+    add_command,
+    add_dataset,
+    add_force,
+    add_image_shape,
+    add_settings,
+    chosen,
+    chosen_settings,
+    names_of_model,
+    noted_choice,
+    noted_split,
+    say,
+)
+from .outputs import CURVE_COLUMNS, check_image_shape, check_outputs, check_overwriting, save_figure, with_suffix
 
 #: What ``train`` writes to the notes of a model file, and ``resume`` needs.
 NOTES = {"patient", "dataset", "data_dir", "image_shape", "test_curve"}
@@ -37,6 +51,7 @@ def add_commands(commands: Commands) -> None:
         default=Path("model.npz"),
         help="model file; the picture and the learning curve are written beside it (model.npz)",
     )
+    add_force(train)
     add_image_shape(train)
     add_checkpoints(train)
 
@@ -60,7 +75,9 @@ def run_train(arguments: argparse.Namespace) -> int:
     """Train a model, write its files and print their names; return the exit status."""
     path = with_suffix(arguments.out, ".npz")
     check_outputs(_outputs(path), arguments.dataset)
-    dataset = load_dataset(arguments.dataset, arguments.data_dir)
+    check_overwriting(_outputs(path), arguments.force)
+    choice = chosen(arguments)
+    dataset = load_dataset(arguments.dataset, arguments.data_dir, choice=choice, say=_say_unless(arguments.quiet))
     shape = arguments.image_shape or dataset.image_shape
     if shape:
         check_image_shape(shape, dataset.X_train.shape[1])
@@ -73,6 +90,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         "data_dir": arguments.data_dir and os.path.abspath(arguments.data_dir),
         "image_shape": shape,
         "test_curve": [],
+        "choice": choice[:4],
+        "split": PERMUTED._asdict(),
     }
     return _train(model, model.fit, dataset, path, notes, arguments.checkpoint_every)
 
@@ -85,14 +104,31 @@ def run_resume(arguments: argparse.Namespace) -> int:
     if not notes.keys() >= NOTES:
         raise ValueError(f"{path} was not trained by `npvae train`; resume it with npvae.load({str(path)!r}).resume(X)")
     check_outputs(_outputs(path))
+    check_overwriting(_outputs(path), force=True)
     for name, value in (("max_epochs", arguments.epochs), ("learning_rate", arguments.learning_rate)):
         if value is not None:
             model.set_params(**{name: value})
     model.set_params(verbose=not arguments.quiet, patience=model.max_epochs if notes["patient"] else model.patience)
+    done = model.training_.progress.epoch - 1
+    if done >= model.max_epochs:
+        say(f"nothing to resume: {done} epochs are done; for more, give a larger --epochs")
+        model.set_params(verbose=False)  # the library would say the same of its own settings
     complete = {epoch.samples_seen for epoch in model.history_ if epoch.epoch < model.training_.progress.epoch}
     notes["test_curve"] = [point for point in notes["test_curve"] if point[0] in complete]
-    dataset = load_dataset(notes["dataset"], arguments.data_dir or notes["data_dir"])
+    choice = noted_choice(notes)._replace(names=names_of_model(model))
+    dataset = load_dataset(
+        notes["dataset"],
+        arguments.data_dir or notes["data_dir"],
+        choice=choice,
+        split=noted_split(notes),
+        say=_say_unless(arguments.quiet),
+    )
     return _train(model, model.resume, dataset, path, notes, arguments.checkpoint_every)
+
+
+def _say_unless(quiet: bool) -> Callable[[str], object]:
+    """Return what prints how the data was read; of a quiet command, only what was left out."""
+    return (lambda message: say(message) if message.startswith("left out") else None) if quiet else say
 
 
 def _outputs(path: Path) -> tuple[Path, Path, Path]:
@@ -127,12 +163,13 @@ def _train(
         save(model)
         print(f"model: {path}, with the parameters before the step that failed, or the best ones on validation data")
         raise
+    check_overwriting((picture, curve), force=True)  # the training took long: another file may be there by now
     test_curve, shape = dict(notes["test_curve"]), notes["image_shape"] and tuple(notes["image_shape"])
     _write_curve(curve, model.history_, test_curve)
     from .. import plots
 
     summary = plots.summary(model, dataset.X_test, shape, y=dataset.y_test, test_curve=test_curve.items())
-    summary.savefig(picture, dpi=100)
+    save_figure(picture, summary)
     print(f"test bound: {model.score(dataset.X_test):.2f} nats ({len(dataset.X_test)} rows)")
     print(f"model: {path}\npicture: {picture}\ncurve: {curve}\n{time.perf_counter() - started:.0f} s")
     if model.stopped_ and model.stopped_.startswith(INTERRUPTED):
@@ -148,9 +185,9 @@ def _is_round(number: int) -> bool:
 
 def _write_curve(path: Path, history: Iterable[Epoch], test_curve: Mapping[int, float]) -> None:
     """Write the bounds of all epochs, in nats, as a CSV file."""
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["epoch", "samples", "elbo_train", "elbo_valid", "elbo_test", "seconds"])
+        writer.writerow(CURVE_COLUMNS)
         for epoch in history:
             test = test_curve.get(epoch.samples_seen, math.nan)
             bounds = [f"{bound:.3f}" for bound in (epoch.elbo, epoch.elbo_valid, test)]

@@ -8,21 +8,33 @@ from typing import NamedTuple
 
 from .. import datasets
 from ..vae import VAE, load
-from .data import load_dataset, read_table
-from .options import Commands, add_command, add_dataset, add_image_shape, add_model
-from .outputs import check_image_shape, save_picture
+from .data import NamedArray, load_table
+from .options import (
+    Commands,
+    add_command,
+    add_dataset,
+    add_force,
+    add_image_shape,
+    add_model,
+    chosen,
+    load_dataset,
+    say,
+)
+from .outputs import check_image_shape, picture_path, save_picture
 
 
 def run_score(arguments: argparse.Namespace) -> int:
     """Print the mean bound of one part of a data set, or of all rows of a file; return the exit status."""
+    model = load(arguments.model)
     if arguments.dataset not in datasets.NAMES and arguments.split is None:
-        X = read_table(arguments.dataset)
+        table = load_table(arguments.dataset, chosen(arguments, model), say)
+        X = NamedArray.of(table.X, table.names)
     else:
         split = arguments.split or "test"
-        X = getattr(load_dataset(arguments.dataset, arguments.data_dir), f"X_{split}")
+        X = getattr(load_dataset(arguments, model), f"X_{split}")
         if X is None:
             raise ValueError(f"{arguments.dataset} has no {split} rows")
-    scores = load(arguments.model).score_samples(X)
+    scores = model.score_samples(X)
     error = scores.std() / math.sqrt(len(scores))
     print(f"{scores.mean():.3f} +- {error:.3f} nats, {len(scores)} rows")
     return 0
@@ -32,9 +44,9 @@ def run_sample(arguments: argparse.Namespace) -> int:
     """Draw 100 samples; return the exit status."""
     from .. import plots
 
-    model = load(arguments.model)
+    path, model = picture_path(arguments.out, arguments.force), load(arguments.model)
     shape = _image_shape(arguments, model)
-    save_picture(arguments.out, lambda ax: plots.show_images(ax, model.sample(100), shape, 10, "Samples"))
+    save_picture(path, lambda ax: plots.show_images(ax, model.sample(100), shape, 10, "Samples"))
     return 0
 
 
@@ -42,9 +54,11 @@ def run_manifold(arguments: argparse.Namespace) -> int:
     """Draw a grid of latents; the data decides which two dimensions it spans. Return the exit status."""
     from .. import plots
 
-    model, dataset = load(arguments.model), load_dataset(arguments.dataset, arguments.data_dir)
+    path = picture_path(arguments.out, arguments.force, arguments.dataset)
+    model = load(arguments.model)
+    dataset = load_dataset(arguments, model)
     shape = _image_shape(arguments, model)
-    save_picture(arguments.out, lambda ax: plots.manifold(ax, model, dataset.X_test, shape))
+    save_picture(path, lambda ax: plots.manifold(ax, model, dataset.X_test, shape))
     return 0
 
 
@@ -52,9 +66,11 @@ def run_reconstruct(arguments: argparse.Namespace) -> int:
     """Draw the first 50 test rows beside their reconstructions; return the exit status."""
     from .. import plots
 
-    model, dataset = load(arguments.model), load_dataset(arguments.dataset, arguments.data_dir)
+    path = picture_path(arguments.out, arguments.force, arguments.dataset)
+    model = load(arguments.model)
+    dataset = load_dataset(arguments, model)
     shape = _image_shape(arguments, model)
-    save_picture(arguments.out, lambda ax: plots.reconstructions(ax, model, dataset.X_test, shape))
+    save_picture(path, lambda ax: plots.reconstructions(ax, model, dataset.X_test, shape))
     return 0
 
 
@@ -105,4 +121,5 @@ def add_commands(commands: Commands) -> None:
         if needs_data:
             add_dataset(picture)
         picture.add_argument("--out", type=Path, default=Path(f"{name}.png"), help=f"PNG file ({name}.png)")
+        add_force(picture)
         add_image_shape(picture)
