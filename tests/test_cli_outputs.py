@@ -126,6 +126,17 @@ def test_resume_updates_its_own_files_and_no_others(folder, capsys):
     assert contents(folder) == before
 
 
+def test_a_picture_of_version_0_1_is_replaced_by_resume(folder):
+    """It has no mark. Nor had its model a split in its notes, by which it is known."""
+    assert cli.main(TRAIN) == 0
+    model = npvae.load("m.npz")
+    del model.notes_["split"]
+    model.save("m.npz")
+    other_picture(folder / "m.png")
+    assert cli.main(["resume", "m.npz", "--epochs", "2"]) == 0
+    assert is_own(folder / "m.png")
+
+
 def test_a_file_that_comes_during_the_training_is_kept(folder, capsys, monkeypatch):
     score = npvae.VAE.score
 

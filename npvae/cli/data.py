@@ -31,7 +31,7 @@ class Split(NamedTuple):
     [[0, 1, 2, 4, 5, 6, 7, 8, 9, 10], [3], [11]]
     """
 
-    seed: int | None = 0  # None: of each ten rows eight, one and one, as before version 0.3
+    seed: int | None = 0  # None: of each ten rows eight, one and one, as before version 0.2
 
     def rows(self, n_rows: int) -> tuple[NDArray, NDArray | None, NDArray]:
         """Return the numbers of the rows for training, validation (None: no rows) and testing, each in order.

@@ -162,7 +162,7 @@ def noted_choice(notes: dict[str, Any]) -> Choice:
 
 
 def noted_split(notes: dict[str, Any]) -> Split:
-    """Return how the command that trained a model has split the rows; by their number, before version 0.3."""
+    """Return how the command that trained a model has split the rows; by their number, before version 0.2."""
     return Split(notes["split"]["seed"]) if "split" in notes else Split(None if "dataset" in notes else 0)
 
 

@@ -104,7 +104,7 @@ def run_resume(arguments: argparse.Namespace) -> int:
     if not notes.keys() >= NOTES:
         raise ValueError(f"{path} was not trained by `npvae train`; resume it with npvae.load({str(path)!r}).resume(X)")
     check_outputs(_outputs(path))
-    check_overwriting(_outputs(path), force=True)
+    check_overwriting(_marked(path, notes), force=True)
     for name, value in (("max_epochs", arguments.epochs), ("learning_rate", arguments.learning_rate)):
         if value is not None:
             model.set_params(**{name: value})
@@ -137,6 +137,12 @@ def _outputs(path: Path) -> tuple[Path, Path, Path]:
     return path, path.with_name(stem + ".png"), path.with_name(stem + ".curve.csv")
 
 
+def _marked(path: Path, notes: dict[str, Any]) -> tuple[Path, ...]:
+    """Return those of them that can be told from files of others: version 0.1 did not mark its pictures."""
+    model, picture, curve = _outputs(path)
+    return (model, picture, curve) if "split" in notes else (model, curve)
+
+
 def _train(
     model: VAE,
     run: Callable[..., VAE],
@@ -163,7 +169,7 @@ def _train(
         save(model)
         print(f"model: {path}, with the parameters before the step that failed, or the best ones on validation data")
         raise
-    check_overwriting((picture, curve), force=True)  # the training took long: another file may be there by now
+    check_overwriting(_marked(path, notes), force=True)  # the training took long: another file may be there by now
     test_curve, shape = dict(notes["test_curve"]), notes["image_shape"] and tuple(notes["image_shape"])
     _write_curve(curve, model.history_, test_curve)
     from .. import plots
