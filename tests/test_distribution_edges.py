@@ -73,7 +73,8 @@ def log_of_normal(x, loc, scale):
 
 
 def log_of_triangular(x, loc, scale):
-    return log(1 - abs(x - loc) / scale) - mp.log(scale)
+    with mp.workdps(700):
+        return log(1 - abs(x - loc) / scale) - mp.log(scale)
 
 
 def log_of_gumbel(x, loc, scale):
@@ -162,10 +163,6 @@ def error(found, exact):
     return float(np.max(np.where(same, 0, np.where(np.isfinite(relative), relative, np.inf)), initial=0))
 
 
-def same_or_nearly(found, exact):
-    assert error(found, exact) < TOLERANCE, (found, exact)
-
-
 def density_errors(family, parameters, formula, support):
     """Return how many values were compared, and the largest error of log_prob."""
     distribution = family(*parameters)
@@ -195,6 +192,8 @@ QUANTILES = [
     (ds.Gumbel, LOC_SCALE, lambda p, q, m, s: m - s * log(-log(p))),
 ]  # fmt: skip
 
+WITH_LOCATION = (ds.Normal, ds.Laplace, ds.Triangular, ds.Uniform, ds.Cauchy, ds.Logistic, ds.Gumbel)
+
 
 def normal_tail(p, q):
     """Return the y with P(z > y) = p, by Newton's method in the tail that is smaller."""
@@ -207,17 +206,15 @@ def normal_tail(p, q):
 def quantile_errors(family, parameters, formula):
     """Return the errors of the icdf: relative to the sample, or to the scale where the location outweighs it."""
     distribution, errors = family(*parameters), []
-    with mp.workdps(60):
-        # 1 - p is rounded for small p: the formulas are given the exact p, and the exact 1 - p.
+    with mp.workdps(340):  # 1 - p has them all
         for u in U:
             exact = formula(mp.mpf(u), 1 - mp.mpf(u), *map(mp.mpf, parameters))
             found = float(distribution.icdf(u))
-            terms = abs(exact) if family not in (ds.Normal, ds.Laplace, ds.Triangular, ds.Uniform, ds.Cauchy,
-                                                 ds.Logistic, ds.Gumbel) else max(map(abs, (exact, *parameters)))
+            size = max(map(abs, (exact, *parameters))) if family in WITH_LOCATION else abs(exact)
             if abs(exact) > np.finfo(float).max or abs(exact) < 1e-307:
                 errors.append(0.0 if found == float(exact) or abs(exact) < 1e-307 > abs(found) else np.inf)
             else:
-                errors.append(float(abs(found - exact) / terms) if np.isfinite(found) else np.inf)
+                errors.append(float(abs(found - exact) / size) if np.isfinite(found) else np.inf)
     return len(U), max(errors)
 
 
@@ -232,3 +229,290 @@ def test_log_densities(family, parameters, formula, support):
 def test_quantiles(family, parameters, formula):
     for values in parameters:
         assert quantile_errors(family, values, formula)[1] < TOLERANCE, values
+
+
+# Gamma variables and what is composed of them -------------------------------------------------------------------------
+
+
+def incomplete_gamma(a, x):
+    """Return P(a, x) by its power series."""
+    term, total, n = 1 / a, mp.mpf(0), 0
+    while term > total * mp.eps:
+        total, n = total + term, n + 1
+        term = term * x / (a + n)
+    return total * mp.exp(a * mp.log(x) - x - mp.loggamma(a))
+
+
+def log_quantile_errors(a, u):
+    """Return the errors of log x and of its derivative by a at P(a, x) = u: one step of Newton's, and differences."""
+    log_share, derivative = map(float, log_quantile(a, u))
+    with mp.workdps(50):
+        x = a * mp.exp(mp.mpf(log_share))
+        log_density = a * mp.log(x) - x - mp.loggamma(a)  # of log x
+        step = (incomplete_gamma(mp.mpf(a), x) - mp.mpf(u)) / mp.exp(log_density)
+        h = mp.mpf(a) * mp.mpf(10) ** -18
+        slope = (incomplete_gamma(a + h, x) - incomplete_gamma(a - h, x)) / (2 * h)
+        exact = -slope / mp.exp(log_density)
+        log_x = mp.log(x)
+        return float(abs(step) / max(1, abs(log_x))), float(abs(derivative + 1 / mp.mpf(a) - exact) / abs(exact))
+
+
+GAMMA_SHAPES = [*SHAPES, 0.3, 99.0, 0.999e5, 1.001e5]
+GAMMA_U = [2.0**-53, 1e-6, 0.02, 0.5, 0.9, 0.9999, 1 - 1e-12, 1 - 2.0**-53]
+
+
+@pytest.mark.parametrize("a", GAMMA_SHAPES)
+def test_quantiles_of_gamma(a):
+    for u in GAMMA_U:
+        assert max(log_quantile_errors(a, u)) < TOLERANCE, u
+        log_x = float(log_quantile(a, u)[0]) + np.log(a)
+        assert ds.Gamma(a).icdf(u) == pytest.approx(np.exp(log_x), rel=TOLERANCE)
+
+
+def composed(a, b):
+    """Return every composed family with these two shapes."""
+    tril = [[1.0, 0.0], [2.0, 1.0]]
+    return [
+        ds.Beta(a, b), ds.FisherSnedecor(2 * a, 2 * b), ds.StudentT(2 * a), ds.Dirichlet([a, b, a]), ds.Gamma(a, b),
+        ds.MultivariateStudentT([0.0, 1.0], tril, 2 * a),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("a, b", PAIRS)
+def test_composed_samples_are_numbers(rng, a, b):
+    """And so are their gradients; shares and Gamma variables are finite, whatever their shapes."""
+    for distribution in composed(a, b):
+        eps = distribution.draw(rng, 500)
+        z = distribution.rsample(eps)
+        for values in (z, *distribution.pullback(eps, np.ones_like(z)).values()):
+            assert not np.isnan(values).any(), distribution
+            assert np.isfinite(values).all() or not isinstance(distribution, ds.Beta | ds.Dirichlet | ds.Gamma)
+        if isinstance(distribution, ds.Beta | ds.Dirichlet):
+            assert np.all((z >= 0) & (z <= 1))
+
+
+@pytest.mark.parametrize("a, b", [(1e-3, 1e-3), (1e-3, 1e6), (0.03, 12.0)])
+def test_composed_samples_are_infinite_where_the_exact_ones_exceed_float64(rng, a, b):
+    eps, largest = rng.random((2000, 2)), np.log(np.finfo(float).max)
+    (x, dx), (y, _) = log_quantile(a, eps[:, 0]), log_quantile(b, eps[:, 1])
+    f, t = ds.FisherSnedecor(2 * a, 2 * b), ds.StudentT(2 * a)
+    np.testing.assert_array_equal(np.isinf(f.rsample(eps)), x - y > largest)
+    by_df1 = x - y + np.log(np.abs(dx / 2))
+    np.testing.assert_array_equal(np.isinf(f.gradients(eps)["df1"]), by_df1 > largest)
+    exact = np.log(eps[:, 1]) - x / 2
+    np.testing.assert_array_equal(np.isinf(t.rsample(eps[:, ::-1])), exact > largest)
+    small = ds.StudentT(2 * a, 0.0, 1e-300)  # the scale takes its part before the product overflows
+    np.testing.assert_array_equal(np.isinf(small.rsample(eps[:, ::-1])), exact + np.log(1e-300) > largest)
+
+
+@pytest.mark.parametrize("distribution", [
+    ds.Beta(0.05, 0.2), ds.Beta(3e5, 20.0), ds.FisherSnedecor(4.0, 3e5), ds.FisherSnedecor(1e6, 2e6), ds.StudentT(0.5),
+    ds.StudentT(1e6), ds.Dirichlet([0.05, 10.0, 2e5]), ds.Gamma(2e5), ds.Gamma(0.02),
+], ids=name_of)  # fmt: skip
+def test_gradients_for_extreme_shapes(rng, distribution):
+    assert path_gradients(distribution, rng) < 1e-5
+
+
+@pytest.mark.parametrize("df", [1e6, 1e10, 1e15, 1e300, np.inf])
+def test_student_becomes_normal(rng, df):
+    x, plane = np.array([0.0, 1.0, -3.0]), np.array([[0.0, 0.0], [1.0, -2.0]])
+    vector = ds.MultivariateStudentT([0.0, 0.0], np.eye(2), df)
+    normal = ds.MultivariateNormal([0.0, 0.0], np.eye(2))
+    nearly = {"rtol": 1e-13, "atol": 100 / df}
+    np.testing.assert_allclose(ds.StudentT(df).log_prob(x), ds.Normal().log_prob(x), **nearly)
+    np.testing.assert_allclose(vector.log_prob(plane), normal.log_prob(plane), **nearly)
+    np.testing.assert_allclose(vector.entropy(), normal.entropy(), **nearly)
+    eps = ds.StudentT(df).draw(rng, 1000)
+    np.testing.assert_allclose(ds.StudentT(df).rsample(eps), eps[:, 0], rtol=10 / np.sqrt(df))
+    assert np.all(np.abs(ds.StudentT(df).gradients(eps)["df"]) <= 20 * df**-1.5)
+    assert np.isfinite(vector.draw(rng, 10)).all()
+
+
+# Types, NaN, infinity, vectors ----------------------------------------------------------------------------------------
+
+UNIVARIATE = [family(*parameters[0]) for family, parameters, *_ in DENSITIES]
+
+
+@pytest.mark.parametrize("distribution", [*UNIVARIATE, ds.Bernoulli(0.3)], ids=name_of)
+def test_numbers_lists_and_float32(distribution):
+    """One value, whatever holds x; NaN at NaN, whatever stands beside it; and no value of the caller's is kept."""
+    x = np.array([-1.5, 0.0, 0.25, 1.0, 1.5, 1e30, np.inf, -np.inf, np.nan], np.float32)
+    found = distribution.log_prob(x)
+    assert np.isnan(found[-1]) and not np.isnan(found[:-1]).any()
+    np.testing.assert_array_equal(distribution.log_prob(x.tolist()), found)
+    np.testing.assert_array_equal(distribution.log_prob(x.astype(float)), found)
+    np.testing.assert_array_equal([float(distribution.log_prob(value)) for value in x.tolist()], found)
+    np.testing.assert_array_equal([float(distribution.log_prob(value)) for value in x], found)
+    if hasattr(distribution, "icdf"):
+        p = np.array([-0.1, 0.0, 0.3, 1.0, 1.1, np.nan])
+        z = distribution.icdf(p)
+        np.testing.assert_array_equal(np.isnan(z), [True, False, False, False, True, True])
+        np.testing.assert_array_equal([float(distribution.icdf(value)) for value in p.tolist()], z)
+        assert z[1] <= z[2] < z[3]
+    if hasattr(distribution, "log_prob_noise") and distribution.draw(np.random.default_rng(0), 1).ndim == 1:
+        eps = np.array([np.nan, 1e200])
+        assert np.isnan(distribution.log_prob_noise(eps)[0]) and distribution.log_prob_noise(eps)[1] < -1e100
+
+
+def test_parameters_are_copied():
+    scale = np.array([1.0, 2.0])
+    q = ds.Normal(0.0, scale)
+    scale[0] = -1
+    assert q.scale[0] == 1
+
+
+def test_bernoulli_of_large_logits():
+    logits = np.array([-1e300, -800.0, -40.0, 0.0, 40.0, 800.0, 1e300])
+    exact = [[-float(mp.log1p(mp.exp(s * mp.mpf(a)))) if abs(a) < 1e5 else -max(s * a, 0.0) for a in logits]
+             for s in (1, -1)]  # fmt: skip
+    p = ds.Bernoulli(logits)
+    np.testing.assert_allclose([p.log_prob(0), p.log_prob(1)], exact, rtol=1e-15)
+    np.testing.assert_array_equal(p.log_prob(-1), -np.inf)
+    np.testing.assert_array_equal(p.log_prob(2), -np.inf)
+    q = [mp.mpf(1) / (1 + mp.exp(mp.mpf(a))) for a in (40, 800)]
+    entropy = [float(-v * mp.log(v) - (1 - v) * mp.log1p(-v)) for v in q]
+    np.testing.assert_allclose(ds.Bernoulli([-40.0, 40.0, 800.0]).entropy(), [entropy[0], *entropy], rtol=1e-14)
+
+
+def log_of_dirichlet(x, concentration):
+    with mp.workdps(60):
+        a = [mp.mpf(c) for c in concentration]
+        constant = mp.loggamma(sum(a)) - sum(map(mp.loggamma, a))
+        return float(constant + sum((c - 1) * mp.log(mp.mpf(v)) for c, v in zip(a, x)))
+
+
+def test_densities_of_vectors_at_extremes():
+    L = np.array([[1e-10, 0.0], [1.0, 1e10]])
+    normal, student = ds.MultivariateNormal([0.0, 1.0], L), ds.MultivariateStudentT([0.0, 1.0], L, 3.0)
+    x = np.array([[0.0, 1.0], [1e300, 1e300], [np.inf, 0.0], [np.nan, 0.0], [np.nan, np.inf]])
+    at_loc = -np.log(2 * np.pi)
+    np.testing.assert_allclose(normal.log_prob(x), [at_loc, -np.inf, -np.inf, np.nan, np.nan], rtol=1e-14)
+    # y = L^-1 (x - loc) = (1e310, -1e300) to all digits
+    far = at_loc - 2.5 * (620 * np.log(10) - np.log(3))
+    np.testing.assert_allclose(student.log_prob(x), [at_loc, far, -np.inf, np.nan, np.nan], rtol=1e-13)
+    eps = np.array([1.7e308, -1.7e308])
+    assert not np.isnan(student.rsample(eps)).any()
+    dirichlet = ds.Dirichlet([0.5, 1.0, 2e5])
+    x = np.array([[0.2, 0.3, 0.5], [0.2, 0.3, 0.4], [-0.2, 0.7, 0.5], [0.0, 0.5, 0.5], [np.nan, 0.5, 0.5],
+                  [np.inf, 0.0, 0.0], [0.5, 0.5, 0.0]])  # fmt: skip
+    exact = log_of_dirichlet(x[0], dirichlet.concentration)
+    found = dirichlet.log_prob(x)
+    np.testing.assert_array_equal(found[1:], [-np.inf, -np.inf, np.inf, np.nan, -np.inf, -np.inf])
+    assert found[0] == pytest.approx(exact, rel=1e-12)
+    assert np.isfinite(dirichlet.log_prob(x[0].astype(np.float32)))
+    shares = np.array([0.3, 0.3 + 1e-9, 0.4 - 1e-9])
+    central = ds.Dirichlet(1e6 * np.array([3.0, 3.0, 4.0]))
+    assert central.log_prob(shares) == pytest.approx(log_of_dirichlet(shares, central.concentration), rel=1e-10)
+
+
+@pytest.mark.parametrize("df", [0.01, 3.0, 1.9e3, 2.1e3, 1e8])
+def test_entropy_of_multivariate_student(df):
+    with mp.workdps(60):
+        h, k = mp.mpf(df) / 2, mp.mpf(1)
+        exact = (h + k) * (mp.digamma(h + k) - mp.digamma(h)) + mp.loggamma(h) - mp.loggamma(h + k)
+        exact = float(exact + k * mp.log(mp.pi * mp.mpf(df)))
+    assert ds.MultivariateStudentT([0.0, 0.0], np.eye(2), df).entropy() == pytest.approx(exact, rel=1e-12)
+
+
+def test_kl_divergence_at_extremes():
+    assert ds.kl_divergence(ds.Normal(1e200, 1.0), ds.Normal()) == np.inf
+    assert ds.kl_divergence(ds.Normal(0.0, 1e200), ds.Normal(0.0, 1e200)) == 0
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+ONE = {family: parameters[0] for family, parameters, *_ in DENSITIES}
+NOT_POSITIVE = ("scale", "rate", "alpha", "concentration", "concentration1", "concentration0", "df", "df1", "df2")
+
+
+def refusals():
+    """Yield (family, arguments, what the message says) for every parameter of every family."""
+    for distribution in UNIVARIATE:
+        values = vars(distribution)
+        for name in values:
+            whole = isinstance(distribution, ds.Erlang) and name == "concentration"
+            below = (0.0, -1.0, -np.inf) if name in NOT_POSITIVE else (-np.inf,)
+            above = () if isinstance(distribution, ds.StudentT) and name == "df" else (np.inf,)
+            for wrong in (*below, *above, np.nan):
+                expected = "an integer of at least 1" if whole else ".*number"
+                yield type(distribution), values | {name: wrong}, rf"^{name} is {wrong}; expected {expected}"
+            if not whole:
+                yield type(distribution), values | {name: [1.0, np.nan]}, f"^{name} contains nan; expected .*numbers"
+                yield type(distribution), values | {name: None}, f"^{name} is None; expected"
+    square = np.eye(2).tolist()
+    yield from [
+        (ds.Erlang, {"concentration": 2.5}, "^concentration is 2.5; expected an integer"),
+        (ds.Erlang, {"concentration": True}, "^concentration is True; expected an integer"),
+        (ds.Uniform, {"low": 1.0, "high": 1.0}, "^low is 1.0, high is 1.0; expected low below high"),
+        (ds.Uniform, {"low": [0.0, 3.0], "high": 2.0}, "^low is 3.0, high is 2.0; expected low below high"),
+        (ds.Reciprocal, {"low": 2.0, "high": 1.0}, "^low is 2.0, high is 1.0; expected low below high"),
+        (ds.Reciprocal, {"low": 0.0}, "^low is 0.0; expected a finite number above 0"),
+        (ds.Normal, {"loc": [0.0, 1.0], "scale": [1.0, 1.0, 1.0]}, r"^loc has shape \(2,\), scale has shape \(3,\)"),
+        (ds.Bernoulli, {"logits": np.inf}, "^logits is inf; expected a finite number"),
+        (ds.MultivariateNormal, {"loc": 0.0, "scale_tril": 1.0}, r"^loc has shape \(\); expected a vector"),
+        (ds.MultivariateNormal, {"loc": [0.0], "scale_tril": square},
+         r"^scale_tril has shape \(2, 2\); expected \(1, 1\)"),
+        (ds.MultivariateNormal, {"loc": [0.0, 0.0], "scale_tril": [[1.0, 0.0]]}, r"^scale_tril has shape \(1, 2\)"),
+        (ds.MultivariateNormal, {"loc": [0.0, 0.0], "scale_tril": [[1.0, 0.5], [0.0, 1.0]]},
+         "^scale_tril contains 0.5 above its diagonal; expected 0"),
+        (ds.MultivariateNormal, {"loc": [0.0, 0.0], "scale_tril": [[1.0, 0.0], [0.0, -2.0]]},
+         "^scale_tril has -2.0 on its diagonal; expected numbers above 0"),
+        (ds.MultivariateNormal, {"loc": [0.0, np.nan], "scale_tril": square}, "^loc contains nan"),
+        (ds.MultivariateStudentT, {"loc": [0.0, 0.0], "scale_tril": square, "df": 0.0},
+         "^df is 0.0; expected a number above 0"),
+        (ds.MultivariateStudentT, {"loc": [0.0, 0.0], "scale_tril": square, "df": [1.0]}, r"^df has shape \(1,\)"),
+        (ds.Dirichlet, {"concentration": 1.0}, r"^concentration has shape \(\); expected a vector"),
+        (ds.Dirichlet, {"concentration": [1.0, 0.0]}, "^concentration contains 0.0; expected finite numbers above 0"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("family, arguments, message", list(refusals()), ids=lambda v: getattr(v, "__name__", ""))
+def test_parameters_outside_their_range_are_refused(family, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        family(**arguments)
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+
+
+def table():
+    """Return the table of the docs."""
+    rows = [
+        "| family | parameters | log-densities | worst error | quantiles | worst error |",
+        "|---|---|---|---|---|---|",
+    ]
+    quantiles = {family: (parameters, formula) for family, parameters, formula in QUANTILES}
+    for family, parameters, formula, support in DENSITIES:
+        densities = [density_errors(family, values, formula, support) for values in parameters]
+        cells = [f"{sum(n for n, _ in densities)} | {max(e for _, e in densities):.0e}"]
+        if family in quantiles:
+            found = [quantile_errors(family, values, quantiles[family][1]) for values in quantiles[family][0]]
+            cells.append(f"{sum(n for n, _ in found)} | {max(e for _, e in found):.0e}")
+        elif family is ds.Gamma:
+            found = [max(log_quantile_errors(a, u)) for a in GAMMA_SHAPES for u in GAMMA_U]
+            cells.append(f"{len(found)} | {max(found):.0e}")
+        else:
+            cells.append("- | -")
+        rows.append(f"| {family.__name__} | {len(parameters)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def test_every_family_has_a_row():
+    vectors = {"Bernoulli", "Dirichlet", "MultivariateNormal", "MultivariateStudentT", "kl_divergence"}
+    assert {family.__name__ for family, *_ in DENSITIES} == set(ds.__all__) - vectors
+    implicit = {ds.Gamma, ds.Chi2}  # no formula: see test_quantiles_of_gamma
+    explicit = {family for family, *_ in DENSITIES if hasattr(family, "icdf")} - implicit
+    assert {family for family, *_ in QUANTILES} == explicit
+
+
+def test_the_docs_list_every_family():
+    """With as many values as are compared here."""
+    text = DOCS.read_text()
+    for family, parameters, _, support in DENSITIES:
+        n = sum(len(arguments_of(family(*values), support, values)) for values in parameters)
+        assert f"| {family.__name__} | {len(parameters)} | {n} |" in text
+
+
+if __name__ == "__main__":
+    before, _, after = DOCS.read_text().partition("<!-- edges -->\n")
+    DOCS.write_text(before + "<!-- edges -->\n" + table() + after[after.index("\n\n") :])

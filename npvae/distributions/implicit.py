@@ -7,6 +7,7 @@ q(z) (the implicit function theorem), so only the derivative of the incomplete g
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import digamma, gammaincinv, gammaln, ndtri
 
 from .base import FloatArray, Parameter
@@ -37,11 +38,11 @@ class Gamma(InverseCDF):
         return np.where(x >= 0, gamma_log_density(a, y, log_y) + log_rate, -np.inf)
 
     def _rsample(self, eps: FloatArray) -> FloatArray:
-        return gammaincinv(self.concentration, eps) / self.rate
+        return quantile(self.concentration, eps) / self.rate
 
     def _gradients(self, eps: FloatArray) -> dict[str, FloatArray]:
         a = self.concentration
-        standard, (log_share, by_shape) = gammaincinv(a, eps), log_quantile(a, eps)
+        standard, (log_share, by_shape) = quantile(a, eps), log_quantile(a, eps)
         log_z = log_share + np.log(a)
         log_density = gamma_log_density(a, standard, log_z)
         return {
@@ -82,11 +83,25 @@ class Chi2(InverseCDF):
 # The logarithm of a quantile, and its derivative by the shape ---------------------------------------------------------
 
 #: From this shape on, the quantile and its derivative come from an expansion in 1 / sqrt(a): the series and the
-#: fraction would need thousands of terms.
+#: fraction would need thousands of terms, and SciPy's inverse has only nine digits for a shape of a million.
 LARGE_SHAPE = 1e5
 
 #: Where the quantile is smaller, P(a, x) is x^a / Gamma(a + 1) to all digits.
 TINY = 1e-30
+
+
+@np.errstate(all="ignore")
+def quantile(a: FloatArray, u: FloatArray) -> FloatArray:
+    """Return the x with P(a, x) = u for u in [0, 1].
+
+    Examples
+    --------
+    >>> quantile(np.array([1.0, 1e6]), np.array(0.5)).round(3)
+    array([6.93000000e-01, 9.99999667e+05])
+    """
+    x, w = gammaincinv(a, u), ndtri(u)
+    large = _is_large(a, w)
+    return np.where(large, a * (1 + _excess(a, w)[0]), x)[()] if np.any(large) else x
 
 
 @np.errstate(all="ignore")
@@ -110,7 +125,7 @@ def log_quantile(a: FloatArray, u: FloatArray) -> tuple[FloatArray, FloatArray]:
     a, u = np.broadcast_arrays(np.asarray(a, float), np.asarray(u, float))
     log_share, derivative = np.empty(a.shape), np.empty(a.shape)
     w, log_u = ndtri(u), np.log(u)
-    large = (a >= LARGE_SHAPE) & ((np.abs(w) < 9) | np.isinf(a))
+    large = _is_large(a, w)
     x = gammaincinv(np.where(large, 1, a), u)
     tiny = ~large & (x < TINY)
     rest = ~(large | tiny)
@@ -120,8 +135,16 @@ def log_quantile(a: FloatArray, u: FloatArray) -> tuple[FloatArray, FloatArray]:
     return log_share[()], derivative[()]
 
 
-def _by_expansion(a: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Cornish and Fisher's expansion of x / a in q = 1 / sqrt(a); w is the normal quantile (AS 26.4.16 has more)."""
+def _is_large(a: FloatArray, w: FloatArray) -> NDArray[np.bool_]:
+    """Return where the expansion is used: not for the lowest tail, beyond what noise can be."""
+    return (np.asarray(a) >= LARGE_SHAPE) & ((np.abs(w) < 9) | np.isinf(a))
+
+
+def _excess(a: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return Cornish and Fisher's expansion of x / a - 1 in q = 1 / sqrt(a), and its derivative with respect to q.
+
+    Here w is the normal quantile.
+    """
     q, w = 1 / np.sqrt(a), np.where(np.isinf(a), 0, w)
     terms = (
         w,
@@ -131,9 +154,15 @@ def _by_expansion(a: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray]
         (9 * w**5 + 256 * w**3 - 433 * w) / 38880,
         (12 * w**6 - 243 * w**4 - 923 * w**2 + 1472) / 204120,
     )
-    excess = sum(term * q**n for n, term in enumerate(terms, 1))
-    slope = sum(n * term * q ** (n - 1) for n, term in enumerate(terms, 1))
-    return np.log1p(excess), -slope * q**3 / 2 / (1 + excess)
+    excess, slope = np.zeros(np.shape(w)), np.zeros(np.shape(w))
+    for n, term in enumerate(terms, 1):
+        excess, slope = excess + term * q**n, slope + n * term * q ** (n - 1)
+    return excess, slope
+
+
+def _by_expansion(a: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray]:
+    excess, slope = _excess(a, w)
+    return np.log1p(excess), -slope * a**-1.5 / 2 / (1 + excess)
 
 
 def _by_power(a: FloatArray, log_u: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -14,7 +14,7 @@ from .base import FloatArray, Parameter, Reparameterized, Shape, uniform
 from .composition import student_t_log_constant, student_t_log_kernel
 from .implicit import log_quantile
 from .location_scale import Normal
-from .special import LOG_2PI, log_ratio, stirling_error, times
+from .special import LOG_2PI, log_ratio, scaled_exp, stirling_error, times
 
 #: Shares outside of the support of a Dirichlet distribution have a sum that differs from 1 by more.
 SUM_OF_SHARES = 1e-6
@@ -72,7 +72,7 @@ class MultivariateNormal(Reparameterized):
         finite = np.asarray(np.isfinite(x).all(axis=-1))
         difference = np.where(finite[..., None], x, 0) - self.loc
         size = _size(difference)
-        eps: FloatArray = np.linalg.solve(self.scale_tril, (difference / size)[..., None])[..., 0]
+        eps = np.asarray(np.linalg.solve(self.scale_tril, (difference / size)[..., None])[..., 0], float)
         value = self._log_prob_of_noise(eps, size[..., 0]) - np.log(np.diag(self.scale_tril)).sum()
         return np.where(finite, value, -np.inf)[()]
 
@@ -119,8 +119,9 @@ class MultivariateStudentT(MultivariateNormal):
     def draw(self, rng: np.random.Generator, shape: Shape) -> FloatArray:
         log_factor = -log_quantile(np.asarray(self.df) / 2, uniform(rng, (*np.atleast_1d(shape), 1)))[0] / 2
         normal = super().draw(rng, shape)
-        largest = np.log(np.finfo(float).max) - np.log(np.abs(normal).max(axis=-1, keepdims=True))
-        return normal * np.exp(np.minimum(log_factor, largest * (1 - 1e-15)))
+        with np.errstate(divide="ignore"):
+            longest = np.log(np.finfo(float).max) - np.log(np.abs(normal).max(axis=-1, keepdims=True))
+        return scaled_exp(np.minimum(log_factor, longest * (1 - 1e-15)), normal)
 
     @np.errstate(all="ignore")
     def log_prob_noise(self, eps: ArrayLike) -> FloatArray:
@@ -135,11 +136,11 @@ class MultivariateStudentT(MultivariateNormal):
     @np.errstate(all="ignore")
     def entropy(self) -> FloatArray:
         """Return the entropy in nats."""
-        nu, K = self.df, self._n_dimensions
-        if nu > 1e15:  # the digammas would cancel; this is their limit
-            expected = np.asarray(K / 2)
-        else:
-            expected = (nu + K) / 2 * (digamma((nu + K) / 2) - digamma(nu / 2))
+        h, k = min(float(self.df), 1e300) / 2, self._n_dimensions / 2
+        if h < 1e3:
+            expected = (h + k) * (digamma(h + k) - digamma(h))
+        else:  # the difference of digamma(h) = log h - 1 / (2 h) - 1 / (12 h^2) + ..., without cancellation
+            expected = (h + k) * np.log1p(k / h) + k / h / 2 + (k / h) * (1 + h / (h + k)) / (12 * h)
         return expected - self._log_constant() + np.log(np.diag(self.scale_tril)).sum()
 
     def _log_constant(self) -> FloatArray:
