@@ -13,6 +13,7 @@ import scipy.stats as st
 from test_reparameterization import name_of, path_gradients
 
 from npvae import distributions as ds
+from npvae.distributions import special
 from npvae.distributions.implicit import log_quantile
 
 DOCS = Path(__file__).parents[1] / "docs" / "reparameterization.md"
@@ -170,6 +171,21 @@ def density_errors(family, parameters, formula, support):
     with mp.workdps(60):
         exact = [exact_log_density(formula, support, value, parameters) for value in map(float, x)]
     return len(x), error(distribution.log_prob(x), exact)
+
+
+def test_parts_of_the_densities():
+    """They keep their digits where their terms cancel."""
+    u = np.array([-0.39, -0.1, -1e-9, 1e-300, 1e-12, 1e-4, 0.25, 0.39])
+    a = np.array([1e-3, 0.5, 9.9, 10.1, 30.0, 1e6, 1e300])
+    with mp.workdps(700):
+        exact = [float(mp.log1p(mp.mpf(v)) - mp.mpf(v)) for v in u]
+        errors = [float(mp.loggamma(v) - ((v - 0.5) * mp.log(v) - v + mp.log(2 * mp.pi) / 2)) for v in map(mp.mpf, a)]
+    np.testing.assert_allclose(special.log1p_minus(u), exact, rtol=1e-14)
+    np.testing.assert_allclose(special.stirling_error(a), errors, rtol=1e-13)
+    x = np.array([1e-300, 0.999, 1.0, 1 + 1e-15, 3.0, 1e300])
+    with mp.workdps(60):
+        exact = [[float(mp.log(mp.mpf(v)) - mp.log(mp.mpf(y))) for y in (1.0, 1e-300, 1e300)] for v in x]
+    np.testing.assert_allclose(special.log_ratio(x[:, None], np.array([1.0, 1e-300, 1e300])), exact, rtol=1e-15)
 
 
 # Quantiles ------------------------------------------------------------------------------------------------------------

@@ -152,7 +152,6 @@ def _excess(a: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray]:
         (w**3 - 7 * w) / 36,
         -(3 * w**4 + 7 * w**2 - 16) / 810,
         (9 * w**5 + 256 * w**3 - 433 * w) / 38880,
-        (12 * w**6 - 243 * w**4 - 923 * w**2 + 1472) / 204120,
     )
     excess, slope = np.zeros(np.shape(w)), np.zeros(np.shape(w))
     for n, term in enumerate(terms, 1):

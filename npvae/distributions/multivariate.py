@@ -176,8 +176,8 @@ class Dirichlet(Reparameterized):
         a = self.concentration
         n, p = a.sum(), a / a.sum()
         inside = (x >= 0).all(axis=-1) & (np.abs(x.sum(axis=-1) - 1) < SUM_OF_SHARES)
-        near = np.abs(x / p - 1) < 0.5  # then a - 1 times the logarithm would be far larger than the sum of all
-        terms = np.where(near, a * np.log1p((x - p) / p) - np.log(x), times(a - 1, np.log(x)) - a * log_ratio(a, n))
+        # (a - 1) log x - a log p, where a log(x / p) is far smaller than each
+        terms = np.where(x > 0, a * log_ratio(x, p) - np.log(x), times(a - 1, np.log(x)) - a * np.log(p))
         constant = 0.5 * np.log(a) - stirling_error(a) - 0.5 * LOG_2PI
         total = (terms + constant).sum(axis=-1) + stirling_error(n) - 0.5 * np.log(n) + 0.5 * LOG_2PI
         return np.where(inside, total, -np.inf)[()]
