@@ -344,6 +344,45 @@ def test_student_becomes_normal(rng, df):
     assert np.isfinite(vector.draw(rng, 10)).all()
 
 
+def noise_at_the_ends(distribution):
+    """Return the extremes of the noise, and what lies between."""
+    u = np.array([2.0**-53, 1e-12, 0.3, 0.5, 0.7, 1 - 2.0**-53])
+    if isinstance(distribution, ds.StudentT):
+        return np.array(list(itertools.product([-8.0, 0.0, 1e-9, 8.0], u)))
+    if isinstance(distribution, ds.Beta | ds.FisherSnedecor):
+        return np.array(list(itertools.product(u, u)))
+    if isinstance(distribution, ds.Erlang):
+        return np.repeat(u[:, None], distribution.n_noise, axis=1)
+    if isinstance(distribution, ds.Normal | ds.LogNormal | ds.Laplace):
+        return np.array([-8.0, -1.0, 0.0, 1e-5, 8.0])
+    return 2 * u - 1 if isinstance(distribution, ds.Triangular) else u
+
+
+@pytest.mark.parametrize("family, parameters, support", [(f, p, s) for f, p, _, s in DENSITIES],
+                         ids=lambda v: getattr(v, "__name__", ""))  # fmt: skip
+def test_samples_and_gradients_at_the_ends_of_the_noise(family, parameters, support):
+    """Numbers, within the support, also if NumPy raises errors; log q(z) + log dz / d eps = log p(eps)."""
+    for distribution in (family(*values) for values in parameters):
+        eps = noise_at_the_ends(distribution)
+        with np.errstate(all="raise"):
+            z, gradients = distribution.rsample(eps), distribution.gradients(eps)
+            log_q, none = distribution.log_prob(z), distribution.pullback(eps, np.zeros(z.shape))
+            if hasattr(distribution, "entropy"):
+                assert np.isfinite(distribution.entropy())
+        low, high = (float(end) for end in support(*map(mp.mpf, vars(distribution).values())))
+        assert np.all((z >= low) & (z <= high)), distribution
+        assert not any(np.isnan(gradient).any() for gradient in gradients.values()), distribution
+        assert all(np.all(gradient == 0) for gradient in none.values()), distribution
+        if "eps" in gradients and abs(getattr(distribution, "loc", 0)) <= getattr(distribution, "scale", 1):
+            with np.errstate(all="ignore"):
+                total = log_q + np.log(gradients["eps"])
+            held = np.isfinite(total) & (gradients["eps"] > 1e-300) & (z != 0)
+            if family is ds.Triangular:  # at its ends the density is 0, and rounding z changes its logarithm
+                held &= np.abs(eps) < 0.9
+            expected = distribution.log_prob_noise(eps)
+            np.testing.assert_allclose(total[held], expected[held], atol=1e-8, err_msg=repr(distribution))
+
+
 # Types, NaN, infinity, vectors ----------------------------------------------------------------------------------------
 
 UNIVARIATE = [family(*parameters[0]) for family, parameters, *_ in DENSITIES]

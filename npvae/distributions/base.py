@@ -196,7 +196,12 @@ class Univariate(Reparameterized):
         raise NotImplementedError
 
     def _pullback(self, eps: FloatArray, dz: FloatArray) -> dict[str, FloatArray]:
-        return {name: dz * gradient for name, gradient in self._gradients(eps).items() if name != "eps"}
+        # Where dz is 0, the product is, also if the gradient exceeds float64.
+        return {
+            name: np.where((dz == 0) & np.isinf(gradient), 0.0, dz * gradient)[()]
+            for name, gradient in self._gradients(eps).items()
+            if name != "eps"
+        }
 
 
 def uniform(rng: np.random.Generator, shape: Shape) -> FloatArray:
