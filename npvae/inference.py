@@ -81,7 +81,7 @@ def fit_posterior(
     Raises
     ------
     FloatingPointError
-        If the bound or its gradient is not finite; the message names the step.
+        If the bound, its gradient or the parameters are not finite.
 
     Examples
     --------
@@ -181,6 +181,7 @@ def _unconstrained(q: Family) -> dict[str, NDArray[np.float64]]:
     return {"loc": np.array(q.loc, float), _scale_of(q): scale}
 
 
+@np.errstate(over="ignore")
 def _constrained(q: Family, free: dict[str, NDArray[np.float64]]) -> Family:
     scale = free[_scale_of(q)]
     if scale.ndim == 2:
@@ -188,7 +189,10 @@ def _constrained(q: Family, free: dict[str, NDArray[np.float64]]) -> Family:
     else:
         scale = np.exp(scale)
     parameters: dict[str, Any] = {"loc": free["loc"], _scale_of(q): scale}
-    return replace(q, **parameters)
+    try:
+        return replace(q, **parameters)
+    except ValueError as error:  # the initial ones were in range
+        raise FloatingPointError(f"the ascent diverged: {error}; a smaller learning_rate may help") from None
 
 
 def _chain(q: Family, gradient: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:

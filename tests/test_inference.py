@@ -134,6 +134,13 @@ def test_gradient_by_differences(rng, q):
             assert gradient[field.name][place] == pytest.approx(expected, rel=1e-7, abs=1e-9)
 
 
+@pytest.mark.parametrize("q", [ds.Normal([0.0], [1.0]), ds.MultivariateNormal([0.0], [[1.0]])])
+@pytest.mark.parametrize("learning_rate", [1e2, 1e3])
+def test_a_scale_that_overflows_is_divergence(q, learning_rate):
+    with pytest.raises(FloatingPointError, match="scale.*; a smaller learning_rate may help"):
+        fit_posterior(lambda z: (-(z[:, 0] ** 2) / 2, -z), q, steps=30, learning_rate=learning_rate)
+
+
 def test_divergence_is_an_error():
     with pytest.raises(FloatingPointError, match="not finite at step 1"):
         fit_posterior(lambda z: (np.full(len(z), np.nan), z), ds.Normal(np.zeros(2), np.ones(2)))

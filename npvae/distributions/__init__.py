@@ -10,10 +10,13 @@ gradient of an expectation is the expectation of a gradient (section 2.4 of the 
   derivatives come from the implicit function theorem (the Gamma distribution);
 - `multivariate`: vectors.
 
-Names and parameters are those of PyTorch's distributions where it has them. Parameters, samples and noise may be
+`special` has the functions that keep the densities accurate at extreme arguments and parameters.
+
+Names and parameters are those of PyTorch's distributions where it has them. Parameters outside their range (a negative
+scale) are refused with ValueError when the distribution is made. Parameters, samples and noise may be
 anything that NumPy can turn into an array; they broadcast, and results are float64. Every family has
 
-- ``log_prob(x)``: the log-density in nats, -inf outside the support.
+- ``log_prob(x)``: the log-density in nats, -inf outside the support, NaN at NaN.
 
 Every family except `Bernoulli` also has
 

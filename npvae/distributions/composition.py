@@ -1,18 +1,29 @@
 """Composition: samples made of variables that have a reparameterization of their own (section 2.4).
 
 An Erlang variable is a sum of exponentials; Beta, F and Student's t variables are made of Gamma variables, whose shape
-has a derivative by the implicit function theorem (`implicit`).
+has a derivative by the implicit function theorem (`implicit`). They are combined by differences of their logarithms:
+Gamma variables of small shapes are too small for float64, their ratios often are not.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import gammaln, xlogy
+from scipy.special import expit
 
-from .base import FloatArray, Parameter, Shape, Univariate, uniform
-from .implicit import Chi2, Gamma
+from .base import FloatArray, Parameter, Shape, Univariate, log_uniform, uniform
+from .implicit import Gamma, log_quantile
 from .location_scale import Normal
+from .special import (
+    LOG_2PI,
+    beta_log_density,
+    log1p_minus,
+    log_abs_standardized,
+    log_ratio,
+    scaled_exp,
+    standardized,
+    stirling_error,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class LogNormal(Univariate):
     """
 
     loc: Parameter = Parameter(0.0)
-    scale: Parameter = Parameter(1.0)
+    scale: Parameter = Parameter(1.0, above=0.0)
 
     def draw(self, rng: np.random.Generator, shape: Shape) -> FloatArray:
         return Normal().draw(rng, shape)
@@ -36,9 +47,8 @@ class LogNormal(Univariate):
         return Normal().log_prob_noise(eps)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            log_x = np.log(x)
-        eps = (np.where(x > 0, log_x, 0) - self.loc) / self.scale
+        log_x = np.log(x)
+        eps = standardized(np.where(x > 0, log_x, 0), self.loc, self.scale)
         return np.where(x > 0, self.log_prob_noise(eps) - np.log(self.scale) - log_x, -np.inf)
 
     def _rsample(self, eps: FloatArray) -> FloatArray:
@@ -46,7 +56,8 @@ class LogNormal(Univariate):
 
     def _gradients(self, eps: FloatArray) -> dict[str, FloatArray]:
         z = self._rsample(eps)
-        return {"eps": z * self.scale, "loc": z, "scale": z * eps}
+        log_z = self.loc + self.scale * eps
+        return {"eps": scaled_exp(log_z, np.asarray(self.scale)), "loc": z, "scale": scaled_exp(log_z, eps)}
 
 
 class Composed(Univariate):
@@ -75,7 +86,13 @@ class Erlang(Composed):
     """
 
     concentration: int = 1
-    rate: Parameter = Parameter(1.0)
+    rate: Parameter = Parameter(1.0, above=0.0)
+
+    def __post_init__(self) -> None:
+        n = self.concentration
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"concentration is {n!r}; expected an integer of at least 1")
+        super().__post_init__()
 
     @property
     def n_noise(self) -> int:
@@ -102,28 +119,32 @@ class Beta(Composed):
     array([0.5  , 0.759])
     """
 
-    concentration1: Parameter = Parameter(1.0)
-    concentration0: Parameter = Parameter(1.0)
+    concentration1: Parameter = Parameter(1.0, above=0.0)
+    concentration0: Parameter = Parameter(1.0, above=0.0)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
         a, b = self.concentration1, self.concentration0
         inside = (x >= 0) & (x <= 1)
-        y = np.where(inside, x, 0.5)
-        with np.errstate(divide="ignore"):
-            value = xlogy(a - 1, y) + xlogy(b - 1, 1 - y) + gammaln(a + b) - gammaln(a) - gammaln(b)
+        w = np.where(inside, x, 0.5)
+        p, q = a / (a + b), b / (a + b)
+        # The smaller of w and 1 - w has more digits. The other distance makes a u + b v zero, as it must be.
+        difference = np.where(w < 0.5, w - p, q - (1 - w))
+        value = beta_log_density(a, b, difference / p, -difference / q, np.log(w), np.log1p(-w))
         return np.where(inside, value, -np.inf)
 
-    def _parts(self) -> tuple[Gamma, Gamma]:
-        return Gamma(self.concentration1), Gamma(self.concentration0)
+    def _log_odds(self, eps: FloatArray) -> tuple[FloatArray, ...]:
+        """Return log z - log(1 - z) of the samples z, and its derivatives by the concentrations."""
+        a, b = self.concentration1, self.concentration0
+        (x, dx), (y, dy) = log_quantile(a, eps[..., 0]), log_quantile(b, eps[..., 1])
+        return x - y + log_ratio(a, b), dx + 1 / np.asarray(a), -dy - 1 / np.asarray(b)
 
     def _rsample(self, eps: FloatArray) -> FloatArray:
-        x, y = _samples(self._parts(), eps)
-        return x / (x + y)
+        return expit(self._log_odds(eps)[0])
 
     def _gradients(self, eps: FloatArray) -> dict[str, FloatArray]:
-        x, y = _samples(self._parts(), eps)
-        dx, dy = _derivatives(self._parts(), "concentration", eps)
-        return {"concentration1": y * dx / (x + y) ** 2, "concentration0": -x * dy / (x + y) ** 2}
+        log_odds, da, db = self._log_odds(eps)
+        slope = expit(log_odds) * expit(-log_odds)
+        return {"concentration1": slope * da, "concentration0": slope * db}
 
 
 @dataclass(frozen=True)
@@ -137,42 +158,37 @@ class FisherSnedecor(Composed):
     array([1.   , 3.156])
     """
 
-    df1: Parameter = Parameter(1.0)
-    df2: Parameter = Parameter(1.0)
+    df1: Parameter = Parameter(1.0, above=0.0)
+    df2: Parameter = Parameter(1.0, above=0.0)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
-        ratio, a, b = self.df1 / self.df2, self.df1 / 2, self.df2 / 2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            inside = xlogy(a, ratio) + xlogy(a - 1, x) - (a + b) * np.log1p(ratio * x)
-        return np.where(x >= 0, inside + gammaln(a + b) - gammaln(a) - gammaln(b), -np.inf)
+        r, a, b = self.df1 / self.df2, self.df1 / 2, self.df2 / 2
+        log_r, log_x, rx = log_ratio(self.df1, self.df2), np.log(x), self.df1 * x / self.df2
+        log_rx = log_r + log_x
+        # w = r x / (1 + r x) has the distribution Beta(a, b), and dw / dx = r (1 - w)^2
+        log_w, log_rest = -np.logaddexp(0, -log_rx), -np.logaddexp(0, log_rx)
+        u = np.where(x > 1, (1 - 1 / x) / (1 / x + r), (x - 1) / (1 + rx))
+        value = beta_log_density(a, b, u, -r * u, log_w, log_rest) + log_r + 2 * log_rest
+        return np.where((x >= 0) & (x < np.inf), value, -np.inf)
 
-    def _parts(self) -> tuple[Chi2, Chi2]:
-        return Chi2(self.df1), Chi2(self.df2)
+    def _log(self, eps: FloatArray) -> tuple[FloatArray, ...]:
+        """Return the logarithm of the samples, and its derivatives by the degrees of freedom."""
+        (x, dx), (y, dy) = (log_quantile(df / 2, eps[..., i]) for i, df in enumerate((self.df1, self.df2)))
+        return x - y, dx / 2, -dy / 2
 
     def _rsample(self, eps: FloatArray) -> FloatArray:
-        x, y = _samples(self._parts(), eps)
-        return (x / self.df1) / (y / self.df2)
+        return np.exp(self._log(eps)[0])
 
     def _gradients(self, eps: FloatArray) -> dict[str, FloatArray]:
-        x, y = _samples(self._parts(), eps)
-        dx, dy = _derivatives(self._parts(), "df", eps)
-        z = self._rsample(eps)
-        return {"df1": z * (dx / x - 1 / self.df1), "df2": z * (1 / self.df2 - dy / y)}
-
-
-def _samples(parts: tuple[Univariate, Univariate], eps: FloatArray) -> list[FloatArray]:
-    """Return the samples of two distributions from noise eps (..., 2)."""
-    return [part.rsample(eps[..., i]) for i, part in enumerate(parts)]
-
-
-def _derivatives(parts: tuple[Univariate, Univariate], parameter: str, eps: FloatArray) -> list[FloatArray]:
-    """Return the derivatives of these samples, each with respect to its distribution's parameter of this name."""
-    return [part.gradients(eps[..., i])[parameter] for i, part in enumerate(parts)]
+        log_z, by_df1, by_df2 = self._log(eps)
+        return {"df1": scaled_exp(log_z, by_df1), "df2": scaled_exp(log_z, by_df2)}
 
 
 @dataclass(frozen=True)
 class StudentT(Composed):
     """loc + scale * t with t = eps_0 sqrt(df / c): eps_0 is standard normal, c a chi-squared variable made of eps_1.
+
+    The limit for df = inf is the normal distribution.
 
     Examples
     --------
@@ -181,25 +197,62 @@ class StudentT(Composed):
     array([-1.183,  4.879])
     """
 
-    df: Parameter = Parameter(1.0)
+    df: Parameter = Parameter(1.0, above=0.0, infinite=True)
     loc: Parameter = Parameter(0.0)
-    scale: Parameter = Parameter(1.0)
+    scale: Parameter = Parameter(1.0, above=0.0)
 
     def draw(self, rng: np.random.Generator, shape: Shape) -> FloatArray:
         return np.stack([Normal().draw(rng, shape), uniform(rng, shape)], axis=-1)
 
-    def _log_prob(self, x: FloatArray) -> FloatArray:
-        nu, y = self.df, (x - self.loc) / self.scale
-        constant = gammaln((nu + 1) / 2) - gammaln(nu / 2) - np.log(np.pi * nu) / 2
-        return constant - (nu + 1) / 2 * np.log1p(y**2 / nu) - np.log(self.scale)
+    def log_prob_noise(self, eps: ArrayLike) -> FloatArray:
+        """Return the log-density of the noise in nats, element by element: N(0, 1), and uniform on (0, 1)."""
+        eps = np.asarray(eps, float)
+        return np.stack([Normal().log_prob(eps[..., 0]), log_uniform(eps[..., 1])], axis=-1)
 
-    def _standard(self, eps: FloatArray) -> FloatArray:
-        return eps[..., 0] * np.sqrt(self.df / Chi2(self.df).rsample(eps[..., 1]))
+    def _log_prob(self, x: FloatArray) -> FloatArray:
+        log_kernel = student_t_log_kernel(self.df, 1, 2 * log_abs_standardized(x, self.loc, self.scale))
+        return student_t_log_constant(self.df, 1) + log_kernel - np.log(self.scale)
+
+    def _log_factor(self, eps: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return log sqrt(df / c), and its derivative by df."""
+        log_share, derivative = log_quantile(np.asarray(self.df) / 2, eps[..., 1])
+        return -log_share / 2, -derivative / 4
 
     def _rsample(self, eps: FloatArray) -> FloatArray:
-        return self.loc + self.scale * self._standard(eps)
+        return self.loc + scaled_exp(self._log_factor(eps)[0], self.scale * eps[..., 0])
 
     def _gradients(self, eps: FloatArray) -> dict[str, FloatArray]:
-        t, c = self._standard(eps), Chi2(self.df)
-        by_df = t / 2 * (1 / self.df - c.gradients(eps[..., 1])["df"] / c.rsample(eps[..., 1]))
-        return {"loc": np.ones_like(t), "scale": t, "df": self.scale * by_df}
+        log_factor, by_df = self._log_factor(eps)
+        t = scaled_exp(log_factor, eps[..., 0])
+        return {"loc": np.ones_like(t), "scale": t, "df": scaled_exp(log_factor, self.scale * eps[..., 0] * by_df)}
+
+
+@np.errstate(all="ignore")
+def student_t_log_constant(df: FloatArray, n_dimensions: int) -> FloatArray:
+    """Return log Gamma((df + K) / 2) - log Gamma(df / 2) - K / 2 log(pi df) for K dimensions and any df up to inf.
+
+    Examples
+    --------
+    >>> student_t_log_constant([1.0, np.inf], 1).round(3)  # -log pi, -1/2 log 2 pi
+    array([-1.145, -0.919])
+    """
+    h, k = np.minimum(df, 1e300) / 2, n_dimensions / 2
+    u = k / h
+    near = u < 0.3
+    power = np.where(near, h * log1p_minus(np.where(near, u, 0)), h * (np.log1p(u) - u))
+    return power + (k - 0.5) * np.log1p(u) + stirling_error(h + k) - stirling_error(h) - k * LOG_2PI
+
+
+@np.errstate(all="ignore")
+def student_t_log_kernel(df: FloatArray, n_dimensions: int, log_square: FloatArray) -> FloatArray:
+    """Return -(df + K) / 2 log(1 + y^2 / df) for K dimensions, given log y^2; -y^2 / 2 for df = inf.
+
+    Examples
+    --------
+    >>> student_t_log_kernel([1.0, np.inf], 1, np.log([1.0, 1.0])).round(3)
+    array([-0.693, -0.5  ])
+    """
+    df = np.asarray(df, float)
+    log_q = log_square - np.log(df)
+    log_sum = np.where(log_q < 30, np.log1p(np.exp(log_q)), log_q)
+    return np.where(np.isinf(df), -np.exp(log_square) / 2, -(df + n_dimensions) / 2 * log_sum)[()]

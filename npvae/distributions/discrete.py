@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backends import reference
-from .base import Distribution, FloatArray, Parameter, elementwise
+from .base import Distribution, FloatArray, Parameter
 
 
 @dataclass(frozen=True)
 class Bernoulli(Distribution):
     """1 with probability sigmoid(logits), else 0.
 
-    The log-probability is that of `npvae.backends.reference`, element by element: x log y + (1 - x) log(1 - y) with
-    y = ``probs`` (Appendix C.1).
+    The log-probability is x log y + (1 - x) log(1 - y) with y = ``probs`` (Appendix C.1), also for 0 < x < 1, as for
+    grey values; outside of [0, 1] it is -inf. It keeps all digits where the probability is nearly 1.
 
     Examples
     --------
@@ -30,11 +30,14 @@ class Bernoulli(Distribution):
         """Probability of a 1."""
         return reference.sigmoid(np.asarray(self.logits))
 
+    @np.errstate(all="ignore")
     def entropy(self) -> FloatArray:
         """Return -y log y - (1 - y) log(1 - y) in nats, with y = ``probs``."""
-        return -self.log_prob(self.probs)
+        size = np.abs(self.logits)
+        return reference.sigmoid(-size) * size + np.log1p(np.exp(-size))
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
-        return elementwise(
-            lambda x, logits: reference.bernoulli_log_prob(x, logits, np.ones(len(x)))[0], x, self.logits
-        )
+        # x a - softplus(a), written so that a is never subtracted from itself.
+        inside, size = (x >= 0) & (x <= 1), np.abs(self.logits)
+        miss = np.where(np.asarray(self.logits) > 0, 1 - x, x)
+        return np.where(inside, -miss * size - np.log1p(np.exp(-size)), -np.inf)

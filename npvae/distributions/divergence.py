@@ -7,6 +7,7 @@ from .base import Distribution, FloatArray, elementwise
 from .location_scale import Normal
 
 
+@np.errstate(all="ignore")
 def kl_divergence(q: Distribution, p: Distribution) -> FloatArray:
     """Return the KL divergence D_KL(q || p) = E_q[log q - log p] in nats, element by element (Appendix B).
 

@@ -8,16 +8,24 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logit, xlogy
+from scipy.special import logit
 
-from .base import FloatArray, Parameter, Univariate
+from .base import FloatArray, Parameter, Univariate, check_order, if_probability
+from .special import log_abs_standardized, log_ratio, scaled_exp, standardized, times
 
 
 class InverseCDF(Univariate):
     """Base of the families whose ``rsample`` is the inverse of the distribution function."""
 
+    @np.errstate(all="ignore")
+    def rsample(self, eps: ArrayLike) -> FloatArray:
+        eps = np.asarray(eps, float)
+        return if_probability(eps, self._rsample(eps))
+
     def icdf(self, p: ArrayLike) -> FloatArray:
         """Return the x with P(z <= x) = p, for p in (0, 1): `rsample`, since the noise is uniform.
+
+        At 0 and 1 these are the ends of the support, beyond NaN.
 
         Examples
         --------
@@ -39,7 +47,7 @@ class Exponential(InverseCDF):
     array([0.144, 0.347])
     """
 
-    rate: Parameter = Parameter(1.0)
+    rate: Parameter = Parameter(1.0, above=0.0)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
         return np.where(x >= 0, np.log(self.rate) - self.rate * x, -np.inf)
@@ -63,17 +71,27 @@ class Cauchy(InverseCDF):
     """
 
     loc: Parameter = Parameter(0.0)
-    scale: Parameter = Parameter(1.0)
+    scale: Parameter = Parameter(1.0, above=0.0)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
-        return -np.log(np.pi * self.scale) - np.log1p(((x - self.loc) / self.scale) ** 2)
+        y = standardized(x, self.loc, self.scale)
+        far = 2 * log_abs_standardized(x, self.loc, self.scale)  # where y^2 may exceed what float64 holds
+        return -np.log(np.pi) - np.log(self.scale) - np.where(np.abs(y) < 1e8, np.log1p(y * y), far)
 
     def _rsample(self, eps: FloatArray) -> FloatArray:
-        return self.loc + self.scale * np.tan(np.pi * (eps - 0.5))
+        return self.loc + self.scale * _tangent(eps)
 
     def _gradients(self, eps: FloatArray) -> dict[str, FloatArray]:
-        tangent = np.tan(np.pi * (eps - 0.5))
-        return {"eps": self.scale * np.pi * (1 + tangent**2), "loc": np.ones_like(eps), "scale": tangent}
+        tangent = _tangent(eps)
+        slope = np.where(np.abs(tangent) > 1e8, self.scale * tangent * tangent, self.scale * (1 + tangent**2))
+        return {"eps": np.pi * slope, "loc": np.ones_like(eps), "scale": tangent}
+
+
+def _tangent(p: FloatArray) -> FloatArray:
+    """Return tan(pi (p - 1/2)); near the poles by the distance from them, which p - 1/2 would round."""
+    middle, distance = np.abs(p - 0.5) < 0.25, np.minimum(p, 1 - p)
+    pole = np.sign(p - 0.5) / np.tan(np.pi * np.abs(distance))
+    return np.where(middle, np.tan(np.pi * (p - 0.5)), pole)
 
 
 @dataclass(frozen=True)
@@ -88,14 +106,14 @@ class Logistic(InverseCDF):
     """
 
     loc: Parameter = Parameter(0.0)
-    scale: Parameter = Parameter(1.0)
+    scale: Parameter = Parameter(1.0, above=0.0)
 
     def entropy(self) -> FloatArray:
         """Return 2 + log scale in nats."""
         return 2 + np.log(self.scale)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
-        y = np.abs((x - self.loc) / self.scale)  # the density is even, and exp(-|y|) cannot overflow
+        y = np.abs(standardized(x, self.loc, self.scale))  # the density is even, and exp(-|y|) cannot overflow
         return -y - 2 * np.log1p(np.exp(-y)) - np.log(self.scale)
 
     def _rsample(self, eps: FloatArray) -> FloatArray:
@@ -116,19 +134,19 @@ class Rayleigh(InverseCDF):
     array([1.517, 2.355])
     """
 
-    scale: Parameter = Parameter(1.0)
+    scale: Parameter = Parameter(1.0, above=0.0)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
         y = x / self.scale
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(x >= 0, np.log(y / self.scale) - y**2 / 2, -np.inf)
+        value = log_ratio(x, self.scale) - np.log(self.scale) - y * y / 2
+        return np.where((x >= 0) & (y < np.inf), value, -np.inf)
 
     def _rsample(self, eps: FloatArray) -> FloatArray:
         return self.scale * np.sqrt(-2 * np.log1p(-eps))
 
     def _gradients(self, eps: FloatArray) -> dict[str, FloatArray]:
         z = self._rsample(eps)
-        return {"eps": self.scale**2 / (z * (1 - eps)), "scale": z / self.scale}
+        return {"eps": self.scale / (z / self.scale * (1 - eps)), "scale": z / self.scale}
 
 
 @dataclass(frozen=True)
@@ -142,24 +160,22 @@ class Pareto(InverseCDF):
     array([2.667, 4.   ])
     """
 
-    scale: Parameter = Parameter(1.0)
-    alpha: Parameter = Parameter(1.0)
+    scale: Parameter = Parameter(1.0, above=0.0)
+    alpha: Parameter = Parameter(1.0, above=0.0)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            log_x = np.log(x)
-        inside = np.log(self.alpha) + self.alpha * np.log(self.scale) - (self.alpha + 1) * log_x
+        inside = np.log(self.alpha) - np.log(x) - self.alpha * log_ratio(x, self.scale)
         return np.where(x >= self.scale, inside, -np.inf)
 
     def _rsample(self, eps: FloatArray) -> FloatArray:
-        return self.scale * np.exp(-np.log1p(-eps) / self.alpha)
+        return scaled_exp(-np.log1p(-eps) / self.alpha, self.scale)
 
     def _gradients(self, eps: FloatArray) -> dict[str, FloatArray]:
-        z = self._rsample(eps)
+        log_z = -np.log1p(-eps) / self.alpha
         return {
-            "eps": z / (self.alpha * (1 - eps)),
-            "scale": z / self.scale,
-            "alpha": z * np.log1p(-eps) / self.alpha**2,
+            "eps": scaled_exp(log_z, self.scale / (self.alpha * (1 - eps))),
+            "scale": np.exp(log_z),
+            "alpha": scaled_exp(log_z, -self.scale * log_z / self.alpha),
         }
 
 
@@ -174,30 +190,31 @@ class Weibull(InverseCDF):
     array([1.073, 1.665])
     """
 
-    scale: Parameter = Parameter(1.0)
-    concentration: Parameter = Parameter(1.0)
+    scale: Parameter = Parameter(1.0, above=0.0)
+    concentration: Parameter = Parameter(1.0, above=0.0)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
-        k = self.concentration
-        with np.errstate(divide="ignore", invalid="ignore"):
-            y = x / self.scale
-            return np.where(x >= 0, np.log(k / self.scale) + xlogy(k - 1, y) - y**k, -np.inf)
+        k, log_y = self.concentration, log_ratio(x, self.scale)
+        power = np.exp(k * log_y)
+        value = np.log(k) - np.log(self.scale) + times(k - 1, log_y) - power
+        return np.where((x >= 0) & (power < np.inf), value, -np.inf)
 
     def _rsample(self, eps: FloatArray) -> FloatArray:
-        return self.scale * (-np.log1p(-eps)) ** (1 / self.concentration)
+        return scaled_exp(np.log(-np.log1p(-eps)) / self.concentration, self.scale)
 
     def _gradients(self, eps: FloatArray) -> dict[str, FloatArray]:
-        z, e = self._rsample(eps), -np.log1p(-eps)
+        k, e = self.concentration, -np.log1p(-eps)
+        log_y = np.log(e) / k
         return {
-            "eps": z / (self.concentration * e * (1 - eps)),
-            "scale": z / self.scale,
-            "concentration": -z * np.log(e) / self.concentration**2,
+            "eps": scaled_exp(log_y, self.scale / (k * e * (1 - eps))),
+            "scale": np.exp(log_y),
+            "concentration": scaled_exp(log_y, -self.scale * log_y / k),
         }
 
 
 @dataclass(frozen=True)
 class Reciprocal(InverseCDF):
-    """Density proportional to 1 / x for low <= x <= high: log x is uniform; PyTorch does not have it.
+    """Density proportional to 1 / x for 0 < low <= x <= high: log x is uniform; PyTorch does not have it.
 
     Examples
     --------
@@ -206,19 +223,25 @@ class Reciprocal(InverseCDF):
     array([2., 4.])
     """
 
-    low: Parameter = Parameter(1.0)
-    high: Parameter = Parameter(np.e)
+    low: Parameter = Parameter(1.0, above=0.0)
+    high: Parameter = Parameter(np.e, above=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_order(self.low, self.high)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
         inside = (x >= self.low) & (x <= self.high)
-        return np.where(inside, -np.log(np.where(inside, x, 1)) - np.log(np.log(self.high / self.low)), -np.inf)
+        return np.where(inside, -np.log(np.where(inside, x, 1)) - np.log(log_ratio(self.high, self.low)), -np.inf)
 
     def _rsample(self, eps: FloatArray) -> FloatArray:
-        return self.low * (self.high / self.low) ** eps
+        z = scaled_exp(eps * log_ratio(self.high, self.low), self.low)
+        return np.clip(z, self.low, self.high)  # rounding may lead out of the support
 
     def _gradients(self, eps: FloatArray) -> dict[str, FloatArray]:
-        z = self._rsample(eps)
-        return {"eps": z * np.log(self.high / self.low), "low": z * (1 - eps) / self.low, "high": z * eps / self.high}
+        z, width = self._rsample(eps), log_ratio(self.high, self.low)
+        by_low = scaled_exp(eps * width, 1 - eps)
+        return {"eps": z * width, "low": by_low, "high": scaled_exp((eps - 1) * width, eps)}
 
 
 @dataclass(frozen=True)
@@ -232,22 +255,27 @@ class Gompertz(InverseCDF):
     array([0.227, 0.435])
     """
 
-    concentration: Parameter = Parameter(1.0)
-    rate: Parameter = Parameter(1.0)
+    concentration: Parameter = Parameter(1.0, above=0.0)
+    rate: Parameter = Parameter(1.0, above=0.0)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
-        inside = np.log(self.concentration * self.rate) + self.rate * x - self.concentration * np.expm1(self.rate * x)
-        return np.where(x >= 0, inside, -np.inf)
+        log_c, y = np.log(self.concentration), self.rate * x
+        cumulative = np.where(
+            y < 30, self.concentration * np.expm1(np.minimum(y, 30)), np.exp(y + log_c) - self.concentration
+        )
+        return np.where((x >= 0) & (cumulative < np.inf), log_c + np.log(self.rate) + y - cumulative, -np.inf)
 
     def _rsample(self, eps: FloatArray) -> FloatArray:
-        return np.log1p(-np.log1p(-eps) / self.concentration) / self.rate
+        e = -np.log1p(-eps)
+        ratio = e / self.concentration
+        return np.where(np.isinf(ratio), np.log(e) - np.log(self.concentration), np.log1p(ratio)) / self.rate
 
     def _gradients(self, eps: FloatArray) -> dict[str, FloatArray]:
         z, e = self._rsample(eps), -np.log1p(-eps)
         hazard = self.rate * (self.concentration + e)
         return {
             "eps": 1 / (hazard * (1 - eps)),
-            "concentration": -e / (self.concentration * hazard),
+            "concentration": -(e / self.concentration) / hazard,
             "rate": -z / self.rate,
         }
 
@@ -264,15 +292,15 @@ class Gumbel(InverseCDF):
     """
 
     loc: Parameter = Parameter(0.0)
-    scale: Parameter = Parameter(1.0)
+    scale: Parameter = Parameter(1.0, above=0.0)
 
     def entropy(self) -> FloatArray:
         """Return 1 + Euler's constant + log scale in nats."""
         return 1 + np.euler_gamma + np.log(self.scale)
 
     def _log_prob(self, x: FloatArray) -> FloatArray:
-        y = (x - self.loc) / self.scale
-        return -y - np.exp(-y) - np.log(self.scale)
+        y = standardized(x, self.loc, self.scale)
+        return np.where(np.isneginf(y), -np.inf, -y - np.exp(-y) - np.log(self.scale))[()]
 
     def _rsample(self, eps: FloatArray) -> FloatArray:
         return self.loc - self.scale * np.log(-np.log(eps))
