@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .backends.interface import Array, Backend
-from .distributions import Normal, kl_divergence
+from .distributions.divergence import kl_from_standard_normal
 from .parameters import Layout, Parameters
 
 #: Suffix of the name of an array of log-variances; the array of means has the name without it.
@@ -129,7 +129,7 @@ class WeightPosterior:
         total = 0.0
         for _, *arrays in self._arrays(parameters):
             mu, log_var = (np.asarray(self.backend.to_numpy(array), float) for array in arrays)
-            total += float(kl_divergence(Normal(mu, np.exp(log_var / 2)), Normal()).sum())
+            total += float(kl_from_standard_normal(mu, log_var).sum())
         return total
 
 

@@ -88,3 +88,16 @@ def test_it_can_be_read_and_is_kept(rng, tmp_path):
     assert f"bound {model.health_.elbo:.2f} nats" in text and "of 2 latent dimensions active" in text
     model.save(tmp_path / "model.npz")
     assert npvae.load(tmp_path / "model.npz").health_ == model.health_
+
+
+@pytest.mark.parametrize("log_var", [-2000.0, 1500.0])
+def test_any_variance_of_q_is_examined(rng, log_var):
+    """Although its standard deviation is zero, or infinite, in float64."""
+    X = rng.standard_normal((40, 4))
+    settings = {"hidden_layer_sizes": (5,), "learning_rate": 0.05, "max_epochs": 1, "backend": "reference"}
+    model = npvae.VAE(2, **settings, dtype="float64").fit(X)
+    model.parameters_["encoder.log_var.W"][...], model.parameters_["encoder.log_var.b"][...] = 0, log_var
+    with np.errstate(all="ignore"):
+        kl = examine(model.fitted_, model.fitted_.data(X), model.history_).kl
+    expected = (np.expm1(min(log_var, 800)) - log_var) / 2
+    assert kl == (np.inf, np.inf) if log_var > 0 else kl == pytest.approx((expected, expected), rel=1e-2)

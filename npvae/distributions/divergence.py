@@ -1,6 +1,7 @@
 """KL divergences in closed form."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..backends import reference
 from .base import Distribution, FloatArray, elementwise
@@ -36,5 +37,25 @@ def kl_divergence(q: Distribution, p: Distribution) -> FloatArray:
             "expected two Normals"
         )
     # Standardizing x by p does not change the KL divergence: what remains is that from N(0, 1), of the latent layer.
-    loc, log_var = (q.loc - p.loc) / p.scale, q.log_var - p.log_var
-    return elementwise(lambda mu, s: reference.gaussian_latent(mu, s, np.zeros_like(mu), True)[1], loc, log_var)
+    return kl_from_standard_normal((q.loc - p.loc) / p.scale, q.log_var - p.log_var)
+
+
+@np.errstate(all="ignore")
+def kl_from_standard_normal(mu: ArrayLike, log_var: ArrayLike) -> FloatArray:
+    """Return D_KL(N(mu, sigma^2) || N(0, 1)) in nats, element by element, for any log-variance (Appendix B).
+
+    Parameters
+    ----------
+    mu, log_var : arrays that broadcast
+
+    Returns
+    -------
+    array of their broadcast shape; infinite where the value exceeds what float64 holds
+
+    Examples
+    --------
+    >>> from npvae.distributions.divergence import kl_from_standard_normal
+    >>> kl_from_standard_normal([0.0, 1.0], 0.0)
+    array([0. , 0.5])
+    """
+    return elementwise(lambda m, s: reference.gaussian_latent(m, s, np.zeros_like(m), True)[1], mu, log_var)

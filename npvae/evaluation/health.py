@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backends.formulas import MIN_LOG_VAR
-from ..distributions import Normal, kl_divergence
+from ..distributions.divergence import kl_from_standard_normal
 from ..fitted import Fitted
 from ..preprocessing import Data
 from ..training import Epoch
@@ -80,7 +80,7 @@ def examine(fitted: Fitted, data: Data, history: Sequence[Epoch]) -> Health:
     batches = list(_batches(fitted, data))
     mu, log_var = (np.concatenate([batch[n] for batch in batches]) for n in (0, 1))
     mean, square, clipped = (sum(batch[n] for batch in batches) / len(mu) for n in (2, 3, 4))
-    kl = kl_divergence(Normal(mu, np.exp(log_var / 2)), Normal()).mean(axis=0) + model.divergence_of_noise
+    kl = kl_from_standard_normal(mu, log_var).mean(axis=0) + model.divergence_of_noise
     elbo = float(np.mean(fitted.score(data)))
     baseline = model.likelihood.baseline(mean, square - mean**2) + data.log_jacobian
     active, at_floor = tuple(map(bool, mu.var(axis=0) > ACTIVE)), float(clipped)
