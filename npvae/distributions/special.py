@@ -76,9 +76,9 @@ def scaled_exp(logarithm: FloatArray, factor: FloatArray) -> FloatArray:
     array(-2.72637457e+47)
     """
     power = np.exp(logarithm)
-    in_range = (factor == 0) | (power > 1e-290) & (power < 1e290)
+    in_range = (power > 1e-290) & (power < 1e290)
     product = np.sign(factor) * np.exp(logarithm + np.log(np.abs(factor)))
-    return np.where(in_range, factor * np.where(factor == 0, 1, power), product)
+    return np.where(in_range, factor * power, product)
 
 
 @np.errstate(all="ignore")
