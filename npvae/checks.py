@@ -46,8 +46,8 @@ SIZES = 131, 37
 #: Where a model has one sample for each datapoint: so many, and the sizes of the minibatches then.
 MORE_SAMPLES, THEIR_SIZES = 3, (29, 11)
 
-#: Measured rounding errors are multiplied by this before a gradient counts as larger than they are.
-SAFETY = 10.0
+#: Rounding errors of a model are measured so many times, and the largest are multiplied by `SAFETY`.
+DRAWS, SAFETY = 3, 10.0
 
 #: The name in a report of all parameters together.
 TOGETHER = "all arrays"
@@ -353,6 +353,19 @@ def _refuse_low_precision(name: str, array: npt.NDArray[Any]) -> None:
         )
 
 
+class Rounding(NamedTuple):
+    """Rounding errors of a value and of the arrays of its gradient (Euclidean norms), as measured.
+
+    Examples
+    --------
+    >>> Rounding(value=1e-14, gradient={"W": 1e-15}).gradient["W"]
+    1e-15
+    """
+
+    value: float
+    gradient: Mapping[str, float]
+
+
 class _Named(Protocol):
     """Arrays by name, such as a dict or `Parameters`."""
 
@@ -368,6 +381,7 @@ def compare_with_differences(
     tolerance: float = TOLERANCE,
     step: float = LONGEST_STEP,
     random_state: int = 0,
+    rounding: Rounding | None = None,
 ) -> tuple[ArrayCheck, ...]:
     """Compare a gradient with central differences of its value, array by array.
 
@@ -381,6 +395,8 @@ def compare_with_differences(
         Moved in place during the check, and restored.
     full, tolerance, step, random_state
         As of `check_gradient`.
+    rounding : Rounding, optional
+        Of value and gradient in float64; by default, the value's is the least possible.
 
     Returns
     -------
@@ -413,12 +429,19 @@ def compare_with_differences(
             numeric = np.array([_central_difference(value, array, direction, step)])
         # Differences of a value cannot resolve less than its rounding error over the step: it matters where a gradient
         # is smaller than the value by ten orders of magnitude, as in front of latents that went out of use.
-        noise = np.finfo(float).eps * abs(start) * np.sqrt(array.size) / (step / 4)
+        noise = _noise(start, array.size, step, rounding)
+        noise += 0.0 if rounding is None else SAFETY * rounding.gradient[name]
         size = np.linalg.norm(analytic) + np.linalg.norm(numeric)
         largest = float(tolerance + (noise / size if size > 0 else 0))
         entry = _worst_entry(analytic, numeric, array.shape) if full and array.size else None
         checks.append(ArrayCheck(name, relative_error(analytic, numeric), largest, entry))
     return tuple(checks)
+
+
+def _noise(value: float, n: int, step: float, rounding: Rounding | None) -> float:
+    """Return the error of differences along a direction of n entries that is due to the rounding of the value."""
+    error = np.finfo(float).eps * abs(value)
+    return max(error, 0.0 if rounding is None else rounding.value) * float(np.sqrt(n)) / (step / 4)
 
 
 def _unit_directions(array: Array) -> Iterator[Array]:
@@ -483,7 +506,7 @@ def compare_gradients(
     reference: Parameters,
     n_terms: int,
     of_rows: Iterable[Parameters] = (),
-    rounded: Parameters | None = None,
+    rounding: Rounding | None = None,
 ) -> tuple[ArrayCheck, ...]:
     """Compare a gradient in some precision with one in float64, array by array.
 
@@ -497,9 +520,9 @@ def compare_gradients(
         Gradients of single datapoints, to tell the size of what was summed. Where datapoints cancel each other, as at
         the bias of standardized columns, the rounding errors are those of the terms, not of the small sum: float32 then
         says less about it, and the check in float64 must do.
-    rounded : Parameters, optional
-        The reference with rounding errors, see `with_rounding`: where they are large, as behind saturated units, the
-        gradient may differ by as much.
+    rounding : Rounding, optional
+        Errors that this precision makes in any case: where they are large, as behind saturated units, the gradient may
+        differ by as much.
 
     Returns
     -------
@@ -515,14 +538,19 @@ def compare_gradients(
     True
     """
     of_rows = list(of_rows)
-    rounding = float(np.finfo(gradient.vector.dtype).eps) * np.sqrt(n_terms) * 10
+    precision = np.finfo(gradient.vector.dtype)
+    relative = float(precision.eps) * np.sqrt(n_terms) * 10
     checks = []
     for name, array in gradient.items():
         size = np.linalg.norm(array) + np.linalg.norm(reference[name])
         terms = np.mean([2 * np.linalg.norm(row[name]) for row in of_rows]) if of_rows else size
-        tolerance = float(rounding * max(1, terms / size)) if size > 0 else float(rounding)
-        if rounded is not None and size > 0:
-            tolerance += SAFETY * float(np.linalg.norm(rounded[name] - reference[name]) / size)
+        tolerance = float(relative * max(1, terms / size)) if size > 0 else float(relative)
+        if size > 0:
+            error = 0.0 if rounding is None else SAFETY * rounding.gradient[name]
+            underflow = (
+                float(precision.tiny) * n_terms * np.sqrt(array.size)
+            )  # smaller numbers lose digits, or are zero
+            tolerance += float((error + underflow) / size)
         checks.append(ArrayCheck(name, relative_error(array.astype(float), reference[name]), tolerance))
     return tuple(checks)
 
@@ -580,12 +608,14 @@ def gradcheck(
         check_number("n_rows", n_rows, np.integer, 1)
     start = model.starting_point(X)
     problem = _problem(model, start, N_ROWS if n_rows is None else n_rows, random_state)
-    differences = compare_with_differences(problem.exact, problem.parameters, full=full, random_state=random_state)
-    (_, reference), of_rows = problem.reference(problem.parameters), problem.of_rows()
-    _, gradient = problem.trained(problem.parameters)
-    _, rounded = problem.rounded(problem.parameters)
-    precision = compare_gradients(gradient, reference, problem.n_terms, of_rows, rounded)
-    others = () if n_rows is not None else tuple(_other_minibatches(model, start, of_rows, random_state))
+    rounding, parameters = problem.rounding_exact(), problem.parameters
+    differences = compare_with_differences(
+        problem.exact, parameters, full=full, random_state=random_state, rounding=rounding
+    )
+    (_, reference), of_rows = problem.reference(parameters), problem.of_rows()
+    _, gradient = problem.trained(parameters)
+    precision = compare_gradients(gradient, reference, problem.n_terms, of_rows, problem.rounding_trained())
+    others = () if n_rows is not None else tuple(_other_minibatches(model, start, of_rows, rounding, random_state))
     return Report(differences, precision, others)
 
 
@@ -594,7 +624,7 @@ ValueAndGrad = Callable[[Parameters], tuple[float, Parameters]]
 
 
 class GradientProblem(NamedTuple):
-    """Parameters in float64, four functions of them to (value, gradient), and what to measure those by.
+    """Parameters in float64, three functions of them to (value, gradient), and what to measure those by.
 
     Attributes
     ----------
@@ -605,8 +635,8 @@ class GradientProblem(NamedTuple):
         NumPy in float64.
     trained : callable
         The model's backend in the precision it trains in.
-    rounded : callable
-        The reference with rounding errors of that precision.
+    rounding_exact, rounding_trained : callable
+        Without arguments; return the `Rounding` of float64, and of the precision it trains in.
     of_rows : callable
         Without arguments; returns the reference gradients of single rows.
     n_terms : int
@@ -617,7 +647,8 @@ class GradientProblem(NamedTuple):
     exact: ValueAndGrad
     reference: ValueAndGrad
     trained: ValueAndGrad
-    rounded: ValueAndGrad
+    rounding_exact: Callable[[], Rounding]
+    rounding_trained: Callable[[], Rounding]
     of_rows: Callable[[], list[Parameters]]
     n_terms: int
 
@@ -630,7 +661,7 @@ def gradient_problem(model: Any, X: npt.ArrayLike, n_rows: int, random_state: in
 def _problem(model: Any, start: Any, n_rows: int, random_state: int) -> GradientProblem:
     rows = np.arange(min(n_rows, len(start.data.X)))
     sides, parameters = _Sides(model, start, model.n_samples, random_state), _parameters(start)
-    exact, reference, trained, rounded = sides.at(rows)
+    exact, reference, trained = sides.exact(rows), sides.reference(rows), sides.trained(rows)
     single = _Sides(model, start, model.n_samples, random_state).reference
 
     def of_rows() -> list[Parameters]:
@@ -638,7 +669,16 @@ def _problem(model: Any, start: Any, n_rows: int, random_state: int) -> Gradient
         gradients = (single(rows[i : i + 1])(parameters)[1] for i in rows)
         return [gradient.layout.view(gradient.vector.copy()) for gradient in gradients]
 
-    return GradientProblem(parameters, exact, reference, trained, rounded, of_rows, sides.n_terms(len(rows)))
+    return GradientProblem(
+        parameters,
+        exact,
+        reference,
+        trained,
+        lambda: sides.rounding("float64", rows),
+        lambda: sides.rounding(model.dtype, rows),
+        of_rows,
+        sides.n_terms(len(rows)),
+    )
 
 
 def _parameters(start: Any) -> Parameters:
@@ -655,12 +695,19 @@ class _Sides:
         self.exact = self._side(start.backend, "float64")
         self.reference = self._side(numpy, "float64")
         self.trained = self._side(start.backend, model.dtype)
-        rng = np.random.default_rng([random_state, 1])
-        self.rounded = self._side(with_rounding(numpy, np.finfo(model.dtype).eps, start.architecture, rng), "float64")
 
-    def at(self, rows: npt.NDArray[np.integer]) -> tuple[ValueAndGrad, ...]:
-        """Return value and gradient for these rows: exact, reference, trained, rounded."""
-        return self.exact(rows), self.reference(rows), self.trained(rows), self.rounded(rows)
+    def rounding(self, dtype: str, rows: npt.NDArray[np.integer]) -> Rounding:
+        """Measure the rounding errors of a precision on these rows."""
+        rng, numpy = np.random.default_rng([self.random_state, 1]), backends.get("reference")
+        rounded = self._side(with_rounding(numpy, dtype, self.start.architecture, rng), "float64")(rows)
+        value, gradient = self.reference(rows)(self.parameters)
+        values, errors = [0.0], {name: [0.0] for name in gradient.layout.shapes}
+        for _ in range(DRAWS):
+            other, found = rounded(self.parameters)
+            values.append(abs(other - value))
+            for name, array in found.items():
+                errors[name].append(float(np.linalg.norm(array - gradient[name])))
+        return Rounding(max(values), {name: max(found) for name, found in errors.items()})
 
     def n_terms(self, n_rows: int) -> int:
         """Return the number of terms of the longest sum."""
@@ -702,7 +749,7 @@ def _cast(samples: Any, model: Model) -> Any:
     return samples if np.ndim(samples) == 0 else model.backend.asarray(samples, model.dtype)
 
 
-def with_rounding(backend: Any, eps: float, architecture: Any, rng: np.random.Generator) -> Any:
+def with_rounding(backend: Any, dtype: str, architecture: Any, rng: np.random.Generator) -> Any:
     """Return a NumPy backend whose layers and densities have random errors, as large as rounding makes them.
 
     Behind a saturated unit the derivative of its activation, 1 - y^2 for example, consists of rounding errors of y, and
@@ -712,8 +759,8 @@ def with_rounding(backend: Any, eps: float, architecture: Any, rng: np.random.Ge
     ----------
     backend : Backend
         The reference.
-    eps : float
-        The relative rounding error of the precision.
+    dtype : "float32" or "float64"
+        The precision whose rounding errors they are.
     architecture : Architecture
         Whose likelihood is meant.
     rng : numpy.random.Generator
@@ -722,20 +769,27 @@ def with_rounding(backend: Any, eps: float, architecture: Any, rng: np.random.Ge
     --------
     >>> from npvae.backends import reference
     >>> from npvae.model import Architecture
-    >>> rounding = with_rounding(reference, 1e-3, Architecture(3, 2), np.random.default_rng(0))
+    >>> rounding = with_rounding(reference, "float32", Architecture(3, 2), np.random.default_rng(0))
     >>> one = np.ones((1, 1))
-    >>> bool(0 < abs(rounding.dense(one, one, np.zeros(1), "tanh") - np.tanh(1)) < 1e-2)
+    >>> bool(0 < abs(rounding.dense(one, one, np.zeros(1), "tanh") - np.tanh(1)) < 1e-6)
     True
     """
+    precision = np.finfo(dtype)
 
     def errors(size: Array) -> Array:
         """Draw errors up to eps times a size, of one sign in a column: a saturated unit has the same in all rows."""
-        return eps * size * rng.choice((-1.0, 1.0), np.shape(size)[-1]) * rng.random(np.shape(size))
+        sizes = precision.eps * size + precision.tiny
+        return sizes * rng.choice((-1.0, 1.0), np.shape(size)[-1]) * rng.random(np.shape(size))
 
     def dense(x: Array, W: Array, b: Array, activation: str, out: Array | None = None) -> Array:
         y = backend.dense(x, W, b + errors(np.abs(x) @ np.abs(W) + np.abs(b)), activation, out)  # b of each row
         y += errors(np.abs(y))
         return y
+
+    def dense_backward(x: Array, W: Array, y: Array, dy: Array, activation: str, gradients: tuple) -> None:
+        backend.dense_backward(x, W, y, dy, activation, gradients)
+        if (dx := gradients[2]) is not None:
+            dx += errors(np.abs(dy) @ np.abs(W.T))
 
     name = LIKELIHOODS[architecture.likelihood].log_prob
 
@@ -746,10 +800,12 @@ def with_rounding(backend: Any, eps: float, architecture: Any, rng: np.random.Ge
             doutput += errors(np.broadcast_to(weights[:, None], doutput.shape))
         return result
 
-    return SimpleNamespace(**vars(backend) | {"dense": dense, name: density})
+    return SimpleNamespace(**vars(backend) | {"dense": dense, "dense_backward": dense_backward, name: density})
 
 
-def _other_minibatches(model: Any, start: Any, of_rows: list[Parameters], random_state: int) -> Iterator[ArrayCheck]:
+def _other_minibatches(
+    model: Any, start: Any, of_rows: list[Parameters], rounding: Rounding, random_state: int
+) -> Iterator[ArrayCheck]:
     """Yield the checks on minibatches of other sizes, and with several samples for each datapoint."""
     settings = [(int(model.n_samples), SIZES)]
     if model.n_samples == 1:
@@ -758,12 +814,12 @@ def _other_minibatches(model: Any, start: Any, of_rows: list[Parameters], random
         sides = _Sides(model, start, L, random_state)
         for M in sizes:
             where, parameters = f"{M} rows, L = {L}", sides.parameters
-            exact, reference, trained, rounded = sides.at(np.arange(M) % len(start.data.X))
-            together = compare_together(exact, parameters, random_state=random_state)
-            each = () if together.passed else compare_with_differences(exact, parameters, full=False)
-            precision = compare_gradients(
-                trained(parameters)[1], reference(parameters)[1], sides.n_terms(M), of_rows, rounded(parameters)[1]
-            )
+            rows = np.arange(M) % len(start.data.X)
+            exact, reference, trained = sides.exact(rows), sides.reference(rows), sides.trained(rows)
+            together = compare_together(exact, parameters, random_state=random_state, rounding=rounding)
+            each = () if together.passed else compare_with_differences(exact, parameters, full=False, rounding=rounding)
+            (_, found), measured = trained(parameters), sides.rounding(model.dtype, rows)
+            precision = compare_gradients(found, reference(parameters)[1], sides.n_terms(M), of_rows, measured)
             failed = [check for check in (*each, *precision) if not check.passed]
             # Where the arrays one by one tell which failed, that all of them together did says nothing more.
             shown = failed if any(check in each for check in failed) else [together, *failed]
@@ -771,7 +827,9 @@ def _other_minibatches(model: Any, start: Any, of_rows: list[Parameters], random
             yield from (check._replace(where=where) for check in shown)
 
 
-def compare_together(value_and_grad: ValueAndGrad, parameters: Parameters, *, random_state: int = 0) -> ArrayCheck:
+def compare_together(
+    value_and_grad: ValueAndGrad, parameters: Parameters, *, random_state: int = 0, rounding: Rounding | None = None
+) -> ArrayCheck:
     """Compare a gradient with central differences along one random direction in all arrays, which takes ten values.
 
     Arrays with a large gradient are moved less, so that each contributes as much to the derivative, with the same sign:
@@ -785,6 +843,8 @@ def compare_together(value_and_grad: ValueAndGrad, parameters: Parameters, *, ra
         Moved in place during the check, and restored.
     random_state : int, default 0
         Seed of the direction.
+    rounding : Rounding, optional
+        As of `compare_with_differences`.
 
     Returns
     -------
@@ -814,6 +874,6 @@ def compare_together(value_and_grad: ValueAndGrad, parameters: Parameters, *, ra
     numeric = np.array(
         [_central_difference(lambda: value_and_grad(parameters)[0], parameters.vector, direction, LONGEST_STEP)]
     )
-    noise = np.finfo(float).eps * abs(value) * np.sqrt(direction.size) / (LONGEST_STEP / 4)
+    noise = _noise(value, direction.size, LONGEST_STEP, rounding)
     size = np.linalg.norm(analytic) + np.linalg.norm(numeric)
     return ArrayCheck(TOGETHER, relative_error(analytic, numeric), float(TOLERANCE + (noise / size if size > 0 else 0)))

@@ -246,8 +246,8 @@ def test_saturated_units_are_healthy(X, backend, rng, dtype, activation, likelih
     problem = gradient_problem(model, X, 10, 0)
     name = [name for name in problem.parameters.layout.shapes if name.startswith("decoder")][-1]  # of the last bias
     wrong = scaled(problem.trained, name, 1.001)(problem.parameters)[1]
-    reference, rounded = (f(problem.parameters)[1] for f in (problem.reference, problem.rounded))
-    checks = compare_gradients(wrong, reference, problem.n_terms, problem.of_rows(), rounded)
+    reference, rounding = problem.reference(problem.parameters)[1], problem.rounding_trained()
+    checks = compare_gradients(wrong, reference, problem.n_terms, problem.of_rows(), rounding)
     assert [check.name for check in checks if not check.passed] == [name]
 
 
