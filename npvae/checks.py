@@ -105,9 +105,14 @@ class ArrayCheck(NamedTuple):
         """Whether the error is at most the tolerance."""
         return self.error <= self.tolerance  # False for NaN
 
+    @property
+    def below_rounding(self) -> bool:
+        """Whether it passed only because the gradient is smaller than its rounding errors: no error is above 1."""
+        return self.passed and self.tolerance >= 1
+
     def __str__(self) -> str:
         verdict = f"{'ok' if self.passed else 'FAILED'} (at most {self.tolerance:.0e})"
-        if self.passed and self.tolerance >= 1:  # no error is larger
+        if self.below_rounding:
             verdict = "not checked: the gradient is below rounding errors"
         line = f"{self.name:24} {self.error:9.2e}  {verdict}{f'; {self.where}' if self.where else ''}"
         if self.passed or self.entry is None:

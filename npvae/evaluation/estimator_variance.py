@@ -132,7 +132,7 @@ def gradient_variance(
     return measurements
 
 
-def _sequence(name: str, given: Any, of: str) -> Sequence:
+def _sequence(name: str, given: Any, of: str) -> Any:
     """Return a sequence that is not empty and not a string."""
     if isinstance(given, str) or not isinstance(given, Sequence | range | np.ndarray) or np.ndim(given) != 1:
         raise TypeError(f"{name} is {given!r}; expected a sequence of {of}")
