@@ -4,19 +4,24 @@ A model is checked twice, each array by its name. The gradient in float64 must a
 value, the samples being held constant. The gradient in the precision that the model trains in, from the backend that it
 trains on, must agree with the float64 gradient of the NumPy reference.
 
+By default both are done for minibatches of other sizes and with several samples for each datapoint, too, one size after
+the other with the same estimator, as in training.
+
 A gradient check cannot see a wrong bound that is differentiated correctly; tests against exact answers can.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from . import backends
-from .conventions import check_choice, check_number
+from .conventions import check_choice, check_each, check_number, kind_of, real_array
 from .estimators import ESTIMATORS
+from .likelihoods import LIKELIHOODS
 from .model import Model
 from .parameters import Buffers, Parameters
 
@@ -30,6 +35,22 @@ TOLERANCE = 1e-6
 
 #: Length of the longest of the steps whose central differences are extrapolated; the shortest is a sixteenth of it.
 LONGEST_STEP = 0.02
+
+#: Rows of which every gradient is checked, array by array.
+N_ROWS = 10
+
+#: Sizes of the other minibatches: beyond 64 and 128 rows, not a multiple of what a kernel takes at once; and the last,
+#: smaller one of an epoch, which comes after it.
+SIZES = 131, 37
+
+#: Where a model has one sample for each datapoint: so many, and the sizes of the minibatches then.
+MORE_SAMPLES, THEIR_SIZES = 3, (29, 11)
+
+#: Rounding errors of a model are measured so many times, and the largest are multiplied by `SAFETY`.
+DRAWS, SAFETY = 3, 10.0
+
+#: The name in a report of all parameters together.
+TOGETHER = "all arrays"
 
 #: The name in a report of parameters that are one array, without a name.
 UNNAMED = "parameters"
@@ -62,6 +83,8 @@ class ArrayCheck(NamedTuple):
         The largest error that passes.
     entry : Entry or None
         Where the two gradients differ most, if every entry was moved by itself.
+    where : str
+        The minibatch, if it is not the first rows.
 
     Examples
     --------
@@ -75,14 +98,23 @@ class ArrayCheck(NamedTuple):
     error: float
     tolerance: float
     entry: Entry | None = None
+    where: str = ""
 
     @property
     def passed(self) -> bool:
         """Whether the error is at most the tolerance."""
         return self.error <= self.tolerance  # False for NaN
 
+    @property
+    def below_rounding(self) -> bool:
+        """Whether it passed only because the gradient is smaller than its rounding errors: no error is above 1."""
+        return self.passed and self.tolerance >= 1
+
     def __str__(self) -> str:
-        line = f"{self.name:24} {self.error:9.2e}  {'ok' if self.passed else 'FAILED'} (at most {self.tolerance:.0e})"
+        verdict = f"{'ok' if self.passed else 'FAILED'} (at most {self.tolerance:.0e})"
+        if self.below_rounding:
+            verdict = "not checked: the gradient is below rounding errors"
+        line = f"{self.name:24} {self.error:9.2e}  {verdict}{f'; {self.where}' if self.where else ''}"
         if self.passed or self.entry is None:
             return line
         place, gradient, difference = self.entry
@@ -99,6 +131,8 @@ class Report(NamedTuple):
         The float64 gradient against central differences.
     precision : tuple of ArrayCheck
         For a model, the gradient that trains against the float64 reference; else empty.
+    minibatches : tuple of ArrayCheck
+        For a model, both on other minibatches: all arrays together and the worst array, and each one that failed.
 
     Examples
     --------
@@ -114,26 +148,31 @@ class Report(NamedTuple):
 
     differences: tuple[ArrayCheck, ...]
     precision: tuple[ArrayCheck, ...] = ()
+    minibatches: tuple[ArrayCheck, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether all arrays passed."""
-        return all(check.passed for check in self.differences + self.precision)
+        return all(check.passed for checks in self for check in checks)
 
     @property
     def failed(self) -> list[str]:
         """Names of the arrays whose gradient is wrong."""
-        return sorted({check.name for check in self.differences + self.precision if not check.passed})
+        return sorted({check.name for checks in self for check in checks if not check.passed})
 
     @property
     def worst(self) -> ArrayCheck:
         """The check with the largest error, measured by its tolerance."""
-        return max(self.differences + self.precision, key=_badness)
+        return max((check for checks in self for check in checks), key=_badness)
 
     def __str__(self) -> str:
         lines = []
-        titles = "gradient against central differences", "gradient as trained against the float64 reference"
-        for title, checks in zip(titles, (self.differences, self.precision), strict=True):
+        titles = (
+            "gradient against central differences",
+            "gradient as trained against the float64 reference",
+            "both on other minibatches, one after the other",
+        )
+        for title, checks in zip(titles, self, strict=True):
             lines += [f"{title}: |g - n| / (|g| + |n|)"] if checks else []
             lines += [f"  {check}" for check in checks]
         verdict = "passed" if self.passed else f"FAILED in {', '.join(self.failed)}"
@@ -221,10 +260,11 @@ def check_gradient(
     True
     """
     if not callable(f):
-        raise TypeError(f"f is {_kind(f)}; expected a function that returns (value, gradient)")
+        raise TypeError(f"f is {kind_of(f)}; expected a function that returns (value, gradient)")
     check_choice("full", full, (None, True, False))
     check_number("tolerance", tolerance, np.floating, 0)
     check_number("step", step, np.floating, 1e-9)  # below it, differences are rounding errors
+    check_number("random_state", random_state, np.integer, 0)
     arrays = _float64_copies(parameters)
     value_and_grad = _on_dicts(f, unnamed=not isinstance(parameters, Mapping))
     first, second = (value_and_grad(arrays)[0] for _ in range(2))
@@ -254,29 +294,9 @@ def _float64_copies(parameters: Mapping[str, npt.ArrayLike] | npt.ArrayLike) -> 
 
 
 def _float64_copy(name: str, given: npt.ArrayLike, expected: str = "an array of real numbers") -> Array:
-    array = _real(name, given, expected).astype(np.float64)  # a copy even if it is float64 already
-    wrong = np.argwhere(~np.isfinite(array))
-    if len(wrong):
-        place = f" at {wrong[0].tolist()}" if array.ndim else ""
-        raise ValueError(f"{name} is {array[tuple(wrong[0])]}{place}; expected finite numbers")
+    array = real_array(name, given, expected).astype(np.float64)  # a copy even if it is float64 already
+    check_each(name, array, np.isfinite(array), "finite numbers")
     return array
-
-
-def _real(name: str, given: Any, expected: str = "an array of real numbers") -> npt.NDArray[Any]:
-    """Return an array of integers or floats; TypeError if ``given`` is not one."""
-    try:
-        array = np.asarray(given)
-    except ValueError:  # parts of different shapes
-        raise TypeError(f"{name} is {_kind(given)}, with parts of different shapes; expected {expected}") from None
-    if array.dtype.kind not in "iuf":
-        found = _kind(given) if array.dtype == object else f"of type {array.dtype}"
-        raise TypeError(f"{name} is {found}; expected {expected}")
-    return array
-
-
-def _kind(thing: object) -> str:
-    """Say what a thing is, for messages."""
-    return "None" if thing is None else f"of type {type(thing).__name__}"
 
 
 def _on_dicts(f: Callable[[Any], Any], unnamed: bool) -> Callable[[dict[str, Array]], tuple[float, dict[str, Array]]]:
@@ -289,7 +309,7 @@ def _on_dicts(f: Callable[[Any], Any], unnamed: bool) -> Callable[[dict[str, Arr
         copies = {name: array.copy() for name, array in arrays.items()}
         result = f(copies[UNNAMED] if unnamed else copies)
         if not isinstance(result, tuple | list) or len(result) != 2:
-            found = f"{len(result)} things" if isinstance(result, tuple | list) else f"an object {_kind(result)}"
+            found = f"{len(result)} things" if isinstance(result, tuple | list) else f"an object {kind_of(result)}"
             raise TypeError(f"f returned {found}; expected a pair (value, gradient)")
         value, gradient = result
         return _checked_value(value), _checked_gradient({UNNAMED: gradient} if unnamed else gradient, arrays, unnamed)
@@ -298,7 +318,7 @@ def _on_dicts(f: Callable[[Any], Any], unnamed: bool) -> Callable[[dict[str, Arr
 
 
 def _checked_value(given: Any) -> float:
-    value = _real("the value that f returned", given, "a real number")
+    value = real_array("the value that f returned", given, "a real number")
     if value.ndim:
         raise ValueError(
             f"the value that f returned has the shape {value.shape}; expected a number, as a sum or a mean"
@@ -309,7 +329,7 @@ def _checked_value(given: Any) -> float:
 
 def _checked_gradient(gradient: Any, arrays: dict[str, Array], unnamed: bool) -> dict[str, Array]:
     if not isinstance(gradient, Mapping):
-        raise TypeError(f"the gradient that f returned is {_kind(gradient)}; expected a dict, as the parameters are")
+        raise TypeError(f"the gradient that f returned is {kind_of(gradient)}; expected a dict, as the parameters are")
     missing, extra = (
         [name for name in arrays if name not in gradient],
         [name for name in gradient if name not in arrays],
@@ -322,7 +342,7 @@ def _checked_gradient(gradient: Any, arrays: dict[str, Array], unnamed: bool) ->
     checked = {}
     for name, array in arrays.items():
         title = "the gradient that f returned" if unnamed else f"the gradient by {name!r} that f returned"
-        given = _real(title, gradient[name])
+        given = real_array(title, gradient[name])
         if given.shape != array.shape:
             raise ValueError(f"{title} has the shape {given.shape}; expected {array.shape}, as the parameters have")
         _refuse_low_precision(title, given)
@@ -336,6 +356,19 @@ def _refuse_low_precision(name: str, array: npt.NDArray[Any]) -> None:
             f"{name} is {array.dtype}, whose rounding errors are too large for central differences; f is given "
             "float64 and is expected to compute in float64"
         )
+
+
+class Rounding(NamedTuple):
+    """Rounding errors of a value and of the arrays of its gradient (Euclidean norms), as measured.
+
+    Examples
+    --------
+    >>> Rounding(value=1e-14, gradient={"W": 1e-15}).gradient["W"]
+    1e-15
+    """
+
+    value: float
+    gradient: Mapping[str, float]
 
 
 class _Named(Protocol):
@@ -353,6 +386,7 @@ def compare_with_differences(
     tolerance: float = TOLERANCE,
     step: float = LONGEST_STEP,
     random_state: int = 0,
+    rounding: Rounding | None = None,
 ) -> tuple[ArrayCheck, ...]:
     """Compare a gradient with central differences of its value, array by array.
 
@@ -366,6 +400,8 @@ def compare_with_differences(
         Moved in place during the check, and restored.
     full, tolerance, step, random_state
         As of `check_gradient`.
+    rounding : Rounding, optional
+        Of value and gradient in float64; by default, the value's is the least possible.
 
     Returns
     -------
@@ -398,12 +434,23 @@ def compare_with_differences(
             numeric = np.array([_central_difference(value, array, direction, step)])
         # Differences of a value cannot resolve less than its rounding error over the step: it matters where a gradient
         # is smaller than the value by ten orders of magnitude, as in front of latents that went out of use.
-        noise = np.finfo(float).eps * abs(start) * np.sqrt(array.size) / (step / 4)
+        noise = _noise(start, array.size, step, rounding)
+        noise += 0.0 if rounding is None else SAFETY * rounding.gradient[name]
         size = np.linalg.norm(analytic) + np.linalg.norm(numeric)
         largest = float(tolerance + (noise / size if size > 0 else 0))
         entry = _worst_entry(analytic, numeric, array.shape) if full and array.size else None
         checks.append(ArrayCheck(name, relative_error(analytic, numeric), largest, entry))
     return tuple(checks)
+
+
+def _noise(value: float, n: int, step: float, rounding: Rounding | None) -> float:
+    """Return the error of differences along a direction of n entries that is due to the rounding of the value."""
+    error, shortest = np.finfo(float).eps * abs(value), step / 4
+    if (
+        rounding is not None
+    ):  # of a model: nothing healthy may fail, so all differences count, down to the shortest step
+        error, shortest = max(error, 4 * rounding.value), step / 16
+    return error * float(np.sqrt(n)) / shortest
 
 
 def _unit_directions(array: Array) -> Iterator[Array]:
@@ -464,7 +511,11 @@ def relative_error(a: Array, b: Array) -> float:
 
 
 def compare_gradients(
-    gradient: Parameters, reference: Parameters, n_terms: int, of_rows: Iterable[Parameters] = ()
+    gradient: Parameters,
+    reference: Parameters,
+    n_terms: int,
+    of_rows: Iterable[Parameters] = (),
+    rounding: Rounding | None = None,
 ) -> tuple[ArrayCheck, ...]:
     """Compare a gradient in some precision with one in float64, array by array.
 
@@ -478,6 +529,9 @@ def compare_gradients(
         Gradients of single datapoints, to tell the size of what was summed. Where datapoints cancel each other, as at
         the bias of standardized columns, the rounding errors are those of the terms, not of the small sum: float32 then
         says less about it, and the check in float64 must do.
+    rounding : Rounding, optional
+        Errors that this precision makes in any case: where they are large, as behind saturated units, the gradient may
+        differ by as much.
 
     Returns
     -------
@@ -493,29 +547,40 @@ def compare_gradients(
     True
     """
     of_rows = list(of_rows)
-    rounding = float(np.finfo(gradient.vector.dtype).eps) * np.sqrt(n_terms) * 10
+    precision = np.finfo(gradient.vector.dtype)
+    relative = float(precision.eps) * np.sqrt(n_terms) * 10
     checks = []
     for name, array in gradient.items():
         size = np.linalg.norm(array) + np.linalg.norm(reference[name])
         terms = np.mean([2 * np.linalg.norm(row[name]) for row in of_rows]) if of_rows else size
-        tolerance = float(rounding * max(1, terms / size)) if size > 0 else float(rounding)
+        tolerance = float(relative * max(1, terms / size)) if size > 0 else float(relative)
+        if size > 0:
+            error = 0.0 if rounding is None else SAFETY * rounding.gradient[name]
+            underflow = (
+                float(precision.tiny) * n_terms * np.sqrt(array.size)
+            )  # smaller numbers lose digits, or are zero
+            tolerance += float((error + underflow) / size)
         checks.append(ArrayCheck(name, relative_error(array.astype(float), reference[name]), tolerance))
     return tuple(checks)
 
 
 def gradcheck(
-    model: Any, X: npt.ArrayLike, *, n_rows: int = 10, full: bool | None = None, random_state: int = 0
+    model: Any, X: npt.ArrayLike, *, n_rows: int | None = None, full: bool | None = None, random_state: int = 0
 ) -> Report:
     """Check every gradient of a model on rows of X, on the backend it uses and in the precision it trains in.
+
+    By default, each array is checked on the first 10 rows, and all together on larger and smaller minibatches that
+    follow each other, with more samples for each datapoint, too: some faults show only there. Where X has fewer rows
+    than a minibatch, they are repeated.
 
     Parameters
     ----------
     model : VAE
         Fitted or not; if not, with the initial parameters that a fit to X would start from.
     X : array (N, D)
-        Data; the first ``n_rows`` rows are used.
-    n_rows : int, default 10
-        The number of rows.
+        Data.
+    n_rows : int, optional
+        Check on this number of rows, the first of X, and on no other minibatch.
     full : bool, optional
         Whether to move every parameter by itself. By default, up to 2000 parameters are; beyond that, each array is
         moved along one random direction.
@@ -526,7 +591,8 @@ def gradcheck(
     -------
     Report
         ``print(report)`` is a table that names the worst array; ``report.passed`` tells whether all arrays passed,
-        ``report.failed`` which did not.
+        ``report.failed`` which did not. A gradient that is smaller than the rounding errors of its computation, as
+        behind saturated units, passes, and the table says so.
 
     Raises
     ------
@@ -543,11 +609,23 @@ def gradcheck(
     >>> [check.name for check in report.differences][:2]
     ['encoder.hidden1.W', 'encoder.mu.W']
     """
-    problem = gradient_problem(model, X, n_rows, random_state)
-    differences = compare_with_differences(problem.exact, problem.parameters, full=full, random_state=random_state)
-    _, reference = problem.reference(problem.parameters)
-    _, gradient = problem.trained(problem.parameters)
-    return Report(differences, compare_gradients(gradient, reference, problem.n_terms, problem.of_rows()))
+    if not hasattr(model, "starting_point"):
+        raise TypeError(f"model is {kind_of(model)}; expected a VAE")
+    check_choice("full", full, (None, True, False))
+    check_number("random_state", random_state, np.integer, 0)
+    if n_rows is not None:
+        check_number("n_rows", n_rows, np.integer, 1)
+    start = model.starting_point(X)
+    problem = _problem(model, start, N_ROWS if n_rows is None else n_rows, random_state)
+    rounding, parameters = problem.rounding_exact(), problem.parameters
+    differences = compare_with_differences(
+        problem.exact, parameters, full=full, random_state=random_state, rounding=rounding
+    )
+    (_, reference), of_rows = problem.reference(parameters), problem.of_rows()
+    _, gradient = problem.trained(parameters)
+    precision = compare_gradients(gradient, reference, problem.n_terms, of_rows, problem.rounding_trained())
+    others = () if n_rows is not None else tuple(_other_minibatches(model, start, of_rows, rounding, random_state))
+    return Report(differences, precision, others)
 
 
 #: From parameters to (value, gradient).
@@ -566,6 +644,8 @@ class GradientProblem(NamedTuple):
         NumPy in float64.
     trained : callable
         The model's backend in the precision it trains in.
+    rounding_exact, rounding_trained : callable
+        Without arguments; return the `Rounding` of float64, and of the precision it trains in.
     of_rows : callable
         Without arguments; returns the reference gradients of single rows.
     n_terms : int
@@ -576,44 +656,99 @@ class GradientProblem(NamedTuple):
     exact: ValueAndGrad
     reference: ValueAndGrad
     trained: ValueAndGrad
+    rounding_exact: Callable[[], Rounding]
+    rounding_trained: Callable[[], Rounding]
     of_rows: Callable[[], list[Parameters]]
     n_terms: int
 
 
 def gradient_problem(model: Any, X: npt.ArrayLike, n_rows: int, random_state: int) -> GradientProblem:
     """Set up what `gradcheck` compares: the gradient on the first rows of X, computed in several ways."""
-    architecture, data, vector, own = model.starting_point(X)
-    rows, numpy = np.arange(min(n_rows, len(data.X))), backends.get("reference")
-    parameters = Model(architecture, numpy).layout.view(vector)
+    return _problem(model, model.starting_point(X), n_rows, random_state)
 
-    def parts(backend: Any, dtype: str, rows: npt.NDArray[np.integer]) -> tuple[Model, Any, Any]:
-        """Return a model, its estimator and the rows as it sees them."""
-        inner = Model(architecture, backend, dtype)
-        estimator = ESTIMATORS[model.estimator].make(inner, model.n_samples, len(data.X))
-        return inner, estimator, inner.gather(data, rows, Buffers(backend, inner.dtype))
 
-    def problem(backend: Any, dtype: str, rows: npt.NDArray[np.integer]) -> ValueAndGrad:
-        """Return value and gradient for these rows as a function of Parameters."""
-        inner, estimator, x = parts(backend, dtype, rows)
-        # What is held constant comes from the reference, for all alike: the check is of the gradient, given that.
-        _, exact, exact_x = parts(numpy, "float64", rows)
-        noise = exact.draw(np.random.default_rng(random_state), len(rows))
-        samples = _cast(exact.sample(parameters, exact_x, rows, noise)[0], inner)
+def _problem(model: Any, start: Any, n_rows: int, random_state: int) -> GradientProblem:
+    rows = np.arange(min(n_rows, len(start.data.X)))
+    sides, parameters = _Sides(model, start, model.n_samples, random_state), _parameters(start)
+    exact, reference, trained = sides.exact(rows), sides.reference(rows), sides.trained(rows)
+    single = _Sides(model, start, model.n_samples, random_state).reference
 
-        def value_and_grad(parameters: Parameters) -> tuple[float, Parameters]:
-            result = estimator.value_and_grad(inner.parameters(parameters.vector), x, samples)
-            return result.value, inner.layout.view(backend.to_numpy(result.gradient.vector))
-
-        return value_and_grad
+    def of_rows() -> list[Parameters]:
+        """Return copies: the estimator overwrites its gradient."""
+        gradients = (single(rows[i : i + 1])(parameters)[1] for i in rows)
+        return [gradient.layout.view(gradient.vector.copy()) for gradient in gradients]
 
     return GradientProblem(
         parameters,
-        problem(own, "float64", rows),
-        problem(numpy, "float64", rows),
-        problem(own, model.dtype, rows),
-        lambda: [problem(numpy, "float64", rows[i : i + 1])(parameters)[1] for i in rows],
-        max(*architecture.hidden_layer_sizes, data.X.shape[1], model.n_samples * len(rows)),
+        exact,
+        reference,
+        trained,
+        lambda: sides.rounding("float64", rows),
+        lambda: sides.rounding(model.dtype, rows),
+        of_rows,
+        sides.n_terms(len(rows)),
     )
+
+
+def _parameters(start: Any) -> Parameters:
+    return Model(start.architecture, backends.get("reference")).layout.view(start.vector)
+
+
+class _Sides:
+    """The estimator of a model in several ways of computing: each is one estimator for all minibatches."""
+
+    def __init__(self, model: Any, start: Any, n_samples: int, random_state: int) -> None:
+        self.start, self.n_samples, self.random_state = start, n_samples, random_state
+        self.parameters, self.make = _parameters(start), ESTIMATORS[model.estimator].make
+        numpy = backends.get("reference")
+        self.exact = self._side(start.backend, "float64")
+        self.reference = self._side(numpy, "float64")
+        self.trained = self._side(start.backend, model.dtype)
+
+    def rounding(self, dtype: str, rows: npt.NDArray[np.integer]) -> Rounding:
+        """Measure the rounding errors of a precision on these rows."""
+        rng, numpy = np.random.default_rng([self.random_state, 1]), backends.get("reference")
+        rounded = self._side(with_rounding(numpy, dtype, self.start.architecture, rng), "float64")(rows)
+        value, gradient = self.reference(rows)(self.parameters)
+        values, errors = [0.0], {name: [0.0] for name in gradient.layout.shapes}
+        for _ in range(DRAWS):
+            other, found = rounded(self.parameters)
+            values.append(abs(other - value))
+            for name, array in found.items():
+                errors[name].append(float(np.linalg.norm(array - gradient[name])))
+        return Rounding(max(values), {name: max(found) for name, found in errors.items()})
+
+    def n_terms(self, n_rows: int) -> int:
+        """Return the number of terms of the longest sum."""
+        hidden, D = self.start.architecture.hidden_layer_sizes, self.start.data.X.shape[1]
+        return max(*hidden, D, self.n_samples * n_rows)
+
+    def _side(self, backend: Any, dtype: str) -> Callable[[npt.NDArray[np.integer]], ValueAndGrad]:
+        inner = Model(self.start.architecture, backend, dtype)
+        estimator = self.make(inner, self.n_samples, len(self.start.data.X))
+
+        def on(rows: npt.NDArray[np.integer]) -> ValueAndGrad:
+            x, samples = (
+                inner.gather(self.start.data, rows, Buffers(backend, inner.dtype)),
+                _cast(self._fix(rows), inner),
+            )
+
+            def value_and_grad(parameters: Parameters) -> tuple[float, Parameters]:
+                result = estimator.value_and_grad(inner.parameters(parameters.vector), x, samples)
+                return result.value, inner.layout.view(backend.to_numpy(result.gradient.vector))
+
+            return value_and_grad
+
+        return on
+
+    def _fix(self, rows: npt.NDArray[np.integer]) -> Any:
+        """Return what is held constant. It comes from the reference, for all alike: the check is of the gradient."""
+        numpy = backends.get("reference")
+        model = Model(self.start.architecture, numpy, "float64")
+        estimator = self.make(model, self.n_samples, len(self.start.data.X))
+        x = model.gather(self.start.data, rows, Buffers(numpy, model.dtype))
+        noise = estimator.draw(np.random.default_rng(self.random_state), len(rows))
+        return estimator.sample(self.parameters, x, rows, noise)[0]
 
 
 def _cast(samples: Any, model: Model) -> Any:
@@ -621,3 +756,133 @@ def _cast(samples: Any, model: Model) -> Any:
     if isinstance(samples, tuple):
         return type(samples)(*(_cast(part, model) for part in samples))
     return samples if np.ndim(samples) == 0 else model.backend.asarray(samples, model.dtype)
+
+
+def with_rounding(backend: Any, dtype: str, architecture: Any, rng: np.random.Generator) -> Any:
+    """Return a NumPy backend whose layers and densities have random errors, as large as rounding makes them.
+
+    Behind a saturated unit the derivative of its activation, 1 - y^2 for example, consists of rounding errors of y, and
+    so does the gradient. No bound of the error knows that; computing with such errors shows it.
+
+    Parameters
+    ----------
+    backend : Backend
+        The reference.
+    dtype : "float32" or "float64"
+        The precision whose rounding errors they are.
+    architecture : Architecture
+        Whose likelihood is meant.
+    rng : numpy.random.Generator
+
+    Examples
+    --------
+    >>> from npvae.backends import reference
+    >>> from npvae.model import Architecture
+    >>> rounding = with_rounding(reference, "float32", Architecture(3, 2), np.random.default_rng(0))
+    >>> one = np.ones((1, 1))
+    >>> bool(0 < abs(rounding.dense(one, one, np.zeros(1), "tanh") - np.tanh(1)) < 1e-6)
+    True
+    """
+    precision = np.finfo(dtype)
+
+    def errors(size: Array) -> Array:
+        """Draw errors up to eps times a size, of one sign in a column: a saturated unit has the same in all rows."""
+        sizes = precision.eps * size + precision.tiny
+        return sizes * rng.choice((-1.0, 1.0), np.shape(size)[-1]) * rng.random(np.shape(size))
+
+    def dense(x: Array, W: Array, b: Array, activation: str, out: Array | None = None) -> Array:
+        y = backend.dense(x, W, b + errors(np.abs(x) @ np.abs(W) + np.abs(b)), activation, out)  # b of each row
+        y += errors(np.abs(y))
+        return y
+
+    def dense_backward(x: Array, W: Array, y: Array, dy: Array, activation: str, gradients: tuple) -> None:
+        backend.dense_backward(x, W, y, dy, activation, gradients)
+        if (dx := gradients[2]) is not None:
+            dx += errors(np.abs(dy) @ np.abs(W.T))
+
+    name = LIKELIHOODS[architecture.likelihood].log_prob
+
+    def density(x: Array, *arguments: Any) -> Any:
+        result = getattr(backend, name)(x, *arguments)
+        weights = arguments[-2] if isinstance(arguments[-1], tuple) else arguments[-1]
+        for doutput in result[1:]:
+            doutput += errors(np.broadcast_to(weights[:, None], doutput.shape))
+        return result
+
+    return SimpleNamespace(**vars(backend) | {"dense": dense, "dense_backward": dense_backward, name: density})
+
+
+def _other_minibatches(
+    model: Any, start: Any, of_rows: list[Parameters], rounding: Rounding, random_state: int
+) -> Iterator[ArrayCheck]:
+    """Yield the checks on minibatches of other sizes, and with several samples for each datapoint."""
+    settings = [(int(model.n_samples), SIZES)]
+    if model.n_samples == 1:
+        settings.append((MORE_SAMPLES, THEIR_SIZES))
+    for L, sizes in settings:
+        sides = _Sides(model, start, L, random_state)
+        for M in sizes:
+            where, parameters = f"{M} rows, L = {L}", sides.parameters
+            rows = np.arange(M) % len(start.data.X)
+            exact, reference, trained = sides.exact(rows), sides.reference(rows), sides.trained(rows)
+            together = compare_together(exact, parameters, random_state=random_state, rounding=rounding)
+            each = () if together.passed else compare_with_differences(exact, parameters, full=False, rounding=rounding)
+            (_, found), measured = trained(parameters), sides.rounding(model.dtype, rows)
+            precision = compare_gradients(found, reference(parameters)[1], sides.n_terms(M), of_rows, measured)
+            failed = [check for check in (*each, *precision) if not check.passed]
+            # Where the arrays one by one tell which failed, that all of them together did says nothing more.
+            shown = failed if any(check in each for check in failed) else [together, *failed]
+            shown += [] if failed else [max(precision, key=_badness)]
+            yield from (check._replace(where=where) for check in shown)
+
+
+def compare_together(
+    value_and_grad: ValueAndGrad, parameters: Parameters, *, random_state: int = 0, rounding: Rounding | None = None
+) -> ArrayCheck:
+    """Compare a gradient with central differences along one random direction in all arrays, which takes ten values.
+
+    Arrays with a large gradient are moved less, so that each contributes as much to the derivative, with the same sign:
+    a fault in one of them shows, and none cancels another.
+
+    Parameters
+    ----------
+    value_and_grad : callable
+        From parameters to (value, gradient).
+    parameters : Parameters, float64
+        Moved in place during the check, and restored.
+    random_state : int, default 0
+        Seed of the direction.
+    rounding : Rounding, optional
+        As of `compare_with_differences`.
+
+    Returns
+    -------
+    ArrayCheck
+        Of "all arrays".
+
+    Examples
+    --------
+    >>> from npvae.parameters import Layout
+    >>> layout = Layout({"a.W": (2, 2), "a.b": (2,)})
+    >>> def f(p):
+    ...     return np.sum(np.exp(p.vector)), layout.view(np.exp(p.vector))
+    >>> compare_together(f, layout.view(np.linspace(0, 1, 6))).passed
+    True
+    """
+    value, gradient = value_and_grad(parameters)
+    direction = np.random.default_rng(random_state).choice((-1.0, 1.0), gradient.vector.shape)
+    views = gradient.layout.view(direction)
+    along = {name: float(np.sum(array * views[name])) for name, array in gradient.items()}
+    if not all(map(math.isfinite, (value, *along.values()))):
+        return ArrayCheck(TOGETHER, np.nan, TOLERANCE)
+    largest = max(map(abs, along.values()))
+    least = min((abs(a) for a in along.values() if abs(a) >= 1e-3 * largest), default=0.0)
+    for name, a in along.items():
+        views[name][...] *= (-1 if a < 0 else 1) * (least / abs(a) if abs(a) > least else 1)
+    analytic = np.array([np.sum(gradient.vector * direction)])
+    numeric = np.array(
+        [_central_difference(lambda: value_and_grad(parameters)[0], parameters.vector, direction, LONGEST_STEP)]
+    )
+    noise = _noise(value, direction.size, LONGEST_STEP, rounding)
+    size = np.linalg.norm(analytic) + np.linalg.norm(numeric)
+    return ArrayCheck(TOGETHER, relative_error(analytic, numeric), float(TOLERANCE + (noise / size if size > 0 else 0)))

@@ -39,6 +39,68 @@ def check_number(name: str, value: Any, kind: type, least: float) -> None:
         raise ValueError(f"{name} is {value!r}; expected {article} of at least {least}")
 
 
+def check_positive(name: str, value: Any) -> None:
+    """Raise ValueError if ``value`` is not a finite number above 0."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float | np.integer | np.floating)
+        or not 0 < value < np.inf
+    ):
+        raise ValueError(f"{name} is {value!r}; expected a number above 0")
+
+
+def check_seed(name: str, value: Any) -> None:
+    """Raise ValueError if ``value`` is not an integer of at least 0; None and generators are allowed."""
+    if value is not None and not isinstance(value, np.random.Generator):
+        check_number(name, value, np.integer, 0)
+
+
+def kind_of(thing: object) -> str:
+    """Say what a thing is, for messages."""
+    return "None" if thing is None else f"of type {type(thing).__name__}"
+
+
+def real_array(name: str, given: Any, expected: str = "an array of real numbers") -> NDArray[Any]:
+    """Return an array of integers or floats; TypeError if ``given`` is not one."""
+    try:
+        array = np.asarray(given)
+    except ValueError:  # parts of different shapes
+        raise TypeError(f"{name} is {kind_of(given)}, with parts of different shapes; expected {expected}") from None
+    if array.dtype.kind not in "iuf":
+        found = kind_of(given) if array.dtype == object else f"of type {array.dtype}"
+        raise TypeError(f"{name} is {found}; expected {expected}")
+    return array
+
+
+def array_of_shape(name: str, given: Any, shape: tuple[int | str, ...], why: str = "") -> NDArray[Any]:
+    """Return an array of integers or floats of a shape, whose letters stand for any number but 0.
+
+    Nothing is broadcast. Raises TypeError if ``given`` is not such an array, ValueError if it has another shape.
+
+    Examples
+    --------
+    >>> array_of_shape("log_q", [1.0, 2.0], ("L",)).shape
+    (2,)
+    >>> array_of_shape("log_q", [[1.0], [2.0]], ("L",))
+    Traceback (most recent call last):
+    ValueError: log_q has the shape (2, 1); expected (L,)
+    """
+    array = real_array(name, given)
+    wrong = any(n != m if isinstance(m, int) else n == 0 for n, m in zip(array.shape, shape))
+    if array.ndim != len(shape) or wrong:
+        letters = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+        raise ValueError(f"{name} has the shape {array.shape}; expected {letters}{why}")
+    return array
+
+
+def check_each(name: str, array: NDArray[Any], right: NDArray[np.bool_], expected: str) -> None:
+    """Raise ValueError that names the first element of an array which is not right."""
+    wrong = np.argwhere(~right)
+    if len(wrong):
+        place = f" at {wrong[0].tolist()}" if array.ndim else ""
+        raise ValueError(f"{name} is {array[tuple(wrong[0])]}{place}; expected {expected}")
+
+
 class SklearnEstimator:
     """Base class. The settings are the parameters of ``__init__``; each is stored, unchanged, as an attribute."""
 

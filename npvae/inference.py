@@ -7,11 +7,12 @@ the entropy H(q) is in closed form. Nothing here knows of networks or of minibat
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .conventions import array_of_shape, check_each, check_number, check_positive, check_seed, kind_of
 from .distributions import Laplace, Logistic, MultivariateNormal, Normal
 
 #: From samples z (n, K) to log p(x, z) (n,) in nats and its gradient with respect to z (n, K).
@@ -19,6 +20,9 @@ LogJoint = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np
 
 #: The families of q(z): parameters ``loc`` and ``scale`` of shape (K,), or ``loc`` and ``scale_tril`` (K, K).
 Family = Normal | Laplace | Logistic | MultivariateNormal
+
+#: Samples from which the bound of the result is estimated.
+N_FINAL = 10_000
 
 #: Decay of the running mean of squared gradients, from one step to the next. (Adagrad sums them instead: large
 #: gradients of a distant start would then shorten all later steps, and there are few steps here.)
@@ -80,6 +84,10 @@ def fit_posterior(
 
     Raises
     ------
+    TypeError, ValueError
+        If ``q`` is of another family, or its parameters have other shapes or a scale that is not positive; if
+        ``log_joint`` returns something else than a value for each row and a gradient of the shape of z; if a number is
+        out of range.
     FloatingPointError
         If the bound, its gradient or the parameters are not finite.
 
@@ -96,13 +104,20 @@ def fit_posterior(
     >>> abs(found.elbo) < 0.01
     True
     """
+    check_number("steps", steps, np.integer, 1)
+    check_number("n_samples", n_samples, np.integer, 1)
+    check_positive("learning_rate", learning_rate)
+    check_seed("random_state", random_state)
+    _check_family(q)
+    # Of more rows than columns: with as many, a sum over the wrong axis has the right shape.
+    _call(log_joint, q.rsample(_draw(q, np.random.default_rng(0), len(q.loc) + 1)))
     rng, history = np.random.default_rng(random_state), []
     squares: dict[str, NDArray[np.float64]] = {}
     average: dict[str, NDArray[np.float64]] = {}
     free = _unconstrained(q)
     for step in range(steps):
         here = _constrained(q, free)
-        value, gradient = elbo_and_gradient(log_joint, here, _draw(here, rng, n_samples))
+        value, gradient = _elbo_and_gradient(log_joint, here, _draw(here, rng, n_samples))
         if not np.isfinite(value) or not all(np.all(np.isfinite(g)) for g in gradient.values()):
             raise FloatingPointError(
                 f"the bound or its gradient is not finite at step {step + 1}; a learning_rate smaller than "
@@ -121,7 +136,12 @@ def fit_posterior(
             if step >= steps // 2:
                 average[name] = average.get(name, 0) + free[name] / (steps - steps // 2)
     here = _constrained(q, average)
-    terms = log_joint(here.rsample(_draw(here, rng, 10_000)))[0]
+    terms, _ = _call(log_joint, here.rsample(_draw(here, rng, N_FINAL)))
+    if not np.all(np.isfinite(terms)):
+        raise FloatingPointError(
+            f"log p(x, z) is not finite for {np.sum(~np.isfinite(terms))} of {N_FINAL} samples z of the fitted q, so "
+            "its bound is not either: q may reach where p(x, z) is zero or cannot be computed"
+        )
     return Posterior(here, float(terms.mean() + np.sum(here.entropy())), float(terms.std() / 100), np.array(history))
 
 
@@ -152,12 +172,50 @@ def elbo_and_gradient(
     >>> round(elbo, 12), gradient
     (0.0, {'loc': array([0.]), 'scale': array([0.])})
     """
-    log_p, dz = log_joint(q.rsample(eps))
+    _check_family(q)
+    return _elbo_and_gradient(log_joint, q, array_of_shape("eps", eps, ("n", len(q.loc)), ", as noise of q has"))
+
+
+def _elbo_and_gradient(log_joint, q, eps):
+    log_p, dz = _call(log_joint, q.rsample(eps))
     gradient = {name: g.mean(axis=0) for name, g in q.pullback(eps, dz).items()}
     name = _scale_of(q)
     scale = np.asarray(getattr(q, name))
     gradient[name] = gradient[name] + (np.diag(1 / np.diag(scale)) if scale.ndim == 2 else 1 / scale)  # of the entropy
     return float(np.mean(log_p) + np.sum(q.entropy())), gradient
+
+
+def _call(log_joint: LogJoint, z: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return what log_joint returns for z (n, K), after checking what it is."""
+    if not callable(log_joint):
+        raise TypeError(f"log_joint is {kind_of(log_joint)}; expected a function that returns (log_p, gradient)")
+    n, shape = len(z), z.shape
+    result = log_joint(z)
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        found = f"{len(result)} things" if isinstance(result, tuple | list) else f"an object {kind_of(result)}"
+        raise TypeError(f"log_joint returned {found}; expected a pair (log_p, gradient)")
+    log_p, dz = result
+    log_p = array_of_shape("the log p(x, z) that log_joint returned", log_p, (n,), ", a value for each row of z")
+    return log_p, array_of_shape("the gradient that log_joint returned", dz, shape, ", as z has")
+
+
+def _check_family(q: Family) -> None:
+    """Raise TypeError or ValueError if q is not a family that can be fitted, with valid parameters."""
+    if not isinstance(q, Family):
+        known = ", ".join(family.__name__ for family in get_args(Family))
+        raise TypeError(f"q is {kind_of(q)}; expected one of the families {known}")
+    loc = array_of_shape("loc of q", q.loc, ("K",))
+    check_each("loc of q", loc, np.isfinite(loc), "finite numbers")
+    if isinstance(q, MultivariateNormal):
+        L = array_of_shape(
+            "scale_tril of q", q.scale_tril, (len(loc), len(loc)), f", since loc has the shape {loc.shape}"
+        )
+        check_each("scale_tril of q", L, np.isfinite(L), "finite numbers")
+        check_each("scale_tril of q", L, (L == 0) | (np.tri(len(L)) > 0), "0 above the diagonal")
+        check_each("scale_tril of q", L, (L > 0) | ~np.eye(len(L), dtype=bool), "numbers above 0 on the diagonal")
+    else:
+        scale = array_of_shape("scale of q", q.scale, loc.shape, ", as loc has")
+        check_each("scale of q", scale, (scale > 0) & np.isfinite(scale), "finite numbers above 0")
 
 
 def _draw(q: Family, rng: np.random.Generator, n: int) -> NDArray[np.float64]:

@@ -67,3 +67,37 @@ def test_a_posterior_fitted_to_one_datapoint_is_closer_than_the_encoders(rng):
         found = fit_posterior(vae.fitted_.log_joint(x), Normal(np.zeros(2), np.ones(2)), steps=2000)
         assert log_p_x - divergence - 5 * found.elbo_error < found.elbo < log_p_x + 5 * found.elbo_error
         assert log_p_x - found.elbo < max(0.5 * divergence, 0.02) + 5 * found.elbo_error
+
+
+@pytest.mark.parametrize(
+    "log_q, log_p, error, message",
+    [
+        (np.zeros(4), np.zeros((4, 1)), ValueError, r"log_p has the shape \(4, 1\); expected \(4,\), as log_q has"),
+        (np.zeros((4, 1)), np.zeros(4), ValueError, r"log_q has the shape \(4, 1\); expected \(L,\), a value for each"),
+        (np.zeros((4, 1)), np.zeros((4, 1)), ValueError, r"log_q has the shape \(4, 1\); expected \(L,\)"),
+        (np.zeros(4), np.zeros((1, 4)), ValueError, r"log_p has the shape \(1, 4\); expected \(4,\)"),
+        (np.zeros(4), np.zeros(3), ValueError, r"log_p has the shape \(3,\); expected \(4,\), as log_q has"),
+        (np.zeros(4), np.zeros(1), ValueError, r"log_p has the shape \(1,\); expected \(4,\), as log_q has"),
+        (np.zeros(1), np.zeros(4), ValueError, r"log_p has the shape \(4,\); expected \(1,\), as log_q has"),
+        (np.zeros(4), -5.0, ValueError, r"log_p has the shape \(\); expected \(4,\), as log_q has"),
+        (-1.5, -4.5, ValueError, r"log_q has the shape \(\); expected \(L,\)"),
+        ([], [], ValueError, r"log_q has the shape \(0,\); expected \(L,\)"),
+        ([0.0, np.nan], [0.0, 0.0], ValueError, r"log_q is nan at \[1\]; expected numbers less than infinity"),
+        ([np.inf, 0.0], [0.0, 0.0], ValueError, r"log_q is inf at \[0\]; expected numbers less than infinity"),
+        ([0.0, 0.0], [0.0, np.nan], ValueError, r"log_p is nan at \[1\]; expected finite numbers"),
+        ([0.0, 0.0], [-np.inf, 0.0], ValueError, r"log_p is -inf at \[0\]; expected finite numbers"),
+        ([-np.inf, -np.inf], [0.0, 0.0], ValueError, "log_q is -inf for every sample; expected a q that has a density"),
+        (None, [0.0], TypeError, "log_q is None; expected an array of real numbers"),
+        ([0.0], ["high"], TypeError, "log_p is of type <U4; expected an array of real numbers"),
+        ([0.0, [1.0]], [0.0, 0.0], TypeError, "log_q is of type list, with parts of different shapes"),
+        ([1j], [0.0], TypeError, "log_q is of type complex128; expected"),
+    ],
+)
+def test_other_shapes_and_values_are_refused(log_q, log_p, error, message):
+    """None is broadcast: (L,) beside (L, 1) would be L^2 ratios."""
+    with pytest.raises(error, match=message):
+        marginal_likelihood(log_q, log_p)
+
+
+def test_q_may_be_zero_at_some_samples():
+    assert marginal_likelihood([-1.0, -np.inf], [-3.0, -3.0]) == pytest.approx(-2 + np.log(2))

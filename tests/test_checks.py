@@ -143,6 +143,135 @@ def test_report_names_the_worst_and_the_failed(X, monkeypatch):
     assert "FAILED in encoder.log_var.W, encoder.log_var.b; worst: encoder.log_var" in str(report)
 
 
+# Other minibatches ----------------------------------------------------------------------------------------------------
+
+
+def beyond_64_rows(mu, eps, sizes):
+    return np.arange(len(mu)) >= 64
+
+
+def with_another_number_of_rows(mu, eps, sizes):
+    return np.full(len(mu), len(mu) != sizes[0])
+
+
+def after_a_larger_minibatch(mu, eps, sizes):
+    return np.full(len(mu), len(mu) < max(sizes[-2:]))
+
+
+def with_several_samples(mu, eps, sizes):
+    return np.full(len(mu), len(eps) > len(mu))
+
+
+def plant(monkeypatch, module, where, dtype=None):
+    """Make the gradient by the encoder's log-variances wrong by a thousandth in some rows, or for a dtype alone."""
+    right, sizes = module.gaussian_latent_backward, []
+
+    def wrong(mu, log_var, eps, *arguments):
+        dmu, dlog_var = right(mu, log_var, eps, *arguments)
+        if dtype in (None, mu.dtype):
+            sizes.append(len(mu))
+            dlog_var[where(mu, eps, sizes)] *= 1.001 if dtype is None else 1.1
+        return dmu, dlog_var
+
+    monkeypatch.setattr(module, "gaussian_latent_backward", wrong)
+
+
+FAULTS = [beyond_64_rows, with_another_number_of_rows, after_a_larger_minibatch, with_several_samples]
+
+
+@pytest.mark.parametrize("n_rows", [12, 200])
+@pytest.mark.parametrize("where", FAULTS)
+def test_faults_of_other_minibatches_are_caught(rng, backend, monkeypatch, where, n_rows):
+    """They do not show on the first rows; X may have fewer rows than it takes to show them."""
+    name = backend.__name__.rpartition(".")[2]
+    model, X = npvae.VAE(**SMALL, backend=name), rng.random((n_rows, 4))
+    assert npvae.gradcheck(model, X).passed
+    plant(monkeypatch, backend, where)
+    report = npvae.gradcheck(model, X)
+    # A fault of the first call alone is gone when the arrays are looked at one by one.
+    named = ["all arrays"] if where is after_a_larger_minibatch else ["encoder.log_var.W", "encoder.log_var.b"]
+    assert set(named) <= set(report.failed) and not any("decoder" in name for name in report.failed)
+    assert report.worst.where and f"; {report.worst.where}" in str(report)
+    assert npvae.gradcheck(model, X, n_rows=10, full=False).minibatches == ()
+
+
+@pytest.mark.parametrize("where", FAULTS)
+def test_faults_in_the_precision_of_training_alone_are_caught(X, monkeypatch, where):
+    from npvae.backends import cpu
+
+    plant(monkeypatch, cpu, where, np.float32)
+    report = npvae.gradcheck(npvae.VAE(**SMALL, backend="cpu"), X)
+    assert {"encoder.log_var.W", "encoder.log_var.b"} <= set(report.failed)
+    assert not any("decoder" in name for name in report.failed)
+
+
+def test_faults_beyond_64_rows_of_a_large_net(rng, monkeypatch):
+    from npvae.backends import reference
+
+    plant(monkeypatch, reference, beyond_64_rows)
+    report = npvae.gradcheck(npvae.VAE(4, hidden_layer_sizes=(40,), backend="reference"), rng.random((20, 60)))
+    assert {"encoder.log_var.W", "encoder.log_var.b"} <= set(report.failed)
+    assert not any("decoder" in name for name in report.failed)
+
+
+def test_which_minibatches(X):
+    """Each of them with all arrays together, and with the worst array in the precision of training."""
+    report = npvae.gradcheck(npvae.VAE(**SMALL, backend="reference"), X)
+    where = [check.where for check in report.minibatches]
+    assert where[::2] == where[1::2] == ["131 rows, L = 1", "37 rows, L = 1", "29 rows, L = 3", "11 rows, L = 3"]
+    assert [check.name for check in report.minibatches[::2]] == ["all arrays"] * 4
+    report = npvae.gradcheck(npvae.VAE(**SMALL, backend="reference", n_samples=4), X)
+    assert [check.where for check in report.minibatches[::2]] == ["131 rows, L = 4", "37 rows, L = 4"]
+    assert "both on other minibatches, one after the other" in str(report)
+
+
+# Saturated units ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "activation, likelihood",
+    [("tanh", "bernoulli"), ("tanh", "sigmoid-gaussian"), ("sigmoid", "bernoulli"), ("sigmoid", "gaussian")],
+)
+@pytest.mark.parametrize("bias", [5.0, 12.0, 17.0])
+def test_saturated_units_are_healthy(X, backend, rng, dtype, activation, likelihood, bias):
+    """Their derivative, 1 - y^2 for example, has no digits left; a wrong gradient elsewhere is caught all the same."""
+    settings = {"dtype": dtype, "activation": activation, "likelihood": likelihood, "learning_rate": 0.02}
+    name = backend.__name__.rpartition(".")[2]
+    model = npvae.VAE(**SMALL, **settings, backend=name, max_epochs=1, verbose=False).fit(X)
+    for array in (a for n, a in model.parameters_.items() if "hidden" in n and n.endswith(".b")):
+        array[...] = np.where(rng.random(array.shape) < 0.5, bias, -bias)
+    report = npvae.gradcheck(model, X, full=bias == 12)
+    assert report.passed, str(report)
+    problem = gradient_problem(model, X, 10, 0)
+    name = [name for name in problem.parameters.layout.shapes if name.startswith("decoder")][-1]  # of the last bias
+    wrong = scaled(problem.trained, name, 1.001)(problem.parameters)[1]
+    reference, rounding = problem.reference(problem.parameters)[1], problem.rounding_trained()
+    checks = compare_gradients(wrong, reference, problem.n_terms, problem.of_rows(), rounding)
+    assert [check.name for check in checks if not check.passed] == [name]
+
+
+def test_gradients_below_rounding_are_named(X):
+    model = npvae.VAE(**SMALL, learning_rate=0.02, max_epochs=1, backend="reference").fit(X)
+    model.parameters_["encoder.hidden1.b"][...] = 12
+    report = npvae.gradcheck(model, X)
+    assert report.passed
+    (line,) = [line for line in str(report).splitlines() if "encoder.hidden1.W" in line and "not checked" in line]
+    assert line.endswith("not checked: the gradient is below rounding errors")
+
+
+def test_a_model_that_is_not_one_and_numbers_out_of_range_are_refused(X):
+    with pytest.raises(TypeError, match="model is of type ndarray; expected a VAE"):
+        npvae.gradcheck(X, X)
+    for n_rows in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"n_rows is {n_rows}; expected an integer of at least 1"):
+            npvae.gradcheck(npvae.VAE(2), X, n_rows=n_rows)
+    with pytest.raises(ValueError, match="full is 'yes'; expected one of None, True, False"):
+        npvae.gradcheck(npvae.VAE(2), X, full="yes")
+    with pytest.raises(ValueError, match="random_state is -1; expected an integer of at least 0"):
+        npvae.gradcheck(npvae.VAE(2), X, random_state=-1)
+
+
 def test_named_views_of_a_vector():
     """What a model's parameters are: moved in place, and restored."""
     from npvae.parameters import Layout
@@ -372,6 +501,7 @@ def test_bad_input_is_refused(f, parameters, error, message):
         ({"full": "yes"}, "full is 'yes'; expected one of None, True, False"),
         ({"tolerance": -1.0}, "tolerance is -1.0; expected a number of at least 0"),
         ({"step": 0.0}, "step is 0.0; expected a number of at least 1e-09"),
+        ({"random_state": -1}, "random_state is -1; expected an integer of at least 0"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -118,6 +118,29 @@ def test_gradcheck_passes_and_fails(trained, capsys, monkeypatch):
     assert "0 of 2 models passed" in said and "decoder.mu.W" in said and "FAILED" in said
 
 
+def test_gradcheck_of_a_model_with_saturated_units(trained, capsys, monkeypatch):
+    """They pass, and the line says what was not checked; a fault beyond 64 rows does not pass."""
+    model = npvae.load("model.npz")
+    model.parameters_["encoder.hidden1.b"][...] = 12
+    model.save("saturated.npz")
+    options = ["gradcheck", "saturated.npz", "--dataset", "images.npy"]
+    assert cli.main(options) == 0
+    assert " not checked, below rounding errors\n1 of 1 models passed" in capsys.readouterr().out
+
+    from npvae.backends import cpu
+
+    right = cpu.gaussian_latent_backward
+
+    def wrong(*arguments):
+        dmu, dlog_var = right(*arguments)
+        dmu[64:] *= 1.01
+        return dmu, dlog_var
+
+    monkeypatch.setattr(cpu, "gaussian_latent_backward", wrong)
+    assert cli.main(options) == 1
+    assert "131 rows, L = " in capsys.readouterr().out
+
+
 def test_datasets(capsys):
     assert cli.main(["datasets"]) == 0
     said = capsys.readouterr().out

@@ -92,3 +92,36 @@ def test_table(X):
         and lines[2].startswith("| sgvb-b | 1 | 1 | ")
         and len({line.count("|") for line in lines}) == 1
     )
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"repeats": 0}, ValueError, "repeats is 0; expected an integer of at least 4"),
+        ({"repeats": 3}, ValueError, "repeats is 3; expected an integer of at least 4"),
+        ({"repeats": 10.0}, ValueError, "repeats is 10.0; expected an integer of at least 4"),
+        ({"n_samples": 5}, TypeError, "n_samples is 5; expected a sequence of integers"),
+        ({"n_samples": []}, ValueError, "n_samples is empty; expected at least one of the integers"),
+        ({"n_samples": [1, 0]}, ValueError, r"n_samples\[1\] is 0; expected an integer of at least 1"),
+        ({"n_samples": [[1]]}, TypeError, r"n_samples is \[\[1\]\]; expected a sequence of integers"),
+        ({"batch_sizes": [1.5]}, ValueError, r"batch_sizes\[0\] is 1.5; expected an integer of at least 1"),
+        ({"batch_sizes": -2}, TypeError, "batch_sizes is -2; expected a sequence of integers"),
+        ({"batch_sizes": ()}, ValueError, "batch_sizes is empty; expected"),
+        ({"estimators": "sgvb-b"}, TypeError, "estimators is 'sgvb-b'; expected a sequence of names"),
+        ({"estimators": []}, ValueError, "estimators is empty; expected at least one of the names"),
+        ({"estimators": ["sgvb"]}, ValueError, r"estimators\[0\] is 'sgvb'; expected one of 'sgvb-a', 'sgvb-b'"),
+        ({"estimators": ["sgvb-a", "full-vb"]}, ValueError, r"estimators\[1\] is 'full-vb', which cannot train this m"),
+        ({"estimators": ["score-function-leave-one-out"], "n_samples": [1]}, ValueError, "n_samples is .*at least 2"),
+        ({"random_state": -1}, ValueError, "random_state is -1; expected an integer of at least 0"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(X, options, error, message):
+    with pytest.raises(error, match=message):
+        evaluation.gradient_variance(npvae.VAE(1, **SETTINGS), X, **options)
+
+
+def test_an_estimator_of_another_posterior_is_refused(X):
+    with pytest.raises(ValueError, match="'score-function', which cannot train this model on the backend 'reference'"):
+        evaluation.gradient_variance(npvae.VAE(1, **SETTINGS, posterior="laplace"), X, estimators=["score-function"])
+    with pytest.raises(TypeError, match="model is of type ndarray; expected a VAE"):
+        evaluation.gradient_variance(X, X)

@@ -77,3 +77,10 @@ def test_what_it_cannot_do_is_refused(rng):
         quadrature(fitted(X, 2, "bernoulli", max_epochs=1, estimator="full-vb"), X)
     with pytest.raises(ValueError, match="n_nodes is 40; expected one more than a multiple of 4"):
         quadrature(fitted(X, 2, "bernoulli", max_epochs=1), X, n_nodes=40)
+    for n_nodes in (0, 1, -3, 41.0, True):
+        with pytest.raises(ValueError, match=f"n_nodes is {n_nodes}; expected an integer of at least 5"):
+            quadrature(npvae.VAE(2), X, n_nodes=n_nodes)
+    with pytest.raises(TypeError, match="model is of type ndarray; expected a fitted VAE"):
+        quadrature(X, X)
+    with pytest.raises(ValueError, match="not fitted yet"):
+        quadrature(npvae.VAE(2), X)

@@ -144,3 +144,147 @@ def test_a_scale_that_overflows_is_divergence(q, learning_rate):
 def test_divergence_is_an_error():
     with pytest.raises(FloatingPointError, match="not finite at step 1"):
         fit_posterior(lambda z: (np.full(len(z), np.nan), z), ds.Normal(np.zeros(2), np.ones(2)))
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+
+def standard(z):
+    return -0.5 * (z**2).sum(axis=1), -z
+
+
+def returns(function):
+    """Return a log_joint that returns what a function of (log p, gradient) makes of what is right."""
+    return lambda z: function(*standard(z))
+
+
+TWO = ds.Normal([0.0, 0.0], [1.0, 1.0])
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 10])  # 2 is the number of columns, too
+@pytest.mark.parametrize(
+    "log_joint, error, message",
+    [
+        (3, TypeError, "log_joint is of type int; expected a function that returns"),
+        (None, TypeError, "log_joint is None; expected a function"),
+        (returns(lambda p, g: p), TypeError, "log_joint returned an object of type ndarray; expected a pair"),
+        (
+            returns(lambda p, g: (p, g, 0)),
+            TypeError,
+            r"log_joint returned 3 things; expected a pair \(log_p, gradient\)",
+        ),
+        (returns(lambda p, g: (p.sum(), g)), ValueError, r"log p\(x, z\) that log_joint returned has the shape \(\)"),
+        (
+            returns(lambda p, g: (p[:, None], g)),
+            ValueError,
+            r"has the shape \(3, 1\); expected \(3,\), a value for each",
+        ),
+        (returns(lambda p, g: (p[None], g)), ValueError, r"has the shape \(1, 3\); expected \(3,\)"),
+        (returns(lambda p, g: ((g**2).sum(axis=0), g)), ValueError, r"has the shape \(2,\); expected \(3,\), a value"),
+        (returns(lambda p, g: (g, g)), ValueError, r"has the shape \(3, 2\); expected \(3,\)"),
+        (returns(lambda p, g: (p[:1], g)), ValueError, r"has the shape \(1,\); expected \(3,\)"),
+        (
+            returns(lambda p, g: (p, g.sum(axis=0))),
+            ValueError,
+            r"gradient that log_joint returned has the shape \(2,\)",
+        ),
+        (returns(lambda p, g: (p, g[:1])), ValueError, r"the shape \(1, 2\); expected \(3, 2\), as z has"),
+        (returns(lambda p, g: (p, g.T)), ValueError, r"the shape \(2, 3\); expected \(3, 2\), as z has"),
+        (returns(lambda p, g: (p, g[:, :1])), ValueError, r"the shape \(3, 1\); expected \(3, 2\)"),
+        (returns(lambda p, g: (p, 0.0)), ValueError, r"the gradient that log_joint returned has the shape \(\)"),
+        (returns(lambda p, g: (p, None)), TypeError, "the gradient that log_joint returned is None; expected an array"),
+        (returns(lambda p, g: (None, g)), TypeError, r"the log p\(x, z\) that log_joint returned is None; expected"),
+        (returns(lambda p, g: (p * 1j, g)), TypeError, "log_joint returned is of type complex128; expected"),
+        (returns(lambda p, g: (p, [*list(g[0]), g[1]])), TypeError, "is of type list, with parts of different shapes"),
+    ],
+)
+def test_what_log_joint_returns_is_checked(log_joint, error, message, n_samples):
+    with pytest.raises(error, match=message):
+        fit_posterior(log_joint, TWO, n_samples=n_samples)
+
+
+def test_what_log_joint_returns_is_checked_at_every_call():
+    calls = []
+
+    def log_joint(z):
+        calls.append(len(z))
+        log_p, gradient = standard(z)
+        return (log_p, gradient) if len(calls) < 5 else (log_p.sum(), gradient)
+
+    with pytest.raises(ValueError, match=r"has the shape \(\); expected \(10,\)"):
+        fit_posterior(log_joint, TWO)
+    assert calls == [3, 10, 10, 10, 10]
+
+
+@pytest.mark.parametrize(
+    "q, message",
+    [
+        (lambda: ds.Gamma(2.0), "q is of type Gamma; expected one of the families Normal, Laplace, Logistic, Multiv"),
+        (lambda: ds.Uniform([0.0], [1.0]), "q is of type Uniform; expected one of the families"),
+        (lambda: ds.Normal, "q is of type type; expected"),
+        (lambda: "normal", "q is of type str; expected"),
+        (lambda: None, "q is None; expected"),
+        (lambda: ds.Normal(0.0, 1.0), r"loc of q has the shape \(\); expected \(K,\)"),
+        (lambda: ds.Normal([], []), r"loc of q has the shape \(0,\); expected \(K,\)"),
+        (lambda: ds.Normal([[0.0]], [[1.0]]), r"loc of q has the shape \(1, 1\); expected \(K,\)"),
+        (lambda: ds.Normal([0.0, 0.0]), r"scale of q has the shape \(\); expected \(2,\), as loc has"),
+        (lambda: ds.Laplace([0.0, 0.0], [1.0]), r"scale of q has the shape \(1,\); expected \(2,\), as loc has"),
+        (lambda: ds.Logistic([0.0], [1.0, 1.0]), r"scale of q has the shape \(2,\); expected \(1,\)"),
+        (lambda: ds.Normal([0.0, 0.0], [[1.0], [1.0]]), r"scale of q has the shape \(2, 1\); expected \(2,\)"),
+        (lambda: ds.Normal([0.0, np.nan], [1.0, 1.0]), r"loc.* nan"),
+        (lambda: ds.Normal([0.0, 0.0], [1.0, -1.0]), r"scale.* -1.0"),
+        (lambda: ds.Normal([0.0, 0.0], [0.0, 1.0]), r"scale.* 0.0"),
+        (lambda: ds.Laplace([0.0, 0.0], [np.inf, 1.0]), r"scale.* inf"),
+        (lambda: ds.MultivariateNormal([0.0, 0.0], [1.0, 1.0]), r"scale_tril.*\(2,\)"),
+        (lambda: ds.MultivariateNormal([0.0, 0.0], np.eye(3)), r"scale_tril.*\(3, 3\)"),
+        (lambda: ds.MultivariateNormal([0.0, 0.0], [[1.0, 0.5], [0.5, 1.0]]), r"scale_tril"),
+        (lambda: ds.MultivariateNormal([0.0, 0.0], [[1.0, 0.0], [0.5, -1.0]]), r"scale_tril"),
+        (lambda: ds.MultivariateNormal([0.0, 0.0], [[1.0, 0.0], [np.nan, 1.0]]), r"scale_tril"),
+    ],
+)
+def test_other_families_and_parameters_are_refused(q, message):
+    """A family may refuse a scale itself."""
+    for function in (fit_posterior, lambda log_joint, q: elbo_and_gradient(log_joint, q, np.zeros((3, 2)))):
+        with pytest.raises((TypeError, ValueError), match=message):
+            function(standard, q())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"steps": 0}, "steps is 0; expected an integer of at least 1"),
+        ({"steps": -3}, "steps is -3; expected an integer of at least 1"),
+        ({"steps": 10.0}, "steps is 10.0; expected an integer of at least 1"),
+        ({"n_samples": 0}, "n_samples is 0; expected an integer of at least 1"),
+        ({"learning_rate": 0}, "learning_rate is 0; expected a number above 0"),
+        ({"learning_rate": -0.1}, "learning_rate is -0.1; expected a number above 0"),
+        ({"learning_rate": np.nan}, "learning_rate is nan; expected a number above 0"),
+        ({"learning_rate": np.inf}, "learning_rate is inf; expected a number above 0"),
+        ({"learning_rate": "auto"}, "learning_rate is 'auto'; expected a number above 0"),
+        ({"random_state": -1}, "random_state is -1; expected an integer of at least 0"),
+        ({"random_state": 0.5}, "random_state is 0.5; expected an integer of at least 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        fit_posterior(standard, TWO, **options)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (3, 1), (1, 3, 2)])
+def test_noise_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"eps has the shape \(.*\); expected \(n, 2\), as noise of q has"):
+        elbo_and_gradient(standard, TWO, np.zeros(shape))
+
+
+def test_a_bound_that_is_not_finite_in_the_end_is_an_error():
+    def log_joint(z):
+        log_p, gradient = standard(z)
+        return np.where(np.arange(len(z)) < 100, log_p, np.nan), gradient
+
+    with pytest.raises(FloatingPointError, match="not finite for 9900 of 10000 samples z of the fitted q"):
+        fit_posterior(log_joint, TWO, steps=3)
+
+
+def test_one_step_and_other_types_of_numbers_are_enough():
+    found = fit_posterior(lambda z: [part.astype(np.float32) for part in standard(z)], TWO, steps=np.int64(1))
+    assert found.history.shape == (1,) and np.isfinite(found.elbo)

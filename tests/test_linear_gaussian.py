@@ -85,3 +85,69 @@ def test_the_algorithm_beside_expectation_maximization(rng, model):
     assert likelihood - 0.5 < bound < likelihood + 0.1  # the bound of the last epoch is an estimate
     held_back, _ = train(x, weight_prior=2000.0)
     assert held_back.log_prob(x).mean() < likelihood and np.linalg.norm(held_back.W) < 0.9 * np.linalg.norm(found.W)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"W": np.ones(5)}, r"W has the shape \(5,\); expected \(J, D\)"),
+        ({"W": np.ones((2, 4))}, r"b has the shape \(5,\); expected \(4,\), since W is \(J, D\)"),
+        ({"b": 0.0}, r"b has the shape \(\); expected \(5,\)"),
+        ({"b": np.zeros((1, 5))}, r"b has the shape \(1, 5\); expected \(5,\)"),
+        ({"variance": np.ones((5, 1))}, r"variance has the shape \(5, 1\); expected \(5,\)"),
+        ({"variance": 1.0}, r"variance has the shape \(\); expected \(5,\)"),
+        ({"variance": [1, 1, -2, 1, 1]}, r"variance is -2 at \[2\]; expected numbers above 0"),
+        ({"variance": np.zeros(5)}, r"variance is 0.0 at \[0\]; expected numbers above 0"),
+        ({"variance": [1, 1, np.nan, 1, 1]}, r"variance is nan at \[2\]; expected finite numbers"),
+        ({"W": np.full((2, 5), np.inf)}, r"W is inf at \[0, 0\]; expected finite numbers"),
+        ({"b": None}, "b is None; expected an array of real numbers"),
+    ],
+)
+def test_other_parameters_are_refused(model, changed, message):
+    wrong, x, mu = model._replace(**changed), np.zeros((3, 5)), np.zeros((3, 2))
+    for call in (
+        lambda: wrong.log_prob(x),
+        lambda: wrong.posterior(x),
+        lambda: wrong.elbo(x, mu, mu),
+        lambda: wrong.divergence(x, mu, mu),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    "x, mu, log_var, message",
+    [
+        ((5,), (3, 2), (3, 2), r"x has the shape \(5,\); expected \(N, 5\)"),
+        ((3, 1), (3, 2), (3, 2), r"x has the shape \(3, 1\); expected \(N, 5\)"),
+        ((0, 5), (0, 2), (0, 2), r"x has the shape \(0, 5\); expected \(N, 5\)"),
+        ((3, 5), (2,), (3, 2), r"mu has the shape \(2,\); expected \(3, 2\), a row for each of x"),
+        ((3, 5), (1, 2), (3, 2), r"mu has the shape \(1, 2\); expected \(3, 2\)"),
+        ((3, 5), (3, 1), (3, 1), r"mu has the shape \(3, 1\); expected \(3, 2\)"),
+        ((3, 5), (3, 2), (1, 2), r"log_var has the shape \(1, 2\); expected \(3, 2\), as mu has"),
+        ((1, 5), (3, 2), (3, 2), r"mu has the shape \(3, 2\); expected \(1, 2\)"),
+    ],
+)
+def test_shapes_that_would_be_broadcast_are_refused(model, x, mu, log_var, message):
+    x, mu, log_var = map(np.zeros, (x, mu, log_var))
+    for function in model.elbo, model.divergence:
+        with pytest.raises(ValueError, match=message):
+            function(x, mu, log_var)
+
+
+@pytest.mark.parametrize(
+    "x, options, message",
+    [
+        (np.zeros(5), {}, r"x has the shape \(5,\); expected \(N, D\)"),
+        (np.zeros((0, 5)), {}, r"x has the shape \(0, 5\); expected \(N, D\)"),
+        (np.eye(3) * np.nan, {}, r"x is nan at \[0, 0\]; expected finite numbers"),
+        (np.c_[np.eye(3), np.ones(3)], {}, "x is constant in 1 columns, the first is 3; expected columns that vary"),
+        (np.eye(3), {"n_components": 0}, "n_components is 0; expected an integer of at least 1"),
+        (np.eye(3), {"steps": 0}, "steps is 0; expected an integer of at least 1"),
+        (np.eye(3), {"tolerance": -1.0}, "tolerance is -1.0; expected a number of at least 0"),
+        (np.eye(3), {"random_state": -1}, "random_state is -1; expected an integer of at least 0"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(x, options, message):
+    with pytest.raises(ValueError, match=message):
+        expectation_maximization(x, **{"n_components": 1} | options)

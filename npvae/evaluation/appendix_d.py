@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
+from ..conventions import array_of_shape, check_each
+
 
 def marginal_likelihood(log_q: ArrayLike, log_p: ArrayLike) -> float:
     """Estimate log p(x) from samples z_l of p(z|x): ``-log mean_l q(z_l) / (p(z_l) p(x|z_l))`` (Appendix D).
@@ -28,6 +30,12 @@ def marginal_likelihood(log_q: ArrayLike, log_p: ArrayLike) -> float:
     float
         log p(x) in nats.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If the arguments are not vectors of the same length, L >= 1; if some log_p are not finite (samples of the
+        posterior have a density), or some log_q are NaN or infinite, or all of them -infinity.
+
     Examples
     --------
     If q is the posterior itself, one sample is enough:
@@ -35,5 +43,11 @@ def marginal_likelihood(log_q: ArrayLike, log_p: ArrayLike) -> float:
     >>> round(marginal_likelihood([-1.5], [-4.5]), 6)
     -3.0
     """
-    log_ratio = np.asarray(log_q) - np.asarray(log_p)
+    log_q = array_of_shape("log_q", log_q, ("L",), ", a value for each sample")
+    log_p = array_of_shape("log_p", log_p, log_q.shape, ", as log_q has")
+    check_each("log_q", log_q, log_q < np.inf, "numbers less than infinity")  # False for NaN
+    check_each("log_p", log_p, np.isfinite(log_p), "finite numbers")
+    if np.all(log_q == -np.inf):
+        raise ValueError("log_q is -inf for every sample; expected a q that has a density where the posterior has")
+    log_ratio = log_q - log_p
     return float(np.log(len(log_ratio)) - logsumexp(log_ratio))

@@ -14,9 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..conventions import check_choice, check_number, check_seed, kind_of
 from ..estimators import ESTIMATORS, suits, supports
 from ..model import Model
 from ..parameters import Buffers
+
+#: Fewest repeats: the total variance needs two pairs of minibatches for its standard error.
+FEWEST_REPEATS = 4
 
 #: Minibatches before the first one that is measured: a running baseline has settled by then.
 WARM_UP = 10
@@ -82,7 +86,8 @@ def gradient_variance(
     Raises
     ------
     ValueError, TypeError
-        If a setting of the model or the data is not valid: see `VAE.fit`.
+        If a setting of the model or the data is not valid: see `VAE.fit`. If there is no estimator of a name, or it
+        cannot train this model on its backend; if a number is out of range; if no combination is left.
 
     Examples
     --------
@@ -93,15 +98,30 @@ def gradient_variance(
     >>> [m.group for m in found]
     ['value', 'encoder', 'decoder']
     """
+    check_number("repeats", repeats, np.integer, FEWEST_REPEATS)
+    check_seed("random_state", random_state)
+    if not hasattr(model, "starting_point"):
+        raise TypeError(f"model is {kind_of(model)}; expected a VAE")
+    for argument, counts in ("n_samples", n_samples), ("batch_sizes", batch_sizes):
+        for i, count in enumerate(_sequence(argument, counts, "integers")):
+            check_number(f"{argument}[{i}]", count, np.integer, 1)
     architecture, data, vector, backend = model.starting_point(X)
     inner = Model(architecture, backend, model.dtype)
     parameters = inner.parameters(vector)
     measurements: list[Measurement] = []
-    if estimators is None:
-        here = backend.__name__.rpartition(".")[2]
-        estimators = [
-            name for name in ESTIMATORS if suits(name, architecture) and supports(name, architecture.posterior, here)
-        ]
+    here = backend.__name__.rpartition(".")[2]
+    can = [name for name in ESTIMATORS if suits(name, architecture) and supports(name, architecture.posterior, here)]
+    estimators = can if estimators is None else _sequence("estimators", estimators, "names")
+    for i, name in enumerate(estimators):
+        check_choice(f"estimators[{i}]", name, tuple(ESTIMATORS))
+        if name not in can:
+            raise ValueError(
+                f"estimators[{i}] is {name!r}, which cannot train this model on the backend {here!r}; expected one of "
+                f"{', '.join(map(repr, can))}"
+            )
+    least = min(ESTIMATORS[name].fewest_samples for name in estimators)
+    if max(n_samples) < least:
+        raise ValueError(f"n_samples is {n_samples!r}; expected at least {least} for these estimators")
     for name in estimators:
         for L in n_samples:
             if ESTIMATORS[name].fewest_samples > L:
@@ -110,6 +130,15 @@ def gradient_variance(
                 estimates = _estimates(ESTIMATORS[name].make(inner, L, len(data.X)), parameters, data, M, random_state)
                 measurements += _measure(estimates, repeats, (name, L, M))
     return measurements
+
+
+def _sequence(name: str, given: Any, of: str) -> Any:
+    """Return a sequence that is not empty and not a string."""
+    if isinstance(given, str) or not isinstance(given, Sequence | range | np.ndarray) or np.ndim(given) != 1:
+        raise TypeError(f"{name} is {given!r}; expected a sequence of {of}")
+    if not len(given):
+        raise ValueError(f"{name} is empty; expected at least one of the {of}")
+    return given
 
 
 def _estimates(estimator, parameters, data, M, random_state):

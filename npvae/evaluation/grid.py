@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
-from ..conventions import check_number
+from ..conventions import check_number, kind_of
 from ..parameters import Buffers
 
 #: Largest number of latent dimensions: the grid has ``n_nodes`` to this power nodes.
@@ -62,6 +62,8 @@ def quadrature(model: Any, X: ArrayLike, *, n_nodes: int = 41) -> Quadrature:
 
     Raises
     ------
+    TypeError
+        If ``model`` is not a VAE.
     ValueError
         If ``n_nodes`` is not such a number, or the model has more latent dimensions or random weights. If X does not
         match the training data: see `VAE.score_samples`.
@@ -81,6 +83,8 @@ def quadrature(model: Any, X: ArrayLike, *, n_nodes: int = 41) -> Quadrature:
         raise ValueError(
             f"n_nodes is {n_nodes}; expected one more than a multiple of 4: every second node must include the ends"
         )
+    if not hasattr(type(model), "fitted_"):
+        raise TypeError(f"model is {kind_of(model)}; expected a fitted VAE")
     fitted = model.fitted_
     data, architecture = fitted.data(X), fitted.model.architecture
     if architecture.n_components > MOST_LATENTS or architecture.random_weights:

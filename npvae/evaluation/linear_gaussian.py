@@ -7,12 +7,17 @@ is exact, so approximate methods can be checked against them.
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from ..conventions import array_of_shape, check_each, check_number, check_seed
 from ..distributions import MultivariateNormal, Normal
 
 
 class LinearGaussian(NamedTuple):
     """The linear-Gaussian model with these parameters.
+
+    The methods raise TypeError or ValueError if a parameter or an argument has another shape than stated or is not
+    finite, or if a variance is not positive. Nothing is broadcast.
 
     Examples
     --------
@@ -30,27 +35,56 @@ class LinearGaussian(NamedTuple):
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
         """Return log p(x) in nats, (N,) for x (N, D): a Gaussian with covariance W^T W + diag(variance)."""
-        covariance = self.W.T @ self.W + np.diag(self.variance)
-        return MultivariateNormal(self.b, np.linalg.cholesky(covariance)).log_prob(x)
+        (W, b, variance), x = self._checked(), self._rows(x)
+        covariance = W.T @ W + np.diag(variance)
+        return MultivariateNormal(b, np.linalg.cholesky(covariance)).log_prob(x)
 
     def posterior(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean (N, J) and the covariance (J, J) of p(z|x). The covariance is the same for every x."""
-        scaled = self.W / self.variance
-        covariance = np.linalg.inv(np.eye(len(self.W)) + scaled @ self.W.T)
-        return (x - self.b) @ scaled.T @ covariance, covariance
+        (W, b, variance), x = self._checked(), self._rows(x)
+        scaled = W / variance
+        covariance = np.linalg.inv(np.eye(len(W)) + scaled @ W.T)
+        return (x - b) @ scaled.T @ covariance, covariance
 
     def elbo(self, x: np.ndarray, mu: np.ndarray, log_var: np.ndarray) -> np.ndarray:
         """Return the exact bound in nats, (N,), for q(z|x) = N(mu, diag(exp(log_var))); mu and log_var are (N, J)."""
-        error = Normal(0.0, np.sqrt(self.variance)).log_prob(x - self.b - mu @ self.W).sum(axis=1)
-        expected = error - 0.5 * np.exp(log_var) @ (self.W**2 / self.variance).sum(axis=1)
+        (W, b, variance), x = self._checked(), self._rows(x)
+        mu, log_var = self._outputs(x, mu, log_var)
+        error = Normal(0.0, np.sqrt(variance)).log_prob(x - b - mu @ W).sum(axis=1)
+        expected = error - 0.5 * np.exp(log_var) @ (W**2 / variance).sum(axis=1)
         return expected - 0.5 * (mu**2 + np.expm1(log_var) - log_var).sum(axis=1)
 
     def divergence(self, x: np.ndarray, mu: np.ndarray, log_var: np.ndarray) -> np.ndarray:
         """Return the exact D_KL(q(z|x) || p(z|x)) in nats, (N,), for q(z|x) as in `elbo`."""
+        mu, log_var = self._outputs(self._rows(x), mu, log_var)
         mean, covariance = self.posterior(x)
         precision, error = np.linalg.inv(covariance), mu - mean
         spread = np.exp(log_var) @ np.diag(precision) - log_var.sum(axis=1) + np.linalg.slogdet(covariance)[1]
         return 0.5 * (spread + np.einsum("ij,jk,ik->i", error, precision, error) - len(covariance))
+
+    def _checked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the parameters as arrays."""
+        W = _finite("W", self.W, ("J", "D"))
+        D = W.shape[1:]
+        b, variance = (
+            _finite("b", self.b, D, ", since W is (J, D)"),
+            _finite("variance", self.variance, D, ", since W is (J, D)"),
+        )
+        check_each("variance", variance, variance > 0, "numbers above 0")
+        return W, b, variance
+
+    def _rows(self, x: np.ndarray) -> np.ndarray:
+        return _finite("x", x, ("N", self._checked()[0].shape[1]), ", since W is (J, D)")
+
+    def _outputs(self, x: np.ndarray, mu: np.ndarray, log_var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        shape = len(x), len(self.W)
+        return _finite("mu", mu, shape, ", a row for each of x"), _finite("log_var", log_var, shape, ", as mu has")
+
+
+def _finite(name: str, given: ArrayLike, shape: tuple[int | str, ...], why: str = "") -> np.ndarray:
+    array = array_of_shape(name, given, shape, why)
+    check_each(name, array, np.isfinite(array), "finite numbers")
+    return array
 
 
 def expectation_maximization(
@@ -78,6 +112,12 @@ def expectation_maximization(
     history : list of float
         Mean log-likelihood of the rows before each step, in nats. It never falls.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If x does not have two dimensions, some of it is not finite, or a column is constant, which has no density; if a
+        number is out of range; if a step finds that other columns determine one, whose variance then is zero.
+
     Examples
     --------
     >>> rng = np.random.default_rng(0)
@@ -86,6 +126,16 @@ def expectation_maximization(
     >>> model.W.shape, history[-1] > history[0]
     ((1, 3), True)
     """
+    check_number("n_components", n_components, np.integer, 1)
+    check_number("steps", steps, np.integer, 1)
+    check_number("tolerance", tolerance, np.floating, 0)
+    check_seed("random_state", random_state)
+    x = _finite("x", x, ("N", "D"))
+    constant = np.flatnonzero(np.ptp(x, axis=0) == 0)
+    if len(constant):
+        raise ValueError(
+            f"x is constant in {len(constant)} columns, the first is {constant[0]}; expected columns that vary"
+        )
     b, rng = x.mean(axis=0), np.random.default_rng(random_state)
     centred = x - b
     model = LinearGaussian(0.1 * rng.standard_normal((n_components, x.shape[1])) * x.std(axis=0), b, x.var(axis=0))
