@@ -445,10 +445,8 @@ def compare_with_differences(
 
 def _noise(value: float, n: int, step: float, rounding: Rounding | None) -> float:
     """Return the error of differences along a direction of n entries that is due to the rounding of the value."""
-    error, shortest = np.finfo(float).eps * abs(value), step / 4
-    if (
-        rounding is not None
-    ):  # of a model: nothing healthy may fail, so all differences count, down to the shortest step
+    error, shortest = float(np.finfo(float).eps) * abs(value), step / 4
+    if rounding is not None:  # of a model, which must not fail by rounding: all steps count, down to the shortest
         error, shortest = max(error, 4 * rounding.value), step / 16
     return error * float(np.sqrt(n)) / shortest
 
