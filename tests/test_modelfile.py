@@ -91,11 +91,15 @@ def test_arrays_of_other_types_are_refused(tmp_path):
 
 
 def test_a_shape_that_was_changed_is_damage(tmp_path):
-    """The same numbers in another arrangement are not the same array."""
+    """The same numbers in another arrangement are not the same array, although the archive is whole."""
     path = tmp_path / "m.npz"
-    modelfile.save(path, {}, {"a": np.zeros((2, 3))})
-    path.write_bytes(path.read_bytes().replace(b"(2, 3)", b"(3, 2)"))
-    with pytest.raises(ValueError, match="is damaged|is not an npvae model"):
+    modelfile.save(path, {}, {"a": np.arange(6.0).reshape(2, 3)})
+    with np.load(path) as members:
+        changed = {name: members[name] for name in members.files}
+    changed["a"] = changed["a"].reshape(3, 2)
+    with open(path, "wb") as file:
+        np.savez(file, **changed)
+    with pytest.raises(ValueError, match="is damaged: its members do not match its digest"):
         modelfile.load(path)
 
 

@@ -128,3 +128,16 @@ def test_a_pickled_model_mapped_read_only(X, tmp_path):
     Z = model.transform(X)
     Z.flags.writeable = False
     assert np.isfinite(model.inverse_transform(Z)).all()
+
+
+@pytest.mark.parametrize("use", ["transform", "score_samples", "score", "reconstruct", "partial_fit", "resume", "fit"])
+def test_warnings_about_names_point_to_the_caller(use):
+    """Whatever the number of calls between the method and the check."""
+    pandas = pytest.importorskip("pandas")
+    X = np.random.default_rng(0).standard_normal((30, 3))
+    frame = pandas.DataFrame(X, columns=["a", "b", "c"])
+    model = npvae.VAE(1, hidden_layer_sizes=(3,), learning_rate=0.05, max_epochs=1, backend="reference").fit(frame)
+    call = {"fit": lambda: model.fit(frame, X_valid=X)}.get(use, lambda: getattr(model, use)(X))
+    with pytest.warns(UserWarning, match="valid feature names") as record:
+        call()
+    assert [warning.filename for warning in record] == [__file__]
