@@ -225,11 +225,9 @@ def compare_names(names: NDArray | None, fitted: NDArray | None, estimator: str)
     if names is None and fitted is None:
         return
     if fitted is None:
-        message = f"X has feature names, but {estimator} was fitted without feature names"
-        warnings.warn(message, stacklevel=_level_of_caller())
+        warn(f"X has feature names, but {estimator} was fitted without feature names")
     elif names is None:
-        message = f"X does not have valid feature names, but {estimator} was fitted with feature names"
-        warnings.warn(message, stacklevel=_level_of_caller())
+        warn(f"X does not have valid feature names, but {estimator} was fitted with feature names")
     elif len(names) != len(fitted) or np.any(names != fitted):
         same = "Feature names must be in the same order as they were in fit.\n" if set(names) == set(fitted) else ""
         raise ValueError(
@@ -240,12 +238,12 @@ def compare_names(names: NDArray | None, fitted: NDArray | None, estimator: str)
         )
 
 
-def _level_of_caller() -> int:
-    """Return the ``stacklevel`` with which a warning of the calling function points outside of this package."""
-    frame, level = sys._getframe(1), 1
+def warn(message: str) -> None:
+    """Warn, with the line outside of this package that has led to the warning."""
+    frame, level = sys._getframe(0), 1
     while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
-    return level
+    warnings.warn(message, stacklevel=level)
 
 
 def _difference(title: str, names: NDArray, others: NDArray) -> str:

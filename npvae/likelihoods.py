@@ -34,7 +34,8 @@ class Likelihood(NamedTuple):
     log_prob: str  # name of the backend's function: log p(x|z) and its gradient at the outputs
     mean: Callable  # from the first head's output to E[x|z]
     draw: Callable  # from (generator, outputs) to x ~ p(x|z)
-    unit_interval: bool  # True: data must lie in [0, 1] and is not scaled. False: columns are standardized
+    unit_interval: bool  # True: training data must lie in [0, 1] and is not scaled. False: columns are standardized
+    density: bool  # True: a density, of any number. False: a probability, of values in [0, 1] alone
     floor: int | None  # index of the head whose values have a lower limit, or None
     baseline: Callable  # from mean and variance (D,) of the data to the baseline
 
@@ -65,6 +66,7 @@ LIKELIHOODS = {
         mean=sigmoid,
         draw=_draw_bernoulli,
         unit_interval=True,
+        density=False,
         floor=None,
         baseline=_independent_bernoulli,
     ),
@@ -74,6 +76,7 @@ LIKELIHOODS = {
         mean=np.array,
         draw=_draw_gaussian,
         unit_interval=False,
+        density=True,
         floor=1,
         baseline=_independent_gaussian,
     ),
@@ -83,6 +86,7 @@ LIKELIHOODS = {
         mean=np.array,
         draw=_draw_gaussian,
         unit_interval=True,
+        density=True,
         floor=1,
         baseline=_independent_gaussian,
     ),

@@ -28,6 +28,7 @@ FITTED = (
     "fingerprints_",
     "stopped_",
     "backend_",
+    "dtype_in_",
 )
 
 
@@ -40,7 +41,7 @@ def to_file(vae: Any) -> tuple[dict[str, Any], dict[str, NDArray]]:
         "settings": _plain(settings),
         "fitted": _plain({name: getattr(vae, name, None) for name in FITTED}),
         "architecture": _plain(vae.architecture_._asdict()),
-        "uint8_scale": vae.preprocessor_.uint8_scale,
+        "units": [vae.preprocessor_.uint8_unit, vae.preprocessor_.unit],
         "history": _plain(vae.history_),
         "health": _plain(getattr(vae, "health_", None)),
         "progress": _plain(dataclasses.asdict(state.progress)),
@@ -66,7 +67,8 @@ def from_file(kind: type, header: Mapping[str, Any], arrays: Mapping[str, NDArra
         If the contents are incomplete or inconsistent.
     """
     vae = kind(**{name: _tuples(value) for name, value in header["settings"].items()})
-    fitted = {"backend_": "cpu"} | {name: header["fitted"][name] for name in FITTED if name in header["fitted"]}
+    since = {"backend_": "cpu", "dtype_in_": arrays["parameters"].dtype.name}  # not in every file of earlier versions
+    fitted = since | {name: header["fitted"][name] for name in FITTED if name in header["fitted"]}
     if set(fitted) != set(FITTED):
         raise ValueError(f"it lacks {', '.join(sorted(set(FITTED) - set(fitted)))}")
     names = fitted.pop("feature_names_in_")
@@ -89,7 +91,8 @@ def from_file(kind: type, header: Mapping[str, Any], arrays: Mapping[str, NDArra
     vector = _expect(arrays, "parameters", layout.size)
     vae.parameters_ = layout.view(np.array(vector))
     scaling = Scaling(*(_expect(arrays, name, vae.architecture_.n_features) for name in Scaling._fields))
-    vae.preprocessor_ = Preprocessor(vae.architecture_.likelihood, scaling, float(header["uint8_scale"]))
+    units = header["units"] if "units" in header else (header["uint8_scale"], 1.0)  # before version 0.2
+    vae.preprocessor_ = Preprocessor(vae.architecture_.likelihood, scaling, *map(float, units))
     progress = dict(header["progress"])
     baseline = progress.pop("estimator", None)  # before version 0.2: a number, the only state of any estimator
     state = {name.removeprefix(ESTIMATOR): arrays[name] for name in arrays if name.startswith(ESTIMATOR)}

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .conventions import warn
 from .likelihoods import LIKELIHOODS
 
 #: Rows per chunk. It limits the memory of a pass over data that may be on disk.
@@ -51,20 +52,90 @@ class Data(NamedTuple):
     log_jacobian: float  # the sum of log(scale) over columns
 
 
+#: From this largest value on, uint8 data is taken for pixels. Below, it is taken for small integers.
+PIXELS_REACH = 128
+
+#: Values of a Bernoulli model may be outside [0, 1] by this much, as after a scaling: they are then clipped.
+ROUNDING = 1e-6
+
+#: Grey values "lie mostly at the ends" of [0, 1] if more than half of them are within 0.05 of an end, and at least one
+#: in 50 is within 0.05 of 1: a column of amounts that was scaled by an outlier has nearly all values close to 0.
+NEAR, MOST, SOME = 0.05, 0.5, 0.02
+
+
 class Survey(NamedTuple):
-    """A table that has been checked, with its range. `survey` returns it.
+    """A table that has been checked, with its range and what its values look like. `survey` returns it.
 
     Examples
     --------
     >>> from npvae.preprocessing import survey
     >>> survey([[0, 1], [1, 1]]).is_binary
     True
+    >>> survey([[0, 255], [128, 255], [255, 0]]).has_levels
+    True
     """
 
     X: NDArray  # (N, D), with the type of the user's data
     low: NDArray  # (D,) least value of each column
     high: NDArray  # (D,) largest value of each column
-    is_binary: bool  # whether all values are 0 or 1
+    binary: NDArray[np.bool_]  # (D,) whether all values of a column are 0 or 1
+    integers: bool  # whether all values are integers, of any type
+    grey: str  # why floats in [0, 1] look like grey values; "" if they do not
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether all values are 0 or 1."""
+        return bool(self.binary.all())
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether the values look like the levels 0 to 255 of pixels, of any type.
+
+        Of type uint8, values above 127 are enough. Otherwise they are integers up to 250 to 255, and most columns that
+        vary do so over more than half of that range: this tells them from counts and from tables.
+        """
+        low, high = self.low.min(), self.high.max()
+        if self.X.dtype == np.uint8:
+            return bool(high >= PIXELS_REACH)
+        if not self.integers or low < 0 or not 250 <= high <= 255:
+            return False
+        span = (self.high - self.low)[self.high > self.low]
+        return bool(np.mean(span > 127) > 0.5)
+
+
+class _Grey:
+    """Finds out, chunk by chunk, whether floats in [0, 1] look like grey values: see `Survey.grey`."""
+
+    def __init__(self, dtype: np.dtype, n_features: int) -> None:
+        self.possible = dtype.kind == "f"
+        # Twice the rounding error of k / 255, also where float32 pixels were converted to float64.
+        self.precision = max(float(np.finfo(dtype).eps), 2.0**-22) if self.possible else 0.0
+        self.multiples, self.divisor = True, 255
+        self.near, self.upper = np.zeros(n_features), np.zeros(n_features)
+
+    def look(self, chunk: NDArray, low: float, high: float) -> None:
+        self.possible = self.possible and bool(low >= 0 and high <= 1 + ROUNDING)
+        if not self.possible:
+            return
+        levels = chunk.astype(np.promote_types(chunk.dtype, np.float32)) * 255
+        nearest = np.rint(levels)
+        self.multiples = self.multiples and bool(
+            np.all(abs(levels - nearest) <= np.maximum(self.precision * levels, 255 * ROUNDING))
+        )
+        if self.multiples and self.divisor > 1:
+            present = np.flatnonzero(np.bincount(nearest.ravel().astype(np.int64)))
+            self.divisor = int(np.gcd.reduce(present, initial=self.divisor))
+        top = (chunk >= 1 - NEAR).sum(axis=0)
+        self.near, self.upper = self.near + top + (chunk <= NEAR).sum(axis=0), self.upper + top
+
+    def verdict(self, binary: NDArray[np.bool_], n_rows: int) -> str:
+        """Return why the values of the columns that are not binary look grey, or ""."""
+        if not self.possible or binary.all():
+            return ""
+        if self.multiples:  # so are thirds, fifths and seventeenths, which are the steps of a scale
+            return "multiples of 1/255" if self.divisor == 1 else ""
+        near, upper = (np.mean(count[~binary]) / n_rows for count in (self.near, self.upper))
+        return "mostly near 0 or 1" if near > MOST and upper >= SOME else ""
 
 
 def chunks(X: NDArray) -> Iterator[NDArray]:
@@ -109,16 +180,23 @@ def survey(X: ArrayLike, name: str = "X") -> Survey:
     [1.0, 3.0]
     """
     X = as_table(X, name)
-    lows, highs, is_binary = [], [], True
+    lows, highs, grey = [], [], _Grey(X.dtype, X.shape[1])
+    binary, integers = np.ones(X.shape[1], bool), True
     for chunk in chunks(X):
-        lows.append(chunk.min(axis=0))
-        highs.append(chunk.max(axis=0))
-        if is_binary:  # the range is a quick test that most data fails
-            is_binary = bool(lows[-1].min() >= 0 and highs[-1].max() <= 1 and np.isin(chunk, (0, 1)).all())
+        low, high = chunk.min(axis=0), chunk.max(axis=0)
+        binary &= (low >= 0) & (high <= 1)  # the range is a quick test that most data fails
+        if X.dtype.kind == "f":
+            if binary.any():
+                part = chunk[:, binary]
+                binary[binary] = ((part == 0) | (part == 1)).all(axis=0)
+            integers = integers and bool((chunk == np.rint(chunk)).all())
+            grey.look(chunk, low.min(), high.max())
+        lows.append(low)
+        highs.append(high)
     low, high = np.min(lows, axis=0), np.max(highs, axis=0)
     if X.dtype.kind == "f" and not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ValueError(_where_not_finite(X, name))
-    return Survey(X, low, high, is_binary)
+    return Survey(X, low, high, binary, integers, grey.verdict(binary, len(X)))
 
 
 def as_table(X: ArrayLike, name: str = "X") -> NDArray:
@@ -195,15 +273,17 @@ def _where_not_finite(X: NDArray, name: str) -> str:
 class Preprocessor(NamedTuple):
     """The transformation from data to the input x of the model. `fit_preprocessor` makes it from the training data.
 
-    1. uint8 data are pixels, and pixels are multiplied by ``uint8_scale``. It is 1/255, or 1 if the training data hold
-       only 0 and 1, or if they are of another type and have values above 1.
+    1. Data is multiplied by a unit, 1 or 1/255, which depends on its type alone: ``uint8_unit`` or ``unit``. This is
+       how the levels 0 to 255 of pixels become values in [0, 1].
     2. For a likelihood of data in [0, 1], this is x. For the others, the columns are standardized.
+
+    Where p(x|z) is a density, ``Data.log_jacobian`` has the factors of both steps.
 
     Examples
     --------
     >>> import numpy as np
     >>> from npvae.preprocessing import fit_preprocessor, survey
-    >>> pixels = survey(np.array([[0, 255], [255, 255]], np.uint8))
+    >>> pixels = survey(np.array([[0, 255], [255, 255], [7, 0]], np.uint8))
     >>> preprocessor, notices = fit_preprocessor(pixels, "bernoulli")
     >>> bool(preprocessor.data(pixels).scaling.scale[0] == 1 / 255)
     True
@@ -211,37 +291,80 @@ class Preprocessor(NamedTuple):
 
     likelihood: str
     scaling: Scaling
-    uint8_scale: float
+    uint8_unit: float
+    unit: float = 1.0  # of all other types
 
     def data(self, table: Survey, name: str = "X") -> Data:
         """Check that a table (N, D) is like the training data, and attach its scaling.
 
+        A density takes any number. For a probability, what is outside [0, 1] by rounding is clipped, with a warning.
+
         Raises
         ------
         ValueError
-            If the number of columns differs, or if values are outside [0, 1] and the likelihood requires [0, 1].
+            If the number of columns differs, or if values are outside [0, 1] and the likelihood is a probability.
         """
-        X, (shift, scale) = table.X, self.scaling
+        X, (shift, scale), likelihood = table.X, self.scaling, LIKELIHOODS[self.likelihood]
         if X.shape[1] != len(scale):
             raise ValueError(
                 f"{name} has {X.shape[1]} features, but VAE is expecting {len(scale)} features as input, as fitted"
             )
-        unit = self.uint8_scale if X.dtype == np.uint8 else 1.0
-        if LIKELIHOODS[self.likelihood].unit_interval:
-            low, high = table.low.min() * unit, table.high.max() * unit
-            if low < 0 or high > 1:
-                read = " after dividing uint8 pixels by 255" if unit < 1 else ""
-                raise ValueError(
-                    f"{name} has values from {low:g} to {high:g}{read}; the {self.likelihood} likelihood expects "
-                    "values in [0, 1]"
-                )
-        return Data(X, Scaling(shift / unit, scale * unit), float(np.sum(np.log(scale))))
+        unit = self.uint8_unit if X.dtype == np.uint8 else self.unit
+        if not likelihood.density:
+            excess = _check_unit_interval(table, unit, self.likelihood, name)
+            if excess > 0:
+                warn(f"{name} has values up to {excess:.1g} outside [0, 1]: they are clipped, as rounding errors")
+                X = np.clip(X, 0, 1 / unit)
+        log_jacobian = float(np.sum(np.log(scale * unit))) if likelihood.density else 0.0
+        return Data(X, Scaling(shift / unit, scale * unit), log_jacobian)
 
     def restore(self, x: NDArray) -> NDArray:
         """Convert means x (R, D) of the model to the units of the data. Pixels remain floats in [0, 1]."""
         if LIKELIHOODS[self.likelihood].unit_interval:
             return x
         return x / self.scaling.scale + self.scaling.shift
+
+    def far_from(self, table: Survey) -> str:
+        """Say which column of a later piece of the training data lies far outside the scale of the first piece, or "".
+
+        Far is a root mean square above `FAR` of the values standardized as the first piece was.
+        """
+        if LIKELIHOODS[self.likelihood].unit_interval:
+            return ""
+        unit, (shift, scale) = self.uint8_unit if table.X.dtype == np.uint8 else self.unit, self.scaling
+        remedy = "The first piece fixes the scaling of the columns: shuffle the rows before they are cut into pieces"
+        mean, deviation = _column_moments(table)
+        varies = deviation > _rounding(table)
+        constant = np.flatnonzero((scale == 1) & varies)  # no other column has exactly the scale 1
+        if len(constant):
+            return f"column {constant[0]} was constant in the first piece of the data, and is not in this one. {remedy}"
+        factor = np.hypot((mean * unit - shift) * scale, deviation * unit * scale)
+        column = int(np.argmax(factor))
+        if factor[column] <= FAR:
+            return ""
+        return (
+            f"the values of column {column} are {factor[column]:.3g} times as far from the mean of the first piece as "
+            f"those of the first piece were, and those of {np.sum(factor > FAR)} of {len(factor)} columns more than "
+            f"{FAR} times. {remedy}"
+        )
+
+
+#: See `Preprocessor.far_from`.
+FAR = 5
+
+
+def _check_unit_interval(table: Survey, unit: float, likelihood: str, name: str) -> float:
+    """Return by how much values are outside [0, 1], at most `ROUNDING`; ValueError if it is more."""
+    outside = np.maximum(table.high * unit - 1.0, -(table.low * unit))
+    excess, column = float(outside.max()), int(outside.argmax())
+    if excess <= ROUNDING:
+        return max(excess, 0.0)
+    low, high, read = table.low.min() * unit, table.high.max() * unit, " after dividing by 255" if unit < 1 else ""
+    raise ValueError(
+        f"{name} has values from {low:g} to {high:g}{read}, by {excess:.3g} outside [0, 1] in column {column}; the "
+        f"{likelihood} likelihood expects values in [0, 1]. Scale or clip them, or fit with likelihood='gaussian', "
+        "which takes any number"
+    )
 
 
 def choose_likelihood(table: Survey) -> tuple[str, str]:
@@ -259,17 +382,25 @@ def choose_likelihood(table: Survey) -> tuple[str, str]:
     ('bernoulli', 'X holds nothing but 0 and 1')
     """
     low, high = table.low.min(), table.high.max()
-    if table.X.dtype == np.uint8 and high > 1:
-        return "bernoulli", (
-            "X holds 8-bit pixels: they are divided by 255 and taken as Bernoulli probabilities; "
-            "the bound is then not a probability of the data"
-        )
+    probabilities = "taken as Bernoulli probabilities; the bound is then not a probability of the data"
     if table.is_binary:
         return "bernoulli", "X holds nothing but 0 and 1"
-    if low >= 0 and high <= 1 and table.X.dtype.kind == "f":
-        return "bernoulli", (
-            "X lies in [0, 1]: its values are taken as Bernoulli probabilities; "
-            "the bound is then not a probability of the data"
+    if table.has_levels:
+        return (
+            "bernoulli",
+            f"X holds pixels of 8 bits, {low:g} to {high:g}: they are divided by 255 and {probabilities}",
+        )
+    if table.grey:
+        return "bernoulli", f"X holds grey values in [0, 1], {table.grey}: they are {probabilities}"
+    if table.integers:
+        return "gaussian", (
+            f"X holds integers from {low:g} to {high:g}: they are taken as counts or measurements, not as pixels, and "
+            f"the columns are standardized; grey values are to be divided by their largest possible value"
+        )
+    if low >= 0 and high <= 1 + ROUNDING:
+        return "gaussian", (
+            "X lies in [0, 1], but its values are not those of pixels: the columns are standardized; for probabilities "
+            "or grey values set likelihood='bernoulli'"
         )
     return "gaussian", f"X has values from {low:g} to {high:g}: its columns are standardized"
 
@@ -322,26 +453,33 @@ def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list
     >>> preprocessor.scaling  # mean 3, standard deviation 2
     Scaling(shift=array([3.]), scale=array([0.5]))
     """
-    X, n_features = table.X, table.X.shape[1]
-    is_uint8 = X.dtype == np.uint8
-    uint8_scale = 1.0 if table.is_binary or (not is_uint8 and table.high.max() > 1) else 1 / 255
-    if LIKELIHOODS[likelihood].unit_interval:
-        preprocessor = Preprocessor(likelihood, Scaling(np.zeros(n_features), np.ones(n_features)), uint8_scale)
-        preprocessor.data(table)  # raises an error for values outside [0, 1]
-        return preprocessor, []
-    scaling, notices = _standardizing(table, uint8_scale if is_uint8 else 1.0)
-    return Preprocessor(likelihood, scaling, uint8_scale), notices
+    n_features, row = table.X.shape[1], LIKELIHOODS[likelihood]
+    is_uint8 = table.X.dtype == np.uint8
+    if not row.unit_interval:
+        scaling, notices = _standardizing(table)
+        # Of floats in [0, 1], uint8 rows are the pixels; otherwise a number of any type is just this number.
+        fractions = not table.integers and table.low.min() >= 0 and table.high.max() <= 1
+        return Preprocessor(likelihood, scaling, uint8_unit=1 / 255 if fractions else 1.0), notices
+    unit = 1 / 255 if table.has_levels and not is_uint8 else 1.0
+    uint8_unit = 1.0 if table.is_binary else 1 / 255
+    _check_unit_interval(table, uint8_unit if is_uint8 else unit, likelihood, "X")
+    notices, high = [], table.high.max()
+    if is_uint8 and 1 < high < PIXELS_REACH:
+        notices.append(
+            f"X is uint8 and is divided by 255, but its largest value is {high}: if {high} is white, fit X / {high}"
+        )
+    if unit < 1:
+        notices.append(f"X holds integers up to {high:g} that look like pixels: they are divided by 255")
+    return Preprocessor(likelihood, Scaling(np.zeros(n_features), np.ones(n_features)), uint8_unit, unit), notices
 
 
-def _standardizing(table: Survey, unit: float) -> tuple[Scaling, list[str]]:
-    """Return the scaling that standardizes the columns of ``unit * X``, and notices."""
+def _standardizing(table: Survey) -> tuple[Scaling, list[str]]:
+    """Return the scaling that standardizes the columns, and notices."""
     mean, deviation = _column_moments(table)
-    if table.X.dtype.kind == "f":  # below the rounding error of its size, a deviation is no information
-        precision = max(np.finfo(table.X.dtype).eps, np.finfo(float).eps)
-        deviation[deviation <= precision * np.maximum(abs(table.low), abs(table.high))] = 0
+    deviation[deviation <= _rounding(table)] = 0  # below the rounding error of its size, it is no information
     constant, notices = deviation == 0, []
     with np.errstate(over="ignore"):
-        scale = 1 / np.where(constant, 1, unit * deviation)
+        scale = 1 / np.where(constant, 1, deviation)
     if not np.all(np.isfinite(scale)):
         column = int(np.argmin(np.isfinite(scale)))
         raise ValueError(f"X varies by less than a float can resolve in column {column}; expected more than 1e-308")
@@ -351,7 +489,15 @@ def _standardizing(table: Survey, unit: float) -> tuple[Scaling, list[str]]:
             f"{constant.sum()} of {len(mean)} columns are constant ({columns}): they carry no information, "
             "and only the lower limit of the variance keeps their density finite"
         )
-    return Scaling(mean * unit, scale), notices
+    return Scaling(mean, scale), notices
+
+
+def _rounding(table: Survey) -> NDArray[np.float64]:
+    """Return the rounding error (D,) of the largest value of each column; 0 for integers."""
+    if table.X.dtype.kind != "f":
+        return np.zeros(table.X.shape[1])
+    precision = max(np.finfo(table.X.dtype).eps, np.finfo(float).eps)
+    return np.asarray(precision * np.maximum(abs(table.low), abs(table.high)), float)
 
 
 def _column_moments(table: Survey) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import fitting, modelfile, persistence, settings
-from .conventions import SklearnEstimator, check_number, not_fitted
+from .conventions import SklearnEstimator, check_number, not_fitted, warn
 from .evaluation.health import examine
 from .fitted import Fitted
-from .preprocessing import as_table
+from .preprocessing import as_table, survey
 from .progress import show_progress
 from .training import Checkpointer, Epoch, NonFiniteError
 
@@ -50,6 +50,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         Names of the columns, if they have names.
     n_samples_seen_ : int
         Rows of the training data, the N of the paper.
+    dtype_in_ : str
+        Floating-point type of the training data; for integers that of the model. `sample` returns it.
     architecture_, preprocessor_, seed_
         Architecture, preprocessing and seed that belong to the parameters.
     training_, fingerprints_
@@ -237,6 +239,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         else:
             fitted, learning_rate = self.fitted_, self._learning_rate()
             data = fitted.data(X)
+            if far := self.preprocessor_.far_from(survey(data.X)):
+                warn(far)
             seen = self.n_samples_seen_ + len(data.X)
             run = fitting.next_piece(
                 values, fitted, self.training_, data, learning_rate=learning_rate, n_datapoints=seen
@@ -260,6 +264,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         self.preprocessor_, self.architecture_ = decided.preprocessor, decided.architecture
         self.backend_, self.seed_, self.learning_rate_ = decided.backend, decided.seed, decided.learning_rate
         self.likelihood_ = self.preprocessor_.likelihood
+        self.dtype_in_ = _float_type(run.trainer.data.X.dtype, run.trainer.parameters.vector.dtype).name
         self.report_, self.history_, self.notes_ = report, [], {}
         return run
 
@@ -337,9 +342,14 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         return Fitted(model, parameters, self.preprocessor_, self.seed_, self.n_samples, names)
 
     def transform(self, X: ArrayLike) -> Any:
-        """Return the posterior means: the mu of q(z|x), (N, J) for X (N, D)."""
+        """Return the posterior means: the mu of q(z|x), (N, J) for X (N, D).
+
+        Here and in the other methods, codes and data are returned in the floating-point type of the array given, and
+        for integers in that of the model. Scores are float64.
+        """
         fitted = self.fitted_
-        return self._wrap(fitted.encode(fitted.data(X))[0], X)
+        data = fitted.data(X)
+        return self._wrap(self._typed(fitted.encode(data)[0], data.X.dtype), X)
 
     def fit_transform(self, X: ArrayLike, y: Any = None) -> Any:
         """Return ``fit(X).transform(X)``."""
@@ -350,7 +360,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Where weights are random (full variational Bayes), it is the mean over draws of them.
         """
-        return np.mean(self.fitted_.decode(Z), axis=0)
+        return self._typed(np.mean(self.fitted_.decode(Z), axis=0), as_table(Z, "Z").dtype)
 
     def predictive_std(self, Z: ArrayLike) -> NDArray:
         """Return the epistemic uncertainty of E[x|z], as a standard deviation in the units of the data.
@@ -366,7 +376,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         -------
         array (R, D)
         """
-        return np.std(self.fitted_.decode(Z), axis=0)
+        return self._typed(np.std(self.fitted_.decode(Z), axis=0), as_table(Z, "Z").dtype)
 
     def weight_divergence(self) -> float:
         """Return D_KL(q(theta) || p(theta)) of all random weights together, in nats; 0 if none are random.
@@ -379,7 +389,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     def reconstruct(self, X: ArrayLike) -> NDArray:
         """Return E[x|z] at the posterior mean of each row, in the units of the data: (N, D) for X (N, D)."""
         fitted = self.fitted_
-        return np.mean(fitted.decode(fitted.encode(fitted.data(X))[0]), axis=0)
+        data = fitted.data(X)
+        return self._typed(np.mean(fitted.decode(fitted.encode(data)[0]), axis=0), data.X.dtype)
 
     def sample(self, n_samples: int = 1, *, random_state: int | None = None) -> NDArray:
         """Draw z from the prior and return E[x|z], in the units of the data: (n_samples, D).
@@ -390,13 +401,15 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         fitted = self.fitted_
         check_number("n_samples", n_samples, np.integer, 1)
         rng = fitted.generator("sample") if random_state is None else np.random.default_rng(random_state)
-        return self.inverse_transform(rng.standard_normal((n_samples, fitted.model.architecture.n_components)))
+        Z = rng.standard_normal((n_samples, fitted.model.architecture.n_components))
+        return self.inverse_transform(Z).astype(self.dtype_in_, copy=False)
 
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
         """Estimate the lower bound on log p(x) of each row: (N,) in nats, for X (N, D).
 
         The noise of a row is keyed by its content and the model's seed: a score does not change from call to call, nor
-        with the other rows. With standardized columns it is in nats of the data as given.
+        with the other rows. It is in nats of the data as given, whatever its type: of uint8 pixels a density is lower
+        by D log 255 than of the same pixels divided by 255. A Bernoulli gives a probability, which has no unit.
         """
         fitted = self.fitted_
         return fitted.score(fitted.data(X))
@@ -404,6 +417,9 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     def score(self, X: ArrayLike, y: Any = None) -> float:
         """Return the mean of `score_samples`: the lower bound a datapoint, in nats. ``y`` is ignored."""
         return float(np.mean(self.score_samples(X)))
+
+    def _typed(self, array, dtype):
+        return array.astype(_float_type(dtype, self.parameters_.vector.dtype), copy=False)
 
     def _check_fitted(self):
         if not hasattr(self, "parameters_"):
@@ -460,6 +476,11 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         """Return what training on X would start from, or the fitted parameters: for `npvae.gradcheck`."""
         values = self._checked_settings()
         return fitting.starting_point(values, X, self.fitted_ if hasattr(self, "parameters_") else None)
+
+
+def _float_type(given: np.dtype, otherwise: np.dtype) -> np.dtype:
+    """Return the type of floats given; for integers and bools the other one."""
+    return given.newbyteorder("=") if given.kind == "f" else otherwise
 
 
 def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE:

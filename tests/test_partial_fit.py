@@ -92,3 +92,28 @@ def test_auto_learning_rate_is_chosen_on_the_first_piece(X):
     model = npvae.VAE(**SMALL | {"learning_rate": "auto"}).partial_fit(X)
     rate = model.learning_rate_
     assert rate in (0.01, 0.02, 0.1) and model.partial_fit(X).learning_rate_ == rate
+
+
+@pytest.mark.parametrize(
+    "later, message",
+    [
+        (lambda X: X * 1000, "the values of column . are .* times as far"),
+        (lambda X: X + 1000, "and those of 6 of 6 columns"),
+        (lambda X: np.where(np.arange(6) == 2, X * 40, X), "column 2 are [4-6].* times as far .* and those of 1 of 6"),
+        (lambda X: np.c_[X[:, :4], np.arange(50) * 1e-3, X[:, 5]], "column 4 was constant in the first piece"),
+        (lambda X: X * 2 + 1, None),
+        (lambda X: X[:1], None),
+        (lambda X: X / 100, None),
+    ],
+)
+def test_a_piece_of_another_scale_is_named(rng, recwarn, later, message):
+    X = rng.standard_normal((50, 6)) * [1, 2, 3, 4, 1, 6] + 3
+    X[:, 4] = 0.1
+    model = npvae.VAE(2, hidden_layer_sizes=(8,), learning_rate=0.01, backend="reference").partial_fit(X)
+    piece = later(X)
+    if message is None:
+        model.partial_fit(piece)
+        assert not recwarn
+        return
+    with pytest.warns(UserWarning, match=message):
+        model.partial_fit(piece)

@@ -19,7 +19,8 @@ SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "learning_rate": 0.05, "
 
 @pytest.fixture
 def X(rng):
-    return rng.random((60, 6))
+    """Grey values."""
+    return rng.integers(0, 256, (60, 6)) / 255
 
 
 @pytest.fixture
@@ -117,13 +118,22 @@ def test_uint8_pixels_and_floats_are_the_same_data(rng):
     assert model.reconstruct(pixels).max() <= 1
 
 
-def test_gaussian_pixels_are_in_the_unit_interval_too(rng):
-    """uint8 stands for pixels over 255 under every likelihood: in scores, in reconstructions and in later calls."""
+@pytest.mark.parametrize("fitted_to", ["uint8", "int64", "float64", "fractions"])
+@pytest.mark.parametrize("likelihood", ["gaussian", "sigmoid-gaussian"])
+def test_densities_are_in_nats_of_the_data_as_given(rng, likelihood, fitted_to):
+    """Of the same pixels, uint8 and floats up to 255 have the same score, and floats in [0, 1] D log 255 more."""
     pixels = rng.integers(0, 256, (60, 6), dtype=np.uint8)
-    models = [npvae.VAE(**SMALL, likelihood="gaussian", dtype="float64").fit(data) for data in (pixels, pixels / 255)]
-    for model in models:
-        np.testing.assert_allclose(model.score_samples(pixels), models[0].score_samples(pixels / 255), rtol=1e-9)
-        assert 0.3 < model.reconstruct(pixels).mean() < 0.7
+    X = pixels / 255 if fitted_to == "fractions" else pixels.astype(fitted_to)
+    model = npvae.VAE(**SMALL, likelihood=likelihood, dtype="float64").fit(X)
+    fractions = npvae.VAE(**SMALL, likelihood=likelihood, dtype="float64").fit(pixels / 255)
+    shift = 0 if fitted_to == "fractions" else 6 * np.log(255)
+    np.testing.assert_allclose(model.score_samples(X) + shift, fractions.score_samples(pixels / 255), rtol=1e-9)
+    assert model.history_[-1].elbo + shift == pytest.approx(fractions.history_[-1].elbo)
+    assert model.health_.baseline + shift == pytest.approx(fractions.health_.baseline)
+    same = model.score_samples(pixels) - model.score_samples(X)  # read as pixels, also by a model of fractions
+    np.testing.assert_allclose(same, -6 * np.log(255) if fitted_to == "fractions" else 0, atol=1e-9)
+    unit = 1 if likelihood == "sigmoid-gaussian" or fitted_to == "fractions" else 255
+    np.testing.assert_allclose(model.reconstruct(X), unit * fractions.reconstruct(pixels / 255), rtol=1e-9)
 
 
 def test_uint8_of_a_model_fitted_to_larger_numbers(rng):
@@ -148,8 +158,10 @@ def test_binary_uint8_is_not_divided(rng):
         (np.array([[0, 1]]), "bernoulli", "nothing but 0 and 1"),
         (np.array([[0, 1]], np.uint8), "bernoulli", "nothing but 0 and 1"),
         (np.array([[0, 200]], np.uint8), "bernoulli", "not a probability of the data"),
-        (np.array([[0.2, 1.0]]), "bernoulli", "not a probability of the data"),
-        (np.array([[0, 200]]), "gaussian", "from 0 to 200"),
+        (np.array([[0, 100]], np.uint8), "gaussian", "integers from 0 to 100: they are taken as counts"),
+        (np.array([[0, 200]]), "gaussian", "integers from 0 to 200: they are taken as counts"),
+        (np.array([[2 / 255, 1.0]]), "bernoulli", "not a probability of the data"),
+        (np.array([[0.21, 1.0]]), "gaussian", "X lies in [0, 1], but"),
         (np.array([[-0.1, 0.5]]), "gaussian", "from -0.1 to 0.5"),
         (np.array([[0.5, 1.5]]), "gaussian", "from 0.5 to 1.5"),
     ],
@@ -178,7 +190,7 @@ def test_fit_says_what_it_chose(rng, capsys):
     for message in (
         "n_components: 4 (",
         "hidden_layer_sizes: (100,) (",
-        "likelihood: bernoulli (X lies",
+        "likelihood: gaussian (X lies",
         "learning rate: ",
     ):
         assert message in said and any(line.startswith(message) for line in model.report_)
@@ -208,10 +220,12 @@ def test_read_only_and_odd_arrays(X):
         X.tolist(),
         X.astype(object),
         X.astype(">f8"),
-        X.astype("f2"),
         np.repeat(X, 2, 0)[::2],
     ):
-        assert npvae.VAE(**SMALL).fit(same).score(same) == pytest.approx(expected, rel=1e-3)
+        assert npvae.VAE(**SMALL).fit(same).score(same) == expected
+    half = X.astype("f2")
+    scores = [npvae.VAE(**SMALL, likelihood="bernoulli").fit(same).score(same) for same in (half, half.astype(float))]
+    assert scores[0] == scores[1]
 
 
 def test_settings_are_scikit_learns(X):
@@ -291,10 +305,111 @@ def test_bad_data(X, error, message):
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "sigmoid-gaussian"])
 def test_data_outside_the_unit_interval(X, likelihood):
-    with pytest.raises(
-        ValueError, match=rf"X has values from .* to 3; the {likelihood} likelihood expects .* \[0, 1\]"
-    ):
-        npvae.VAE(**SMALL, likelihood=likelihood).fit(np.where(X > 0.9, 3.0, X))
+    outside = X.copy()
+    outside[3, 4], outside[5, 2] = 3, -0.5
+    message = rf"X has values from -0.5 to 3, by 2 outside \[0, 1\] in column 4; the {likelihood} likelihood expects"
+    with pytest.raises(ValueError, match=message + ".*or fit with likelihood='gaussian'"):
+        npvae.VAE(**SMALL, likelihood=likelihood).fit(outside)
+
+
+def test_a_density_takes_what_the_training_data_did_not_have(X):
+    """New rows beyond the range of the fit have a score, a code and a reconstruction; also those for validation."""
+    new = X * 1.5 - 0.25
+    for likelihood in ("gaussian", "sigmoid-gaussian"):
+        model = npvae.VAE(**SMALL, likelihood=likelihood).fit(X, X_valid=new)
+        for answer in (model.score_samples(new), model.transform(new), model.reconstruct(new)):
+            assert np.isfinite(answer).all()
+        assert model.partial_fit(new).score(new) > -1e6
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_what_is_outside_by_rounding_is_clipped_with_a_warning(model, X, dtype):
+    exact = X.astype(dtype)
+    exact[0] = 1
+    for excess in (5e-7, np.finfo(dtype).eps):
+        near = exact.copy()
+        near[0, 3] += excess
+        for call in (model.score_samples, model.transform, model.reconstruct):
+            with pytest.warns(UserWarning, match=r"X has values up to .* outside \[0, 1\]: they are clipped"):
+                np.testing.assert_array_equal(call(near), call(exact))
+        assert near.max() > 1  # the caller's array is unchanged
+        with pytest.warns(UserWarning, match="clipped"):
+            assert npvae.VAE(**SMALL).fit(near).likelihood_ == "bernoulli"
+    near[0, 3] = 1 + 2e-6
+    with pytest.raises(ValueError, match="by 2.*e-06 outside"):
+        model.score(near)
+
+
+@pytest.mark.parametrize("given", ["f2", "f4", "f8", "g", ">f4", ">f8", "i4", "u1", "?"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "sigmoid-gaussian"])
+def test_what_comes_out_has_the_floating_type_of_what_went_in(rng, likelihood, dtype, given):
+    X, Z = (rng.random((60, 6)) < 0.5).astype(given), rng.standard_normal((3, 2)).astype(given)
+    model = npvae.VAE(**SMALL | {"max_epochs": 1}, likelihood=likelihood, dtype=dtype).fit(X)
+    expected = np.dtype(given).newbyteorder("=") if np.dtype(given).kind == "f" else np.dtype(dtype)
+    answers = model.transform(X), model.reconstruct(X), model.inverse_transform(Z), model.predictive_std(Z)
+    assert [answer.dtype for answer in (*answers, model.sample(2))] == [expected] * 5
+    assert model.score_samples(X).dtype == float
+
+
+def pixels_of_digits(rng, n_rows=40):
+    return npvae.datasets.make_digits(n_rows, random_state=int(rng.integers(99)))[0]
+
+
+@pytest.mark.parametrize(
+    "make, expected",
+    {
+        "uint8": (lambda X: X, "pixels of 8 bits"),
+        "int64": (lambda X: X.astype(int), "pixels of 8 bits"),
+        "float64": (lambda X: X.astype(float), "pixels of 8 bits"),
+        "float32 fractions": (lambda X: X.astype("f4") / 255, "multiples of 1/255"),
+        "float16 fractions": (lambda X: X.astype("f2") / np.float16(255), "multiples of 1/255"),
+        "by the reciprocal": (lambda X: X.astype("f4") * np.float32(1 / 255), "multiples of 1/255"),
+        "float32, then float64": (lambda X: (X / 255).astype("f4").astype(float), "multiples of 1/255"),
+        "blurred": (lambda X: (X[:, ::2] * 0.7 + X[:, 1::2] * 0.3) / 255, "mostly near 0 or 1"),
+        "levels 0 to 16": (lambda X: X // 16, None),
+        "counts": (lambda X: np.random.default_rng(0).poisson(90, X.shape), None),
+        "counts as uint8": (lambda X: np.random.default_rng(0).poisson(60, X.shape).astype("u1"), None),
+        "a table with 255": (lambda X: np.c_[np.arange(256), np.random.default_rng(0).poisson(3, (256, 5))], None),
+        "scaled": (lambda X: np.random.default_rng(0).random(X.shape), None),
+        "amounts, scaled": (lambda X: np.random.default_rng(0).lognormal(0, 3, (99, 5)) / 1e5, None),
+        "thirds": (lambda X: np.random.default_rng(0).integers(0, 4, (40, 5)) / 3, None),
+        "fifths": (lambda X: np.random.default_rng(0).integers(0, 6, (40, 5)) / 5, None),
+        "seventeenths": (lambda X: np.random.default_rng(0).integers(0, 18, (40, 5)) / 17, None),
+    }.values(),
+)  # fmt: skip
+def test_pixels_are_told_from_tables(rng, make, expected):
+    likelihood, reason = choose_likelihood(survey(make(pixels_of_digits(rng))))
+    assert likelihood == ("gaussian" if expected is None else "bernoulli") and (expected or "standardized") in reason
+
+
+@pytest.mark.parametrize("dtype", ["i2", "i8", "f4", "f8"])
+def test_levels_of_any_type_are_pixels_as_uint8_is(rng, dtype):
+    pixels = pixels_of_digits(rng)
+    settings = SMALL | {"max_epochs": 1}
+    models = [npvae.VAE(**settings).fit(X) for X in (pixels, pixels.astype(dtype))]
+    for given in (pixels, pixels.astype(dtype)):
+        np.testing.assert_array_equal(models[1].score_samples(given), models[0].score_samples(pixels))
+    assert models[1].reconstruct(pixels.astype(dtype)).max() <= 1
+    assert any("divided by 255" in line for line in models[1].report_)
+
+
+def test_small_uint8_is_divided_only_with_a_word(rng):
+    X = rng.integers(0, 17, (60, 6), dtype=np.uint8)
+    assert npvae.VAE(**SMALL).fit(X).likelihood_ == "gaussian"
+    report = npvae.VAE(**SMALL, likelihood="bernoulli").fit(X).report_
+    assert any("divided by 255, but its largest value is 16: if 16 is white, fit X / 16" in line for line in report)
+
+
+def test_grey_values_that_a_bernoulli_cannot_learn_are_named(rng):
+    """A table in [0, 1]: its likelihood is named as the cause, not the training."""
+    X = rng.standard_normal((300, 2)) @ rng.standard_normal((2, 8))
+    X = 0.45 + 0.1 * (X - X.min(0)) / np.ptp(X, axis=0)
+    warnings = npvae.VAE(**SMALL | {"max_epochs": 20}, likelihood="bernoulli").fit(X).health_.warnings
+    assert any("the likelihood is Bernoulli, and X has values between 0 and 1" in warning for warning in warnings)
+    assert not any("training too short" in warning for warning in warnings)
+    binary = npvae.VAE(**SMALL).fit(rng.random((60, 6)) < 0.5).health_.warnings
+    assert not any("likelihood is Bernoulli" in warning for warning in binary)
 
 
 def test_data_unlike_that_of_the_fit(model, X):
@@ -305,14 +420,14 @@ def test_data_unlike_that_of_the_fit(model, X):
         model.inverse_transform(np.zeros((1, 3)))
     with pytest.raises(ValueError, match="X_valid has 5 features"):
         npvae.VAE(**SMALL).fit(X, X_valid=X[:, :5])
-    with pytest.raises(ValueError, match=r"values from .* to 2; the bernoulli"):
+    with pytest.raises(ValueError, match=r"values from .* to 2, by 1 outside"):
         model.score(X.round() * 2)
 
 
 def test_a_refused_fit_loses_nothing(model, X):
     before = model.score(X)
     with pytest.raises(ValueError, match="X holds 1 NaN"):
-        model.fit(np.where(X.max() == X, np.nan, X))
+        model.fit(np.where(np.arange(60)[:, None] + np.arange(6) == 0, np.nan, X))
     with pytest.raises(ValueError, match="X_valid has 5"):
         model.fit(X, X_valid=X[:, :5])
     with pytest.raises(ValueError, match="backend is 'gpu'"):

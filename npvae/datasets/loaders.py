@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,9 @@ class Dataset(NamedTuple):
     """
 
     name: str
-    X_train: NDArray[np.uint8]  # (rows, pixels)
-    X_valid: NDArray[np.uint8] | None
-    X_test: NDArray[np.uint8]
+    X_train: NDArray[Any]  # (rows, pixels), uint8, or float32 in [0, 1]
+    X_valid: NDArray[Any] | None
+    X_test: NDArray[Any]
     y_train: NDArray[np.uint8] | None  # (rows,)
     y_valid: NDArray[np.uint8] | None
     y_test: NDArray[np.uint8] | None
@@ -152,6 +152,8 @@ def load_mnist(data_dir: files.PathLike | None = None) -> Dataset:
 def load_frey_face(data_dir: files.PathLike | None = None) -> Dataset:
     """Load Frey Face: 1965 frames of a video of one face, 28 x 20 grey values (B. Frey and S. Roweis).
 
+    The grey values are float32 in [0, 1]: a density of them is in the units of the paper.
+
     1600 frames, drawn with a fixed seed, are for training and the other 365 for testing; there are no labels and no
     validation frames.
 
@@ -175,7 +177,7 @@ def load_frey_face(data_dir: files.PathLike | None = None) -> Dataset:
     >>> load_frey_face("/path/to/frey").X_train.shape  # doctest: +SKIP
     (1600, 560)
     """
-    frames = files.read(_FREY_FACE, data_dir)
+    frames = (files.read(_FREY_FACE, data_dir) * (1 / 255)).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(frames))
     return Dataset("frey", frames[order[:1600]], None, frames[order[1600:]], None, None, None, (28, 20))
 

@@ -84,7 +84,8 @@ def examine(fitted: Fitted, data: Data, history: Sequence[Epoch]) -> Health:
     elbo = float(np.mean(fitted.score(data)))
     baseline = model.likelihood.baseline(mean, square - mean**2) + data.log_jacobian
     active, at_floor = tuple(map(bool, mu.var(axis=0) > ACTIVE)), float(clipped)
-    warnings = tuple(_warnings(elbo, baseline, active, at_floor, history))
+    grey = model.architecture.likelihood == "bernoulli" and bool(np.any(mean > square))  # x^2 = x for 0 and 1 alone
+    warnings = tuple(_warnings(elbo, baseline, active, at_floor, history, grey))
     return Health(elbo, baseline, tuple(map(float, kl)), active, at_floor, warnings)
 
 
@@ -100,9 +101,14 @@ def _batches(fitted, data):
         yield *(np.array(to_numpy(output), float) for output in encoded), x.sum(axis=0), (x * x).sum(axis=0), clipped
 
 
-def _warnings(elbo, baseline, active, clipped, history):
+def _warnings(elbo, baseline, active, clipped, history, grey):
     bounds = [epoch.elbo for epoch in history]
-    if not elbo > baseline:
+    if grey and not (elbo > baseline and any(active)):
+        yield (
+            "the likelihood is Bernoulli, and X has values between 0 and 1: to a Bernoulli each of them is a coin, "
+            "whose noise hides how the columns depend on each other. Fit with likelihood='gaussian'"
+        )
+    elif not elbo > baseline:
         yield (
             "no better than independent columns: the model has not learnt how the columns of X depend on each other "
             "(the columns may be independent, training too short, or the learning rate unsuitable)"
