@@ -269,8 +269,8 @@ SETTINGS: dict[str, Setting] = {
         'values in [0, 1]) are Bernoulli, anything else is Gaussian on standardized columns. "sigmoid-gaussian" is a '
         "Gaussian with means in (0, 1), as for the Frey faces of the paper. The log-variance of a Gaussian is at least "
         "-13.57: this is the rounding error of an 8-bit pixel in [0, 1], and 1/883 of the standard deviation of a "
-        'standardized column. For "bernoulli" and "sigmoid-gaussian", uint8 data and integers that look like pixels are '
-        "divided by 255, unless there are only zeros and ones.",
+        'standardized column. For "bernoulli" and "sigmoid-gaussian", uint8 data and integers that look like pixels '
+        "are divided by 255, unless there are only zeros and ones.",
         option="--likelihood",
     ),
     "estimator": Setting(
