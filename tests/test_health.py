@@ -100,3 +100,15 @@ def test_any_variance_of_q_is_examined(rng, log_var):
     with np.errstate(all="ignore"):
         kl = examine(model.fitted_, model.fitted_.data(X), model.history_).kl
     assert kl == ((np.inf, np.inf) if log_var > 0 else pytest.approx([(-1 - log_var) / 2] * 2, rel=1e-2))
+
+
+def test_an_unlucky_last_step_is_said(rng):
+    """A bound below the best epoch's by more than the stated amount; not one within it."""
+    X = low_rank(rng, 400, 6)
+    model = npvae.VAE(**SMALL).fit(X)
+    scores = model.score_samples(X)
+    amount = 1 + 3 * scores.std() / 20
+    for above, said in ((amount + 0.01, True), (amount - 0.01, False)):
+        history = [Epoch(i + 4, 0, scores.mean() + shift, np.nan, 0.0) for i, shift in enumerate((-9, above, -1))]
+        warnings = examine(model.fitted_, model.fitted_.data(X), history).warnings
+        assert any("epoch 5 had" in warning and "unlucky" in warning for warning in warnings) == said

@@ -18,6 +18,9 @@ ACTIVE = 0.01
 #: A log-variance counts as "at its floor" if it is this close to it. A larger share of them than MANY gives a warning.
 NEAR_FLOOR, MANY = 0.1, 0.01
 
+#: The parameters kept may have a bound lower than the best epoch's by this many nats, and by this many standard errors.
+UNLUCKY, ERRORS = 1.0, 3.0
+
 
 class Health(NamedTuple):
     """What `examine` finds on rows of the training data. ``VAE.fit`` stores it as ``health_``.
@@ -81,11 +84,12 @@ def examine(fitted: Fitted, data: Data, history: Sequence[Epoch]) -> Health:
     mu, log_var = (np.concatenate([batch[n] for batch in batches]) for n in (0, 1))
     mean, square, clipped = (sum(batch[n] for batch in batches) / len(mu) for n in (2, 3, 4))
     kl = kl_from_standard_normal(mu, log_var).mean(axis=0) + model.divergence_of_noise
-    elbo = float(np.mean(fitted.score(data)))
+    scores = fitted.score(data)
+    elbo, error = float(np.mean(scores)), float(np.std(scores) / np.sqrt(len(scores)))
     baseline = model.likelihood.baseline(mean, square - mean**2) + data.log_jacobian
     active, at_floor = tuple(map(bool, mu.var(axis=0) > ACTIVE)), float(clipped)
     grey = model.architecture.likelihood == "bernoulli" and bool(np.any(mean > square))  # x^2 = x for 0 and 1 alone
-    warnings = tuple(_warnings(elbo, baseline, active, at_floor, history, grey))
+    warnings = tuple(_warnings(elbo, error, baseline, active, at_floor, history, grey))
     return Health(elbo, baseline, tuple(map(float, kl)), active, at_floor, warnings)
 
 
@@ -101,7 +105,7 @@ def _batches(fitted, data):
         yield *(np.array(to_numpy(output), float) for output in encoded), x.sum(axis=0), (x * x).sum(axis=0), clipped
 
 
-def _warnings(elbo, baseline, active, clipped, history, grey):
+def _warnings(elbo, error, baseline, active, clipped, history, grey):
     bounds = [epoch.elbo for epoch in history]
     if grey and not (elbo > baseline and any(active)):
         yield (
@@ -122,3 +126,9 @@ def _warnings(elbo, baseline, active, clipped, history, grey):
         )
     if len(bounds) > 2 and bounds[-1] == min(bounds):
         yield f"the training bound fell from {bounds[0]:.2f} to {bounds[-1]:.2f} nats: a smaller learning_rate may help"
+    elif bounds and elbo < max(bounds) - UNLUCKY - ERRORS * error:
+        yield (
+            f"the parameters kept have a bound of {elbo:.2f} nats on training data, and epoch "
+            f"{history[int(np.argmax(bounds))].epoch} had {max(bounds):.2f}: the last steps were unlucky. A smaller "
+            "learning_rate may help, or validation data: then the best parameters are kept"
+        )
