@@ -87,7 +87,7 @@ def begin(
         valid = preprocessor.data(survey(X_valid, "X_valid"), "X_valid")
     for message in messages:
         say(message)
-    architecture = architecture_of(settings, preprocessor.likelihood, table.X.shape[1])
+    architecture = architecture_of(settings, preprocessor, table.X.shape[1])
     epochs, n_rows = max_epochs or settings.max_epochs, len(table.X)
     backend = _choose_backend(settings, architecture, n_rows, epochs)
     seed = _seed(settings.random_state)
@@ -215,22 +215,23 @@ def starting_point(settings: SimpleNamespace, X: ArrayLike, fitted: Fitted | Non
         return StartingPoint(model.architecture, fitted.data(X), vector, model.backend)
     table = survey(X)
     preprocessor, _ = _choose_preprocessing(settings, table)
-    architecture = architecture_of(settings, preprocessor.likelihood, table.X.shape[1])
+    architecture = architecture_of(settings, preprocessor, table.X.shape[1])
     model = make_model(architecture, settings.backend, "cpu", settings.dtype)
     vector = model.initial(generator(_seed(settings.random_state), "weights"), settings.init_std)
     return StartingPoint(architecture, preprocessor.data(table), vector, model.backend)
 
 
-def architecture_of(settings: SimpleNamespace, likelihood: str, n_features: int) -> Architecture:
-    """Return the architecture for these settings and for data with this number of columns."""
+def architecture_of(settings: SimpleNamespace, preprocessor: Preprocessor, n_features: int) -> Architecture:
+    """Return the architecture for these settings and for data that is preprocessed in this way."""
     return Architecture(
         n_features,
         int(settings.n_components),
         tuple(map(int, settings.hidden_layer_sizes)),
         settings.activation,
-        likelihood,
+        preprocessor.likelihood,
         posterior=settings.posterior,
         random_weights=ESTIMATORS[settings.estimator].random_weights,
+        n_binary=preprocessor.n_binary,
     )
 
 

@@ -60,6 +60,8 @@ class Architecture(NamedTuple):
     random_weights : str or None
         Prefix of the names of the arrays that are random and have a Gaussian posterior (full variational Bayes). For
         example, "decoder" selects the whole decoder.
+    n_binary : int
+        Number of binary columns, for a likelihood with several kinds of columns. They are the first ones.
 
     Examples
     --------
@@ -76,6 +78,7 @@ class Architecture(NamedTuple):
     constant_log_var: bool = False
     posterior: str = "gaussian"
     random_weights: str | None = None
+    n_binary: int = 0
 
 
 class Model:
@@ -117,13 +120,14 @@ class Model:
 
     def __init__(self, architecture: Architecture, backend: Backend, dtype: DTypeLike = "float32") -> None:
         self.architecture, self.backend, self.dtype = architecture, backend, np.dtype(dtype)
-        n_features, n_components, hidden, activation, likelihood, constant, posterior, random_weights = architecture
+        n_features, n_components, hidden, activation, likelihood, constant, posterior, random_weights, B = architecture
         self.likelihood, self.posterior = LIKELIHOODS[likelihood], POSTERIORS[posterior].noise
         # Noise and N(0, 1) have the same mean and variance: their KL divergence is the difference of their entropies.
         self.divergence_of_noise = float(Normal().entropy() - self.posterior.entropy())
         heads = [("mu", n_components, "identity", True), ("log_var", n_components, "identity", not constant)]
         encoder = nn.mlp("encoder", n_features, hidden, activation, heads)
-        heads = [(head, n_features, f, head != "log_var" or not constant) for head, f in self.likelihood.heads]
+        sizes = {"all": n_features, "binary": B, "real": n_features - B}
+        heads = [(name, sizes[of], f, name != "log_var" or not constant) for name, f, of in self.likelihood.heads]
         decoder = nn.mlp("decoder", n_components, hidden[::-1], activation, heads)
         shapes = encoder.shapes() | decoder.shapes()
         is_random = () if random_weights is None else (random_weights,)
@@ -201,7 +205,10 @@ class Model:
         return z, kl
 
     def decode(self, parameters: Parameters, z: Array, buffers: Buffers) -> Any:
-        """Compute p(x|z) of z (R, J): an `nn.Pass` whose outputs are the parameters of the likelihood, (R, D) each."""
+        """Compute p(x|z) of z (R, J): an `nn.Pass` whose outputs are the parameters of the likelihood.
+
+        They are (R, D) each, or have the columns of a kind.
+        """
         return self.decoder.forward(parameters, z, buffers)
 
     def layers(self, encoded: Any, decoded: Any) -> list[tuple[str, Array]]:
@@ -272,4 +279,4 @@ class Model:
 
     def mean(self, outputs: tuple) -> NDArray:
         """Return E[x|z] (R, D) from the outputs of `decode`, as a new NumPy array."""
-        return self.likelihood.mean(self.backend.to_numpy(outputs[0]))
+        return self.likelihood.mean([self.backend.to_numpy(output) for output in outputs])

@@ -50,6 +50,8 @@ def to_file(vae: Any) -> tuple[dict[str, Any], dict[str, NDArray]]:
     if not np.array_equal(state.parameters, vector):  # `vector` has the best validation bound; training ended elsewhere
         arrays["last"] = state.parameters
     arrays |= {ESTIMATOR + name: array for name, array in state.estimator.items()}
+    if vae.preprocessor_.order is not None:
+        arrays["order"] = vae.preprocessor_.order
     return header, arrays | vae.preprocessor_.scaling._asdict()
 
 
@@ -91,8 +93,11 @@ def from_file(kind: type, header: Mapping[str, Any], arrays: Mapping[str, NDArra
     vector = _expect(arrays, "parameters", layout.size)
     vae.parameters_ = layout.view(np.array(vector))
     scaling = Scaling(*(_expect(arrays, name, vae.architecture_.n_features) for name in Scaling._fields))
-    units = header["units"] if "units" in header else (header["uint8_scale"], 1.0)  # before version 0.2
-    vae.preprocessor_ = Preprocessor(vae.architecture_.likelihood, scaling, *map(float, units))
+    uint8_unit, unit = header["units"] if "units" in header else (header["uint8_scale"], 1.0)  # before version 0.2
+    vae.preprocessor_ = Preprocessor(
+        vae.architecture_.likelihood, scaling, float(uint8_unit), float(unit), vae.architecture_.n_binary,
+        arrays.get("order"),
+    )  # fmt: skip
     progress = dict(header["progress"])
     baseline = progress.pop("estimator", None)  # before version 0.2: a number, the only state of any estimator
     state = {name.removeprefix(ESTIMATOR): arrays[name] for name in arrays if name.startswith(ESTIMATOR)}

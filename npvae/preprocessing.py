@@ -62,6 +62,11 @@ ROUNDING = 1e-6
 #: in 50 is within 0.05 of 1: a column of amounts that was scaled by an outlier has nearly all values close to 0.
 NEAR, MOST, SOME = 0.05, 0.5, 0.02
 
+#: In a table of integers most of whose columns begin at 0, as those of counts and levels do, a column of 0 and 1 may be
+#: a rare count or a pixel that is hardly ever set. It is binary if the rarer value has this share of the rows, and no
+#: column ends at 2 or 3.
+RARE = 0.05
+
 
 class Survey(NamedTuple):
     """A table that has been checked, with its range and what its values look like. `survey` returns it.
@@ -79,6 +84,7 @@ class Survey(NamedTuple):
     low: NDArray  # (D,) least value of each column
     high: NDArray  # (D,) largest value of each column
     binary: NDArray[np.bool_]  # (D,) whether all values of a column are 0 or 1
+    ones: NDArray[np.int64]  # (D,) how many of a binary column are 1
     integers: bool  # whether all values are integers, of any type
     grey: str  # why floats in [0, 1] look like grey values; "" if they do not
 
@@ -86,6 +92,11 @@ class Survey(NamedTuple):
     def is_binary(self) -> bool:
         """Whether all values are 0 or 1."""
         return bool(self.binary.all())
+
+    @property
+    def both(self) -> NDArray[np.bool_]:
+        """Which columns have values 0 and 1, both of them, and no others: (D,)."""
+        return self.binary & (self.low < self.high)
 
     @property
     def has_levels(self) -> bool:
@@ -181,7 +192,7 @@ def survey(X: ArrayLike, name: str = "X") -> Survey:
     """
     X = as_table(X, name)
     lows, highs, grey = [], [], _Grey(X.dtype, X.shape[1])
-    binary, integers = np.ones(X.shape[1], bool), True
+    binary, integers, ones = np.ones(X.shape[1], bool), True, np.zeros(X.shape[1], np.int64)
     for chunk in chunks(X):
         low, high = chunk.min(axis=0), chunk.max(axis=0)
         binary &= (low >= 0) & (high <= 1)  # the range is a quick test that most data fails
@@ -191,12 +202,14 @@ def survey(X: ArrayLike, name: str = "X") -> Survey:
                 binary[binary] = ((part == 0) | (part == 1)).all(axis=0)
             integers = integers and bool((chunk == np.rint(chunk)).all())
             grey.look(chunk, low.min(), high.max())
+        if binary.any():
+            ones[binary] += np.count_nonzero(chunk[:, binary], axis=0)
         lows.append(low)
         highs.append(high)
     low, high = np.min(lows, axis=0), np.max(highs, axis=0)
     if X.dtype.kind == "f" and not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ValueError(_where_not_finite(X, name))
-    return Survey(X, low, high, binary, integers, grey.verdict(binary, len(X)))
+    return Survey(X, low, high, binary, ones, integers, grey.verdict(binary, len(X)))
 
 
 def as_table(X: ArrayLike, name: str = "X") -> NDArray:
@@ -276,6 +289,7 @@ class Preprocessor(NamedTuple):
     1. Data is multiplied by a unit, 1 or 1/255, which depends on its type alone: ``uint8_unit`` or ``unit``. This is
        how the levels 0 to 255 of pixels become values in [0, 1].
     2. For a likelihood of data in [0, 1], this is x. For the others, the columns are standardized.
+    3. Where the likelihood has columns of several kinds, the binary ones are not scaled, and are put before the others.
 
     Where p(x|z) is a density, ``Data.log_jacobian`` has the factors of both steps.
 
@@ -290,9 +304,11 @@ class Preprocessor(NamedTuple):
     """
 
     likelihood: str
-    scaling: Scaling
+    scaling: Scaling  # of the columns of x
     uint8_unit: float
     unit: float = 1.0  # of all other types
+    n_binary: int = 0
+    order: NDArray[np.int64] | None = None  # (D,) the column of X that each column of x is; None if it is the same
 
     def data(self, table: Survey, name: str = "X") -> Data:
         """Check that a table (N, D) is like the training data, and attach its scaling.
@@ -310,11 +326,14 @@ class Preprocessor(NamedTuple):
                 f"{name} has {X.shape[1]} features, but VAE is expecting {len(scale)} features as input, as fitted"
             )
         unit = self.uint8_unit if X.dtype == np.uint8 else self.unit
-        if not likelihood.density:
-            excess = _check_unit_interval(table, unit, self.likelihood, name)
-            if excess > 0:
-                warn(f"{name} has values up to {excess:.1g} outside [0, 1]: they are clipped, as rounding errors")
-                X = np.clip(X, 0, 1 / unit)
+        order = np.arange(len(scale)) if self.order is None else self.order
+        binary = order[: len(scale) if not likelihood.density else self.n_binary]
+        excess = _check_unit_interval(table, unit, self.likelihood, name, binary)
+        if self.order is not None:
+            X = X[:, order]
+        if excess > 0:
+            warn(f"{name} has values up to {excess:.1g} outside [0, 1]: they are clipped, as rounding errors")
+            X = np.concatenate([np.clip(X[:, : len(binary)], 0, 1 / unit), X[:, len(binary) :]], axis=1)
         log_jacobian = float(np.sum(np.log(scale * unit))) if likelihood.density else 0.0
         return Data(X, Scaling(shift / unit, scale * unit), log_jacobian)
 
@@ -322,30 +341,34 @@ class Preprocessor(NamedTuple):
         """Convert means x (R, D) of the model to the units of the data. Pixels remain floats in [0, 1]."""
         if LIKELIHOODS[self.likelihood].unit_interval:
             return x
-        return x / self.scaling.scale + self.scaling.shift
+        X = x / self.scaling.scale + self.scaling.shift
+        return X if self.order is None else X[:, np.argsort(self.order)]
 
     def far_from(self, table: Survey) -> str:
-        """Say which column of a later piece of the training data lies far outside the scale of the first piece, or "".
+        """Say which column of a later piece lies far outside the scale of the first piece of the training data, or "".
 
-        Far is a root mean square above `FAR` of the values standardized as the first piece was.
+        The table is a survey of `Data.X`. Far is a root mean square above `FAR` of the values standardized as the first
+        piece was.
         """
         if LIKELIHOODS[self.likelihood].unit_interval:
             return ""
         unit, (shift, scale) = self.uint8_unit if table.X.dtype == np.uint8 else self.unit, self.scaling
+        order = np.arange(len(scale)) if self.order is None else self.order
         remedy = "The first piece fixes the scaling of the columns: shuffle the rows before they are cut into pieces"
         mean, deviation = _column_moments(table)
         varies = deviation > _rounding(table)
+        varies[: self.n_binary] = False
         constant = np.flatnonzero((scale == 1) & varies)  # no other column has exactly the scale 1
         if len(constant):
-            return f"column {constant[0]} was constant in the first piece of the data, and is not in this one. {remedy}"
+            return f"column {order[constant[0]]} was constant in the first piece, and is not in this one. {remedy}"
         factor = np.hypot((mean * unit - shift) * scale, deviation * unit * scale)
         column = int(np.argmax(factor))
         if factor[column] <= FAR:
             return ""
         return (
-            f"the values of column {column} are {factor[column]:.3g} times as far from the mean of the first piece as "
-            f"those of the first piece were, and those of {np.sum(factor > FAR)} of {len(factor)} columns more than "
-            f"{FAR} times. {remedy}"
+            f"the values of column {order[column]} are {factor[column]:.3g} times as far from the mean of the first "
+            f"piece as those of the first piece were, and those of {np.sum(factor > FAR)} of {len(factor)} columns more "
+            f"than {FAR} times. {remedy}"
         )
 
 
@@ -353,13 +376,16 @@ class Preprocessor(NamedTuple):
 FAR = 5
 
 
-def _check_unit_interval(table: Survey, unit: float, likelihood: str, name: str) -> float:
-    """Return by how much values are outside [0, 1], at most `ROUNDING`; ValueError if it is more."""
-    outside = np.maximum(table.high * unit - 1.0, -(table.low * unit))
-    excess, column = float(outside.max()), int(outside.argmax())
+def _check_unit_interval(table: Survey, unit: float, likelihood: str, name: str, columns: NDArray) -> float:
+    """Return by how much values of these columns are outside [0, 1], at most `ROUNDING`; ValueError if it is more."""
+    if len(columns) == 0:
+        return 0.0
+    ends = table.low[columns] * unit, table.high[columns] * unit
+    outside = np.maximum(ends[1] - 1.0, -ends[0])
+    excess, column = float(outside.max()), int(columns[outside.argmax()])
     if excess <= ROUNDING:
         return max(excess, 0.0)
-    low, high, read = table.low.min() * unit, table.high.max() * unit, " after dividing by 255" if unit < 1 else ""
+    low, high, read = ends[0].min(), ends[1].max(), " after dividing by 255" if unit < 1 else ""
     raise ValueError(
         f"{name} has values from {low:g} to {high:g}{read}, by {excess:.3g} outside [0, 1] in column {column}; the "
         f"{likelihood} likelihood expects values in [0, 1]. Scale or clip them, or fit with likelihood='gaussian', "
@@ -372,7 +398,7 @@ def choose_likelihood(table: Survey) -> tuple[str, str]:
 
     Returns
     -------
-    likelihood : str, "bernoulli" or "gaussian"
+    likelihood : str, "bernoulli", "mixed" or "gaussian"
     reason : str, for the user
 
     Examples
@@ -392,6 +418,11 @@ def choose_likelihood(table: Survey) -> tuple[str, str]:
         )
     if table.grey:
         return "bernoulli", f"X holds grey values in [0, 1], {table.grey}: they are {probabilities}"
+    if (binary := _binary_columns(table)).any():
+        return (
+            "mixed",
+            f"{binary.sum()} of {len(binary)} columns of X hold nothing but 0 and 1: each has its own family",
+        )
     if table.integers:
         return "gaussian", (
             f"X holds integers from {low:g} to {high:g}: they are taken as counts or measurements, not as pixels, and "
@@ -403,6 +434,14 @@ def choose_likelihood(table: Survey) -> tuple[str, str]:
             "or grey values set likelihood='bernoulli'"
         )
     return "gaussian", f"X has values from {low:g} to {high:g}: its columns are standardized"
+
+
+def _binary_columns(table: Survey) -> NDArray[np.bool_]:
+    """Return which columns are binary in data of several kinds, (D,): see `RARE`."""
+    if not table.integers or table.low.min() < 0 or np.mean(table.low[~table.both] == 0) <= 0.5:
+        return table.both
+    rarer = np.minimum(table.ones, len(table.X) - table.ones)
+    return table.both & (rarer >= RARE * len(table.X)) & ~np.isin(table.high, (2, 3)).any()
 
 
 def fingerprints(*datasets: Data | None) -> list[list | None]:
@@ -457,12 +496,14 @@ def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list
     is_uint8 = table.X.dtype == np.uint8
     if not row.unit_interval:
         scaling, notices = _standardizing(table)
+        if likelihood == "mixed":
+            return _mixed(table, scaling), notices
         # Of floats in [0, 1], uint8 rows are the pixels; otherwise a number of any type is just this number.
         fractions = not table.integers and table.low.min() >= 0 and table.high.max() <= 1
         return Preprocessor(likelihood, scaling, uint8_unit=1 / 255 if fractions else 1.0), notices
     unit = 1 / 255 if table.has_levels and not is_uint8 else 1.0
     uint8_unit = 1.0 if table.is_binary else 1 / 255
-    _check_unit_interval(table, uint8_unit if is_uint8 else unit, likelihood, "X")
+    _check_unit_interval(table, uint8_unit if is_uint8 else unit, likelihood, "X", np.arange(n_features))
     notices, high = [], table.high.max()
     if is_uint8 and 1 < high < PIXELS_REACH:
         notices.append(
@@ -471,6 +512,19 @@ def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list
     if unit < 1:
         notices.append(f"X holds integers up to {high:g} that look like pixels: they are divided by 255")
     return Preprocessor(likelihood, Scaling(np.zeros(n_features), np.ones(n_features)), uint8_unit, unit), notices
+
+
+def _mixed(table: Survey, scaling: Scaling) -> Preprocessor:
+    """Return the `Preprocessor` of columns of several kinds, from the scaling that standardizes all of them."""
+    binary = table.both
+    if not binary.any() or binary.all():
+        raise ValueError(
+            f"likelihood is 'mixed', but {binary.sum()} of {len(binary)} columns of X have the values 0 and 1; "
+            "expected some, but not all. For columns of one kind there are 'bernoulli' and 'gaussian'"
+        )
+    order = np.argsort(~binary, kind="stable")
+    scaling = Scaling(np.where(binary, 0, scaling.shift)[order], np.where(binary, 1, scaling.scale)[order])
+    return Preprocessor("mixed", scaling, uint8_unit=1.0, n_binary=int(binary.sum()), order=order)
 
 
 def _standardizing(table: Survey) -> tuple[Scaling, list[str]]:

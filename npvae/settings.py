@@ -266,11 +266,12 @@ SETTINGS: dict[str, Setting] = {
         OneOf(("auto",), LIKELIHOODS),
         "Family of p(x|z).",
         '"auto" looks at the data: zeros and ones, and pixels (uint8 above 127, integers up to 255 like those, grey '
-        'values in [0, 1]) are Bernoulli, anything else is Gaussian on standardized columns. "sigmoid-gaussian" is a '
-        "Gaussian with means in (0, 1), as for the Frey faces of the paper. The log-variance of a Gaussian is at least "
-        "-13.57: this is the rounding error of an 8-bit pixel in [0, 1], and 1/883 of the standard deviation of a "
-        'standardized column. For "bernoulli" and "sigmoid-gaussian", uint8 data and integers that look like pixels '
-        "are divided by 255, unless there are only zeros and ones.",
+        'values in [0, 1]) are Bernoulli; a table with some columns of zeros and ones is "mixed", with these Bernoulli '
+        "and the others Gaussian; anything else is Gaussian. The columns of a Gaussian are standardized. "
+        '"sigmoid-gaussian" is a Gaussian with means in (0, 1), as for the Frey faces of the paper. The log-variance '
+        "of a Gaussian is at least -13.57: this is the rounding error of an 8-bit pixel in [0, 1], and 1/883 of the "
+        'standard deviation of a standardized column. For "bernoulli" and "sigmoid-gaussian", uint8 data and integers '
+        "that look like pixels are divided by 255, unless there are only zeros and ones.",
         option="--likelihood",
     ),
     "estimator": Setting(

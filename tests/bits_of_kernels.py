@@ -26,6 +26,8 @@ def results(dtype, M, D, L):
     x, z, first, second, weights = normal(M, D), *(normal(L * M, D) for _ in range(3)), normal(L * M)
     yield "gaussian_log_prob", cpu.gaussian_log_prob(x, first, second, weights)
     yield "bernoulli_log_prob", cpu.bernoulli_log_prob(np.abs(x) % 1, first, weights)
+    parts = np.array(first[:, : D // 2]), np.array(first[:, D // 2 :]), np.array(second[:, D // 2 :])
+    yield "mixed_log_prob", cpu.mixed_log_prob(np.abs(x) % 1, *parts, weights)
     mu, log_var = normal(M, D), normal(M, D)
     for analytic_kl in (True, False):
         yield "gaussian_latent", cpu.gaussian_latent(mu, log_var, z, analytic_kl)

@@ -171,12 +171,15 @@ def test_add_log_prior(rng, backend, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("M, D, L", [(1, 1, 1), (5, 37, 3)])
+@pytest.mark.parametrize("M, D, L", [(1, 2, 1), (5, 37, 3)])
 def test_log_probs(rng, dtype, M, D, L):
     x = rng.random((M, D)).astype(dtype)
     first, second = (3 * normal(rng, dtype, L * M, D) for _ in range(2))
     weights = normal(rng, dtype, L * M)
-    for name, parameters in (("bernoulli_log_prob", (first,)), ("gaussian_log_prob", (first, second))):
+    B = D // 2
+    mixed = np.array(first[:, :B]), np.array(first[:, B:]), np.array(second[:, B:])
+    densities = {"bernoulli_log_prob": (first,), "gaussian_log_prob": (first, second), "mixed_log_prob": mixed}
+    for name, parameters in densities.items():
         arguments = x, *parameters, weights
         expected = getattr(reference, name)(*(a.astype(float) for a in arguments))
         for actual, exact in zip(getattr(cpu, name)(*arguments, (None,) * len(expected)), expected):

@@ -184,6 +184,9 @@ def test_likelihoods(rng, dtype, shape):
     check(found, reference.bernoulli_log_prob(x, outputs[0], weights), dtype)
     found = cuda.gaussian_log_prob(*on_device(dtype, x, outputs[1], outputs[1], weights))
     check(found, reference.gaussian_log_prob(x, outputs[1], outputs[1], weights), dtype)
+    parts = np.array(outputs[0][:, :2]), *(np.array(output[:, 2:]) for output in outputs)
+    found = cuda.mixed_log_prob(*on_device(dtype, x, *parts, weights))
+    check(found, reference.mixed_log_prob(x, *parts, weights), dtype)
 
 
 @pytest.mark.parametrize("X_dtype", [np.uint8, np.float32, np.float64, np.int64])

@@ -30,6 +30,7 @@ SIGNATURES = {
     "log_prior": "f2 f1 f2",
     "bernoulli": "f2 f2 f1 f1 f2",
     "gaussian": "f2 f2 f2 f1 f1 f2 f2",
+    "mixed": "f2 f2 f2 f2 f1 f1 f2 f2 f2",
     "gather": "uint8:2 int64:2 int32:1 float64:1 float64:1 f2",
     "gather_float32": "float32:2 int64:2 int32:1 float64:1 float64:1 f2",
     "gather_float64": "float64:2 int64:2 int32:1 float64:1 float64:1 f2",

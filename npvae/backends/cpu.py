@@ -292,6 +292,34 @@ def _gaussian_row(x, mu, log_var, weight, dmu, dlog_var):
     return -half * total
 
 
+def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None)):
+    """See `reference.mixed_log_prob`."""
+    log_prob, dlogits = _outputs(logits, out[:2])
+    _, *gradients = _outputs(mu, (log_prob, *out[2:]))
+    parameters = logits, mu, log_var
+    _mixed_log_prob(x, parameters, weights, log_prob, (dlogits, *gradients), _threads(logits.size + mu.size))
+    return log_prob, dlogits, *gradients
+
+
+@njit(parallel=True, **OPTIONS)
+def _mixed_log_prob(x, parameters, weights, log_prob, gradients, threads):
+    if threads == 1:
+        for row in range(len(log_prob)):
+            log_prob[row] = _mixed_row(x[row % len(x)], row, parameters, weights[row], gradients)
+    else:
+        for row in prange(len(log_prob)):
+            log_prob[row] = _mixed_row(x[row % len(x)], row, parameters, weights[row], gradients)
+
+
+@njit(**ROW)
+def _mixed_row(x, row, parameters, weight, gradients):
+    logits, mu, log_var = parameters
+    dlogits, dmu, dlog_var = gradients
+    B = logits.shape[1]
+    binary = _bernoulli_row(x[:B], logits[row], weight, dlogits[row])
+    return binary + _gaussian_row(x[B:], mu[row], log_var[row], weight, dmu[row], dlog_var[row])
+
+
 def _outputs(parameter, out):
     """Return the arrays for a log-density and its gradients; makes new ones in place of None.
 

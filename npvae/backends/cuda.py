@@ -17,7 +17,7 @@ from .reference import ADAGRAD_EPSILON
 __all__ = [
     "Network", "Runner", "adagrad_step", "add_log_prior", "asarray", "bernoulli_log_prob", "dense", "dense_backward",
     "empty", "gather", "gaussian_latent", "gaussian_latent_backward", "gaussian_log_prob", "gaussian_log_q", "gradient",
-    "sgd_step", "to_numpy",
+    "mixed_log_prob", "sgd_step", "to_numpy",
 ]  # fmt: skip
 
 #: Networks are computed layer by layer: captured as a graph, their kernels cost no calls.
@@ -112,6 +112,14 @@ def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None)):
     """See `reference.gaussian_log_prob`."""
     results = get_or_empty(out, mu.shape[:1], mu.shape, mu.shape, dtype=mu.dtype)
     launch(kernels.GAUSSIAN[mu.dtype], mu.shape[0], kernels.THREADS, x, mu, log_var, weights, *results)
+    return results
+
+
+def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None)):
+    """See `reference.mixed_log_prob`."""
+    results = get_or_empty(out, mu.shape[:1], logits.shape, mu.shape, mu.shape, dtype=mu.dtype)
+    arguments = x, logits, mu, log_var, weights
+    launch(kernels.MIXED[mu.dtype], mu.shape[0], kernels.THREADS, *arguments, *results)
     return results
 
 

@@ -252,22 +252,51 @@ def make_log_prior(dtype):
 # The likelihoods: a block for each row --------------------------------------------------------------------------------
 
 
+def make_bernoulli_part(dtype):
+    """Return the device function of a thread's part of a row: the Bernoulli likelihood of the first columns of x."""
+
+    @cuda.jit(device=True)
+    def bernoulli_part(x, row, logits, weight, dlogits):
+        i, total = row % x.shape[0], dtype(0)
+        for d in range(cuda.threadIdx.x, logits.shape[1], THREADS):
+            a, pixel = logits[row, d], x[i, d]
+            total += pixel * a - softplus(a)
+            dlogits[row, d] = weight * (pixel - sigmoid(a))
+        return total
+
+    return bernoulli_part
+
+
+def make_gaussian_part(dtype):
+    """Return the device function of a thread's part of a row: the Gaussian likelihood of the last columns of x."""
+
+    @cuda.jit(device=True)
+    def gaussian_part(x, row, mu, log_var, weight, dmu, dlog_var):
+        i, half, total = row % x.shape[0], dtype(0.5), dtype(0)
+        first = x.shape[1] - mu.shape[1]
+        for d in range(cuda.threadIdx.x, mu.shape[1], THREADS):
+            s, error = log_var[row, d], x[i, first + d] - mu[row, d]
+            precision = math.exp(-s)
+            squared = error * error * precision
+            total += dtype(LOG_2PI) + s + squared
+            dmu[row, d] = weight * error * precision
+            dlog_var[row, d] = weight * half * (squared - dtype(1))
+        return -half * total
+
+    return gaussian_part
+
+
 def make_bernoulli(dtype):
     """Return the kernel of the Bernoulli likelihood."""
+    bernoulli_part = make_bernoulli_part(dtype)
 
     @cuda.jit
     def bernoulli(x, logits, weights, log_prob, dlogits):
         """See `reference.bernoulli_log_prob`."""
-        parts = cuda.shared.array(THREADS, dtype)
-        row, thread = cuda.blockIdx.x, cuda.threadIdx.x
-        i, weight, total = row % x.shape[0], weights[row], dtype(0)
-        for d in range(thread, x.shape[1], THREADS):
-            a, pixel = logits[row, d], x[i, d]
-            total += pixel * a - softplus(a)
-            dlogits[row, d] = weight * (pixel - sigmoid(a))
-        parts[thread] = total
+        parts, row = cuda.shared.array(THREADS, dtype), cuda.blockIdx.x
+        parts[cuda.threadIdx.x] = bernoulli_part(x, row, logits, weights[row], dlogits)
         total = sum_of_block(parts)
-        if thread == 0:
+        if cuda.threadIdx.x == 0:
             log_prob[row] = total
 
     return bernoulli
@@ -275,31 +304,40 @@ def make_bernoulli(dtype):
 
 def make_gaussian(dtype):
     """Return the kernel of the Gaussian likelihood."""
+    gaussian_part = make_gaussian_part(dtype)
 
     @cuda.jit
     def gaussian(x, mu, log_var, weights, log_prob, dmu, dlog_var):
         """See `reference.gaussian_log_prob`."""
-        parts = cuda.shared.array(THREADS, dtype)
-        row, thread, half = cuda.blockIdx.x, cuda.threadIdx.x, dtype(0.5)
-        i, weight, total = row % x.shape[0], weights[row], dtype(0)
-        for d in range(thread, x.shape[1], THREADS):
-            s, error = log_var[row, d], x[i, d] - mu[row, d]
-            precision = math.exp(-s)
-            squared = error * error * precision
-            total += dtype(LOG_2PI) + s + squared
-            dmu[row, d] = weight * error * precision
-            dlog_var[row, d] = weight * half * (squared - dtype(1))
-        parts[thread] = total
+        parts, row = cuda.shared.array(THREADS, dtype), cuda.blockIdx.x
+        parts[cuda.threadIdx.x] = gaussian_part(x, row, mu, log_var, weights[row], dmu, dlog_var)
         total = sum_of_block(parts)
-        if thread == 0:
-            log_prob[row] = -half * total
+        if cuda.threadIdx.x == 0:
+            log_prob[row] = total
 
     return gaussian
 
 
+def make_mixed(dtype):
+    """Return the kernel of the likelihood with binary and real columns."""
+    bernoulli_part, gaussian_part = make_bernoulli_part(dtype), make_gaussian_part(dtype)
+
+    @cuda.jit
+    def mixed(x, logits, mu, log_var, weights, log_prob, dlogits, dmu, dlog_var):
+        """See `reference.mixed_log_prob`."""
+        parts, row = cuda.shared.array(THREADS, dtype), cuda.blockIdx.x
+        binary = bernoulli_part(x, row, logits, weights[row], dlogits)
+        parts[cuda.threadIdx.x] = binary + gaussian_part(x, row, mu, log_var, weights[row], dmu, dlog_var)
+        total = sum_of_block(parts)
+        if cuda.threadIdx.x == 0:
+            log_prob[row] = total
+
+    return mixed
+
+
 DELTA, LATENT, LATENT_BACKWARD = map(by_precision, (make_delta, make_latent, make_latent_backward))
 LOG_Q, LOG_PRIOR = map(by_precision, (make_log_q, make_log_prior))
-BERNOULLI, GAUSSIAN = map(by_precision, (make_bernoulli, make_gaussian))
+BERNOULLI, GAUSSIAN, MIXED = map(by_precision, (make_bernoulli, make_gaussian, make_mixed))
 
 
 # The value of a step, and updates -------------------------------------------------------------------------------------

@@ -88,6 +88,11 @@ class Backend(Protocol):
     ) -> tuple[Array, Array, Array]:
         """See `reference.gaussian_log_prob`."""
 
+    def mixed_log_prob(
+        self, x: Array, logits: Array, mu: Array, log_var: Array, weights: Array, out: tuple = ...
+    ) -> tuple[Array, Array, Array, Array]:
+        """See `reference.mixed_log_prob`."""
+
     def adagrad_step(self, parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
         """See `reference.adagrad_step`."""
 

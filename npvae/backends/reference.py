@@ -352,6 +352,37 @@ def gaussian_log_prob(
     return _into(out, log_prob.ravel(), dmu.reshape(mu.shape), dlog_var.reshape(mu.shape))
 
 
+def mixed_log_prob(
+    x: NDArray, logits: NDArray, mu: NDArray, log_var: NDArray, weights: NDArray, out: tuple = (None, None, None, None)
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """log p(x|z) of data with columns of two kinds: Bernoulli for the first B of x, Gaussian for the others.
+
+    Parameters
+    ----------
+    x (M, D) : binary columns first
+    logits (L * M, B)
+    mu, log_var (L * M, D - B)
+    weights (L * M,)
+    out : arrays for the results
+
+    Returns
+    -------
+    log_prob (L * M,), in nats
+    dlogits (L * M, B), dmu, dlog_var (L * M, D - B) : gradients of ``sum(weights * log_prob)``
+
+    Examples
+    --------
+    >>> zero, one = np.zeros((1, 1)), np.ones(1)
+    >>> log_prob, *gradients = mixed_log_prob(np.array([[1.0, 0.0]]), zero, zero, zero, one)
+    >>> bool(np.isclose(log_prob[0], -np.log(2) - 0.5 * np.log(2 * np.pi)))
+    True
+    """
+    B = logits.shape[1]
+    binary, dlogits = bernoulli_log_prob(x[:, :B], logits, weights)
+    real, dmu, dlog_var = gaussian_log_prob(x[:, B:], mu, log_var, weights)
+    return _into(out, binary + real, dlogits, dmu, dlog_var)
+
+
 # Updates: gradient ascent on the bound per datapoint plus the log-prior of the weights, over the flat vector ----------
 
 

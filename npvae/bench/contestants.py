@@ -50,7 +50,7 @@ class Setup(NamedTuple):
 
     def heads(self) -> tuple[tuple[str, str], ...]:
         """Return (name, activation) of the decoder's heads, the output layers that parametrize p(x|z)."""
-        return tuple((f"head.{name}", activation) for name, activation in LIKELIHOODS[self.likelihood].heads)
+        return tuple((f"head.{name}", activation) for name, activation, _ in LIKELIHOODS[self.likelihood].heads)
 
     def layers(self) -> list[tuple[str, int, int]]:
         """List (name, inputs, outputs) of all layers."""

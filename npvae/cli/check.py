@@ -98,4 +98,11 @@ def models_to_check(arguments: argparse.Namespace, X: np.ndarray) -> Iterator[tu
             for size, net, columns in nets:
                 samples = max(2, ESTIMATORS[estimator].fewest_samples)  # means over samples are checked, too
                 chosen = {"n_samples": samples} | settings | net | {"likelihood": likelihood, "estimator": estimator}
-                yield f"{likelihood}, {estimator}, {size}", VAE(**chosen), columns
+                yield f"{likelihood}, {estimator}, {size}", VAE(**chosen), _suited(columns, likelihood)
+
+
+def _suited(X: np.ndarray, likelihood: str) -> np.ndarray:
+    """Return the data, for columns of several kinds with every second column as 0 and 1."""
+    if likelihood != "mixed":
+        return X
+    return np.where(np.arange(X.shape[1]) % 2, X.mean(axis=0) < X, X.astype(float))

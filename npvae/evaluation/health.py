@@ -86,7 +86,7 @@ def examine(fitted: Fitted, data: Data, history: Sequence[Epoch]) -> Health:
     kl = kl_from_standard_normal(mu, log_var).mean(axis=0) + model.divergence_of_noise
     scores = fitted.score(data)
     elbo, error = float(np.mean(scores)), float(np.std(scores) / np.sqrt(len(scores)))
-    baseline = model.likelihood.baseline(mean, square - mean**2) + data.log_jacobian
+    baseline = model.likelihood.baseline(mean, square - mean**2, model.architecture.n_binary) + data.log_jacobian
     active, at_floor = tuple(map(bool, mu.var(axis=0) > ACTIVE)), float(clipped)
     grey = model.architecture.likelihood == "bernoulli" and bool(np.any(mean > square))  # x^2 = x for 0 and 1 alone
     warnings = tuple(_warnings(elbo, error, baseline, active, at_floor, history, grey))
