@@ -367,8 +367,8 @@ class Preprocessor(NamedTuple):
             return ""
         return (
             f"the values of column {order[column]} are {factor[column]:.3g} times as far from the mean of the first "
-            f"piece as those of the first piece were, and those of {np.sum(factor > FAR)} of {len(factor)} columns more "
-            f"than {FAR} times. {remedy}"
+            f"piece as those of the first piece were, and those of {np.sum(factor > FAR)} of {len(factor)} columns "
+            f"more than {FAR} times. {remedy}"
         )
 
 
