@@ -50,28 +50,32 @@ def plain(source):
         return markdown(*csv.reader(file))
 
 
+#: Data set -> digits after the point, and the bounds that its curve has.
+CURVES = {"mnist": (1, ("train", "valid", "test")), "frey": (0, ("train", "test"))}
+
+
 def curve(source):
     """Return some epochs of the learning curve of a data set, beside the paper and another implementation.
 
-    At the last epoch of the runs with other seeds, the test bound is the median of all seeds.
+    Where runs with other seeds end, the test bound is the median over the seeds.
     """
-    name, digits = Path(source).stem, 1 if source == "results/mnist.csv" else 0
-    rows, seeds = {row["epoch"]: row for row in load(source)}, last_epochs(f"results/{name}-seeds.csv")
-    parts = [part for part in ("train", "valid", "test") if rows[1][f"elbo_{part}"] == rows[1][f"elbo_{part}"]]
-    names = {"train": "training", "valid": "validation", "test": "test"}
-    table = [["epochs", "samples", *map(names.get, parts), "paper, test", "reference, test"]]
+    name = Path(source).stem
+    digits, parts = CURVES[name]
+    rows, table = {row["epoch"]: row for row in load(source)}, []
+    if (HERE / f"results/{name}-seeds.csv").exists():
+        epochs, bounds = zip(*((epochs[-1], bounds[-1]) for epochs, bounds in last_epochs(name).values()))
+        rows[epochs[0]]["elbo_test"] = statistics.median(bounds)
     for other in load("results/elsewhere.csv"):
-        if other["data set"] != name:
-            continue
-        row = rows[other["epoch"]]
-        if row["epoch"] in {epochs[-1] for epochs, _ in seeds.values()}:
-            row["elbo_test"] = statistics.median(bounds[-1] for _, bounds in seeds.values())
-        cells = [f"{bound:.{digits}f}" if bound != "" else "" for bound in (other["paper"], other["reference"])]
-        where = f" at {power(other['samples'])}" if other["samples"] != row["samples"] else ""
-        cells[1] += where + (f", {other['note']}" if other["note"] else "")
-        bounds = [f"{row[f'elbo_{part}']:.{digits}f}" for part in parts]
-        table.append([f"{row['epoch']:.0f}", power(row["samples"]), *bounds, *cells])
-    return markdown(*table)
+        if other["data set"] == name:
+            row = rows[other["epoch"]]
+            paper, reference = (cell and f"{cell:.{digits}f}" for cell in (other["paper"], other["reference"]))
+            if other["samples"] != row["samples"]:
+                reference += f" at {power(other['samples'])}"
+            reference += other["note"] and f", {other['note']}"
+            bounds = [f"{row[f'elbo_{part}']:.{digits}f}" for part in parts]
+            table.append([f"{row['epoch']:.0f}", power(row["samples"]), *bounds, paper, reference])
+    names = {"train": "training", "valid": "validation", "test": "test"}
+    return markdown(["epochs", "samples", *(names[part] for part in parts), "paper, test", "reference, test"], *table)
 
 
 def power(samples):
@@ -79,10 +83,10 @@ def power(samples):
     return re.sub(r"\.?0*e\+0?", "e", f"{samples:.2e}")
 
 
-def last_epochs(source):
-    """Return seed -> (epochs, test bounds) of the runs with other seeds; no seed if there is no such file."""
+def last_epochs(name):
+    """Return seed -> (epochs, test bounds) of the runs of a data set with several seeds."""
     seeds = {}
-    for row in load(source) if (HERE / source).exists() else ():
+    for row in load(f"results/{name}-seeds.csv"):
         epochs, bounds = seeds.setdefault(row["seed"], ([], []))
         epochs.append(row["epoch"])
         bounds.append(row["elbo_test"])
@@ -91,15 +95,13 @@ def last_epochs(source):
 
 def last_bounds(source):
     """Return the test bound of each seed at its last epoch, and over the last epochs."""
-    seeds = last_epochs(source)
+    seeds = last_epochs(Path(source).stem.removesuffix("-seeds"))
     (n,) = {len(epochs) for epochs, _ in seeds.values()}
-    return markdown(
-        ["seed", "test bound at the last epoch", f"mean over the last {n} epochs", "lowest", "highest"],
-        *(
-            [f"{seed:.0f}", *(f"{x:.0f}" for x in (bounds[-1], statistics.fmean(bounds), min(bounds), max(bounds)))]
-            for seed, (_, bounds) in seeds.items()
-        ),
-    )
+    rows = [
+        [f"{seed:.0f}", *(f"{nats:.0f}" for nats in (bounds[-1], statistics.fmean(bounds), min(bounds), max(bounds)))]
+        for seed, (_, bounds) in seeds.items()
+    ]
+    return markdown(["seed", "test bound at 1e6 samples", f"mean over the last {n} epochs", "lowest", "highest"], *rows)
 
 
 #: Images and latent dimensions of the runs of full variational Bayes, by hidden units.
@@ -130,12 +132,11 @@ def full_vb_seeds(source):
     """Return the best test bound of both methods for each seed."""
     rows = []
     for hidden, latents in LATENTS.items():
-        seeds = [0, *sorted(int(path.stem[-1]) for path in (HERE / "results").glob(f"full-vb-{hidden}-full-seed*.csv"))]
-        for seed in seeds:
-            ending = f"-seed{seed}" if seed else ""
+        others = (HERE / "results").glob(f"full-vb-{hidden}-full-seed*.csv")
+        for ending in ("", *sorted(path.stem.removeprefix(f"full-vb-{hidden}-full") for path in others)):
             found = [best(load(f"results/full-vb-{hidden}-{key}{ending}.csv")) for key in METHODS]
             cells = [cell for point in found for cell in (f"{point['test']:.1f}", power(point["samples"]))]
-            rows.append([f"{hidden}, {latents}", seed, *cells, f"{found[1]['test'] - found[0]['test']:.1f}"])
+            rows.append([f"{hidden}, {latents}", ending[5:] or 0, *cells, f"{found[1]['test'] - found[0]['test']:.1f}"])
     names = [cell for method in METHODS.values() for cell in (f"{method}, best on test data", "samples")]
     return markdown(["hidden units, latents", "seed", *names, "difference"], *rows)
 

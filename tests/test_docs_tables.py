@@ -15,6 +15,8 @@ import regularization
 import tables
 
 from npvae import datasets
+from npvae.bench import report
+from npvae.cli.outputs import CURVE_COLUMNS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -114,6 +116,19 @@ def test_pages_are_written_from_the_data(copy):
 def names_of(path):
     with open(path, newline="", encoding="utf-8") as file:
         return next(csv.reader(file))
+
+
+def test_commands_write_the_columns_of_the_data_files():
+    """Those of `npvae train` and `npvae bench`; scripts are run below."""
+    first_rows = {
+        "mnist": CURVE_COLUMNS,
+        "frey": CURVE_COLUMNS,
+        "benchmark-kernels": next(report._kernels([])),
+        "benchmark-epochs": next(report._epochs(1, None, 1)),
+        "benchmark-growth": next(report._growth(1, 1)),
+    }
+    for name, columns in first_rows.items():
+        assert names_of(DOCS / "results" / f"{name}.csv") == list(columns)
 
 
 def small_regularization(patch, X):
