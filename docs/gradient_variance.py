@@ -1,17 +1,16 @@
-"""Measure the estimators on MNIST at three points of a training: tables and picture of gradient_variance.md.
+"""Measure the estimators on MNIST at three points of a training: data, tables and picture of gradient_variance.md.
 
 With NPVAE_DATA set to a folder that holds MNIST: ``python docs/gradient_variance.py``. It takes ten minutes.
 """
 
 import copy
-from pathlib import Path
 
+import tables
 from matplotlib.figure import Figure
 
 import npvae
 from npvae import datasets, evaluation
 
-HERE = Path(__file__).parent
 SETTINGS = {"n_components": 20, "hidden_layer_sizes": (500,), "learning_rate": 0.02}
 
 #: Epochs of the training after which is measured.
@@ -53,18 +52,19 @@ def draw(results):
     for row in axes:
         row[0].set_ylabel("variance of the encoder's gradient by noise")
     axes[0][-1].legend(fontsize=8)
-    figure.savefig(HERE / "gradient_variance.png", dpi=100)
+    figure.savefig(tables.HERE / "gradient_variance.png", dpi=100)
 
 
-def main():
-    """Measure, draw, and put the tables where the page has them."""
+def main(**options):
+    """Measure, write the data files, draw, and put the tables where the page has them."""
     X = datasets.load_mnist().X_train
-    results = {title: evaluation.gradient_variance(model, X, repeats=60) for title, model in models(X)}
+    results = {title: evaluation.gradient_variance(model, X, **options) for title, model in models(X)}
+    for title, measurements in results.items():
+        source = f"results/gradient-variance-{POINTS[title]}.csv"
+        tables.save(source, [evaluation.Measurement._fields, *measurements])
     draw(results)
-    tables = "\n\n".join(f"### {title.capitalize()}\n\n{evaluation.table(rows)}" for title, rows in results.items())
-    page = HERE / "gradient_variance.md"
-    page.write_text(page.read_text().partition("<!-- tables -->")[0] + "<!-- tables -->\n\n" + tables + "\n")
+    tables.write(tables.HERE / "gradient_variance.md")
 
 
 if __name__ == "__main__":
-    main()
+    main(repeats=60)

@@ -10,7 +10,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 import scipy.stats as st
-from test_reparameterization import name_of, path_gradients
+from test_reparameterization import compare_with_docs, name_of, path_gradients
 
 from npvae import distributions as ds
 from npvae.distributions import special
@@ -569,6 +569,11 @@ def test_the_docs_list_every_family():
         assert f"| {family.__name__} | {len(parameters)} | {n} |" in text
 
 
+@pytest.mark.slow(reason="computes each density in 60 digits")
+def test_the_docs_have_the_table():
+    compare_with_docs(__file__, table())
+
+
 if __name__ == "__main__":
-    before, _, after = DOCS.read_text().partition("<!-- edges -->\n")
-    DOCS.write_text(before + "<!-- edges -->\n" + table() + after[after.index("\n\n") :])
+    before, mark, after = DOCS.read_text().partition("<!-- table: ../tests/test_distribution_edges.py -->\n")
+    DOCS.write_text(before + mark + table() + after[after.index("\n\n") :])

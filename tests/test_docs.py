@@ -1,11 +1,14 @@
-"""The pages that point into the code: what they name is there."""
+"""The pages that point into the code: what they name is there, and the commands they show are understood."""
 
 import ast
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from npvae import cli
 
 ROOT = Path(__file__).parents[1]
 FORMULAS = [
@@ -42,3 +45,50 @@ def test_links_between_pages():
     for page in (ROOT / "docs").glob("*.md"):
         for link in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+#: Folders from which pages name files.
+FOLDERS = [ROOT, ROOT / "docs", ROOT / "npvae", ROOT / "npvae" / "backends"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_names_and_files_exist(page):
+    """Outside of blocks of code; the changelog names what is gone, too."""
+    words = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    for word in words:
+        if name := re.fullmatch(r"(npvae(?:\.\w+)+)(\(.*\))?", word):
+            assert resolve(name[1]) is not None
+        for file in re.findall(r"(?:^| )([\w./]*/[\w.]+\.(?:py|md|csv|png))", word):
+            assert any((folder / file).exists() for folder in FOLDERS), f"{page.name} names {file}"
+
+
+def commands(page):
+    """Return the commands `npvae` in blocks of code."""
+    lines = "".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)).splitlines()
+    parts = [part.strip() for line in lines for part in re.split("&&|;", line.partition("#")[0])]
+    return [part[part.index("npvae ") :] for part in parts if re.match(r"(npvae|do compute-sanitizer .*npvae) ", part)]
+
+
+@pytest.mark.parametrize("page, command", [(page.name, command) for page in PAGES for command in commands(page)])
+def test_commands_are_understood(page, command):
+    arguments = cli.build_parser().parse_args(shlex.split(command)[1:])
+    assert callable(arguments.run)
+
+
+def test_commands_are_found():
+    found = {page.name: commands(page) for page in PAGES}
+    assert len(found["README.md"]) == 13 and len(found["cuda.md"]) == 6
+    assert found["results.md"] and found["benchmarks.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_in_sentences_exist(page, capsys):
+    """Beside a command, they are options of this command; alone, of some command."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL).replace("\n", " ")
+    for command, options in re.findall(r"`npvae (\w+)((?: [^`]+)?)`", text):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([command, "--help"])
+        said = capsys.readouterr().out
+        assert all(option in said for option in re.findall(r"--[\w-]+", options)), command

@@ -1,16 +1,20 @@
 """Every CUDA kernel compiled for compute capability 9.0, without a GPU: types, unsupported calls, registers, spills.
 
-``python tests/test_ptx.py`` prints the table. The simulator checks none of this: it runs the kernels as Python.
+``python tests/test_ptx.py`` writes the data of the table in docs/cuda.md. The simulator checks none of this: it runs
+the kernels as Python.
 """
 
+import csv
 import os
 import re
 from importlib import util
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 COMPILERS = all(util.find_spec(name) for name in ("numba_cuda", "nvidia", "cuda")) and util.find_spec("nvidia.cu13")
+DATA = Path(__file__).parents[1] / "docs" / "results" / "cuda-kernels.csv"
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"
 
 pytestmark = pytest.mark.skipif(
@@ -124,13 +128,21 @@ def test_every_kernel_compiles_and_none_spills(dtype):
     assert seen == set(SIGNATURES)
 
 
+def test_the_docs_list_every_kernel():
+    with open(DATA, newline="", encoding="utf-8") as file:
+        listed = [(row["kernel"], row["precision"]) for row in csv.DictReader(file)]
+    assert listed == [(title, dtype) for dtype in ("float32", "float64") for title, *_ in kernels(dtype)]
+
+
 def main():
-    """Print a table of registers, stack and spills."""
-    print("| kernel | precision | registers | stack, bytes | spilled, bytes |\n|---|---|---|---|---|")
+    """Write registers, stack and spills of each kernel to the data file; ``python docs/tables.py`` shows it."""
+    rows = [("kernel", "precision", "registers", "stack, bytes", "spilled, bytes")]
     for dtype in ("float32", "float64"):
         for title, name, kernel, _ in kernels(dtype):
-            row = resources(kernel, types_of(SIGNATURES[name], dtype))
-            print(f"| {title} | {dtype} | {' | '.join(map(str, row))} |", flush=True)
+            rows.append((title, dtype, *resources(kernel, types_of(SIGNATURES[name], dtype))))
+            print(*rows[-1], flush=True)
+    with open(DATA, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
 
 
 if __name__ == "__main__":

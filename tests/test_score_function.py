@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from test_reparameterization import extrapolated
 
 import npvae
 from npvae import backends
@@ -45,6 +46,30 @@ def small(rng, make_model):
     model, parameters = make_model(backends.get("reference"), n_features=3, n_components=2, hidden_layer_sizes=(3,))
     x = rng.random((2, 3))
     return model, parameters, x, exact_gradient(model, parameters, x)
+
+
+def test_gradient_of_a_density_is_the_density_times_its_score(rng, backend):
+    """grad q = q grad log q: the density's own derivatives, by differences, beside the backend's score function.
+
+    The integral of grad q is zero, as that of q is one: so E_q[grad log q] = 0, on which every baseline relies.
+    """
+    mu, log_var = rng.standard_normal((1, 1)), np.log(rng.uniform(0.5, 2, (1, 1)))
+    t, weights = np.polynomial.legendre.leggauss(100)
+    z, weights = mu + 12 * np.exp(log_var / 2) * t[:, None], 12 * np.exp(log_var / 2).item() * weights
+
+    def density(mu, log_var):
+        return np.exp(backend.gaussian_log_q(z, mu, log_var, np.ones(len(z)))[0])
+
+    q = density(mu, log_var)
+    slopes = (
+        extrapolated(lambda x: density(x, log_var), mu, 0.02),
+        extrapolated(lambda x: density(mu, x), log_var, 0.02),
+    )
+    scores = [backend.gaussian_log_q(row, mu, log_var, np.ones(1))[1:] for row in z[:, None]]
+    for slope, score in zip(slopes, np.reshape(scores, (-1, 2)).T):
+        np.testing.assert_allclose(slope, q * score, atol=1e-11)
+        assert abs(weights @ (q * score)) < 1e-13 < weights @ (q * abs(score))
+    assert weights @ q == pytest.approx(1, abs=1e-13)
 
 
 @pytest.mark.parametrize("baseline", BASELINES)

@@ -1,0 +1,211 @@
+"""The tables of measurements in the pages, from the data files in ``results``: ``python docs/tables.py`` writes them.
+
+A line ``<!-- table: SOURCE -->`` above a table names its data: a row of TABLES, or the test that makes the table.
+Nothing is measured here: the data files are written by the scripts beside this one, by `npvae bench`, and by
+``tests/test_ptx.py``.
+"""
+
+import csv
+import re
+import statistics
+from pathlib import Path
+
+from npvae.evaluation import Measurement
+from npvae.evaluation import table as table_of_variances
+
+HERE = Path(__file__).parent
+
+#: A declared source, with the table below it.
+DECLARED = re.compile(r"(<!-- table: (\S+) -->\n\n?)((?:\|.*\n)*)")
+
+
+def save(source, rows):
+    """Write rows, the first of which has the names of the columns, to a data file."""
+    with open(HERE / source, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def load(source):
+    """Return the rows of a data file as dicts, with floats for cells that are numbers."""
+    with open(HERE / source, newline="", encoding="utf-8") as file:
+        return [{name: number(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+
+
+def number(cell):
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def markdown(names, *rows):
+    """Return a table in Markdown."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (names, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(names), *lines[1:]])
+
+
+def plain(source):
+    """Return a data file as it is."""
+    with open(HERE / source, newline="", encoding="utf-8") as file:
+        return markdown(*csv.reader(file))
+
+
+#: Data set -> digits after the point, and the bounds that its curve has.
+CURVES = {"mnist": (1, ("train", "valid", "test")), "frey": (0, ("train", "test"))}
+
+
+def curve(source):
+    """Return some epochs of the learning curve of a data set, beside the paper and another implementation.
+
+    Where runs with other seeds end, the test bound is the median over the seeds.
+    """
+    name = Path(source).stem
+    digits, parts = CURVES[name]
+    rows, table = {row["epoch"]: row for row in load(source)}, []
+    if (HERE / f"results/{name}-seeds.csv").exists():
+        epochs, bounds = zip(*((epochs[-1], bounds[-1]) for epochs, bounds in last_epochs(name).values()))
+        rows[epochs[0]]["elbo_test"] = statistics.median(bounds)
+    for other in load("results/elsewhere.csv"):
+        if other["data set"] == name:
+            row = rows[other["epoch"]]
+            paper, reference = (cell and f"{cell:.{digits}f}" for cell in (other["paper"], other["reference"]))
+            if other["samples"] != row["samples"]:
+                reference += f" at {power(other['samples'])}"
+            reference += other["note"] and f", {other['note']}"
+            bounds = [f"{row[f'elbo_{part}']:.{digits}f}" for part in parts]
+            table.append([f"{row['epoch']:.0f}", power(row["samples"]), *bounds, paper, reference])
+    names = {"train": "training", "valid": "validation", "test": "test"}
+    return markdown(["epochs", "samples", *(names[part] for part in parts), "paper, test", "reference, test"], *table)
+
+
+def power(samples):
+    """Return a number of samples as people write it: 5e4, 2.5e5."""
+    return re.sub(r"\.?0*e\+0?", "e", f"{samples:.2e}")
+
+
+def last_epochs(name):
+    """Return seed -> (epochs, test bounds) of the runs of a data set with several seeds."""
+    seeds = {}
+    for row in load(f"results/{name}-seeds.csv"):
+        epochs, bounds = seeds.setdefault(row["seed"], ([], []))
+        epochs.append(row["epoch"])
+        bounds.append(row["elbo_test"])
+    return seeds
+
+
+def last_bounds(source):
+    """Return the test bound of each seed at its last epoch, and over the last epochs."""
+    seeds = last_epochs(Path(source).stem.removesuffix("-seeds"))
+    (n,) = {len(epochs) for epochs, _ in seeds.values()}
+    rows = [
+        [f"{seed:.0f}", *(f"{nats:.0f}" for nats in (bounds[-1], statistics.fmean(bounds), min(bounds), max(bounds)))]
+        for seed, (_, bounds) in seeds.items()
+    ]
+    return markdown(["seed", "test bound at 1e6 samples", f"mean over the last {n} epochs", "lowest", "highest"], *rows)
+
+
+#: Images and latent dimensions of the runs of full variational Bayes, by hidden units.
+IMAGES, LATENTS, METHODS = 1000, {100: 3, 500: 20}, {"map": "MAP", "full": "full VB"}
+
+
+def best(points):
+    return max(points, key=lambda point: point["test"])
+
+
+def full_vb(source):
+    """Return the best and the last point of each run with seed 0."""
+    rows = []
+    for hidden, latents in LATENTS.items():
+        for key, method in METHODS.items():
+            points = load(f"results/full-vb-{hidden}-{key}.csv")
+            for what, point in (("best on test data", best(points)), ("last", points[-1])):
+                training, test, divergence = point["training"], point["test"], point["weight_divergence"]
+                rows.append([
+                    f"{hidden}, {latents}", f"{method}, {what}", power(point["samples"]), f"{training:.1f}",
+                    f"{test:.1f}", f"{training - test:.1f}", f"{divergence:.0f}", f"{divergence / IMAGES:.1f}",
+                ])  # fmt: skip
+    names = ["hidden units, latents", "method", "samples", "training", "test", "gap", "D_KL of the weights"]
+    return markdown([*names, "per datapoint"], *rows)
+
+
+def full_vb_seeds(source):
+    """Return the best test bound of both methods for each seed."""
+    rows = []
+    for hidden, latents in LATENTS.items():
+        others = (HERE / "results").glob(f"full-vb-{hidden}-full-seed*.csv")
+        for ending in ("", *sorted(path.stem.removeprefix(f"full-vb-{hidden}-full") for path in others)):
+            found = [best(load(f"results/full-vb-{hidden}-{key}{ending}.csv")) for key in METHODS]
+            cells = [cell for point in found for cell in (f"{point['test']:.1f}", power(point["samples"]))]
+            rows.append([f"{hidden}, {latents}", ending[5:] or 0, *cells, f"{found[1]['test'] - found[0]['test']:.1f}"])
+    names = [cell for method in METHODS.values() for cell in (f"{method}, best on test data", "samples")]
+    return markdown(["hidden units, latents", "seed", *names, "difference"], *rows)
+
+
+def full_vb_evidence(source):
+    """Return bounds and estimates of log p(x) of both methods."""
+    rows, columns = [], [f"{what}_{part}" for part in ("training", "test") for what in ("bound", "log_p")]
+    for key, method in METHODS.items():
+        for point in load(f"results/full-vb-100-{key}-evidence.csv"):
+            rows.append([method, power(point["samples"]), *(f"{point[name]:.1f}" for name in columns)])
+    names = [f"{what}, {part}" for part in ("training", "test") for what in ("bound", "log p(x)")]
+    return markdown(["method", "samples", *names], *rows)
+
+
+def regularization(source):
+    """Return the bounds and the divergence for each number of latent dimensions."""
+    rows = []
+    for row in load(source):
+        training, test = row["training"], row["test"]
+        bounds = [f"{bound:.2f}" for bound in (training, test, training - test)]
+        divergence = [f"{row[name]:.1f}" for name in ("divergence", "of_active")]
+        rows.append([f"{row['latents']:.0f}", *bounds, f"{row['active']:.0f}", *divergence])
+    rows.append(["independent pixels", f"{row['baseline']:.2f}", "", "", "", "", ""])
+    names = ["latents", "bound, training", "bound, test", "gap", "active", "divergence", "of it in active ones"]
+    return markdown(names, *rows)
+
+
+def gradient_variance(source):
+    """Return the variances of each estimator, for each L and M."""
+    return table_of_variances(
+        Measurement(row["estimator"], int(row["n_samples"]), int(row["batch_size"]), *list(row.values())[3:])
+        for row in load(source)
+    )
+
+
+#: Source -> function that makes its table.
+TABLES = {
+    "results/benchmark-epochs.csv": plain,
+    "results/benchmark-kernels.csv": plain,
+    "results/benchmark-growth.csv": plain,
+    "results/cuda-kernels.csv": plain,
+    "results/mnist.csv": curve,
+    "results/frey.csv": curve,
+    "results/frey-seeds.csv": last_bounds,
+    "results/full-vb-*.csv": full_vb,
+    "results/full-vb-*-seed*.csv": full_vb_seeds,
+    "results/full-vb-*-evidence.csv": full_vb_evidence,
+    "results/regularization-digits.csv": regularization,
+    "results/regularization-mnist.csv": regularization,
+    "results/gradient-variance-0.csv": gradient_variance,
+    "results/gradient-variance-5.csv": gradient_variance,
+    "results/gradient-variance-40.csv": gradient_variance,
+}
+
+
+def table(source):
+    """Return the table of a source as Markdown."""
+    return TABLES[source](source)
+
+
+def write(*pages):
+    """Put the tables into pages, where they declare them."""
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(
+            DECLARED.sub(lambda found: found[1] + (table(found[2]) + "\n" if found[2] in TABLES else found[3]), text),
+            encoding="utf-8",
+        )
+
+
+if __name__ == "__main__":
+    write(*HERE.glob("*.md"))

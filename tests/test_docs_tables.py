@@ -1,0 +1,191 @@
+"""Every table of measurements in the pages comes from a data file, or from a test, that it names."""
+
+import csv
+import re
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+from types import SimpleNamespace
+
+import frey
+import full_vb
+import gradient_variance
+import pytest
+import regularization
+import tables
+
+from npvae import datasets
+from npvae.bench import report
+from npvae.cli.outputs import CURVE_COLUMNS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+#: A cell that is a number, perhaps in bold, with its error or in percent.
+NUMBER = re.compile(r"(\*\*)?[-+]?\d[\d.,]*(e[-+]?\d+)?( ± [\d.e+-]+)?\s*%?(\*\*)?")
+
+
+def tables_of(text):
+    """Yield (declared source or "", table) of a page."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    for found in re.finditer(r"(?:^|\n)(?:<!-- table: (\S+) -->\n\n?|)((?:\|.*(?:\n|$)){2,})", text):
+        yield found[1] or "", found[2].rstrip("\n")
+
+
+def is_numeric(table):
+    """Return whether cells right of the first column are numbers."""
+    _, _, *rows = [re.split(r"(?<!\\)\|", line)[2:-1] for line in table.splitlines()]
+    return any(NUMBER.fullmatch(cell.strip()) for row in rows for cell in row)
+
+
+FOUND = [(page.name, source, table) for page in PAGES for source, table in tables_of(page.read_text())]
+SHOWN = [row for row in FOUND if row[1] in tables.TABLES]
+
+
+@pytest.mark.parametrize("page, source, table", SHOWN, ids=[f"{page}-{source}" for page, source, _ in SHOWN])
+def test_a_table_shows_its_data(page, source, table):
+    assert table == tables.table(source)
+
+
+@pytest.mark.parametrize("page", [page.name for page in PAGES])
+def test_a_table_of_numbers_names_its_source(page):
+    """A row of TABLES, or a test with the function `table` and a comparison with the page."""
+    for of, source, table in FOUND:
+        if of == page and (source or is_numeric(table)):
+            test = (DOCS / source).read_text() if source.startswith("../tests/") else ""
+            ok = source in tables.TABLES or ("def table():" in test and "def test_the_docs" in test)
+            assert ok, f"{page}: the source of this table is {source!r}:\n{table}"
+
+
+def test_every_data_file_is_shown():
+    files = {path.relative_to(DOCS).as_posix() for path in (DOCS / "results").iterdir()}
+    used = {source for _, source, _ in SHOWN} | {"results/elsewhere.csv"}  # beside the curves of both data sets
+    assert used - {"results/elsewhere.csv"} == set(tables.TABLES)
+    assert not [file for file in files if not any(fnmatch(file, pattern) for pattern in used)]
+    assert all(any(fnmatch(file, pattern) for file in files) for pattern in used)
+
+
+@pytest.mark.parametrize(
+    "line, numeric",
+    [
+        ("| a | 1 |", True),
+        ("| a | -3.5e-4 ± 1e-05 |", True),
+        ("| a | text | **-115.2** |", True),
+        ("| a | 61% | |", True),
+        ("| 3 | text |", False),
+        ("| a | 2 x 3, no names |", False),
+        ("| a \\| 7 \\| b | text |", False),
+    ],
+)
+def test_what_a_table_of_numbers_is(line, numeric):
+    assert is_numeric(f"| x | y |\n|---|---|\n{line}") == numeric
+
+
+def test_tables_are_found_anywhere():
+    text = "| a | b |\n|---|---|\n| c | 1 |\n\n<!-- table: x.csv -->\n\n| d | e |\n|---|---|\n| f | 2 |"
+    assert [source for source, _ in tables_of(text)] == ["", "x.csv"]
+    assert [source for source, _ in tables_of("```text\n" + text + "\n```\n")] == []
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of the pages and their data, into which scripts write."""
+    shutil.copytree(DOCS / "results", tmp_path / "results")
+    for page in DOCS.glob("*.md"):
+        shutil.copy(page, tmp_path)
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    return tmp_path
+
+
+def test_pages_are_written_from_the_data(copy):
+    """Nothing changes in a page that is right; a number that was changed by hand is put right, in page or data."""
+    before = {page: page.read_text() for page in copy.glob("*.md")}
+    tables.write(*before)
+    assert {page: page.read_text() for page in before} == before
+    page = copy / "results.md"
+    page.write_text(before[page].replace("-115.2 |", "-115.3 |", 1))
+    tables.write(page)
+    assert page.read_text() == before[page] and "-115.2 |" in before[page]
+    data = copy / "results" / "mnist.csv"
+    data.write_text(data.read_text().replace("20,1000000,-116.", "20,1000000,-99."))
+    tables.write(page)
+    assert page.read_text().count("| -99.") == 1
+
+
+def names_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return next(csv.reader(file))
+
+
+def test_commands_write_the_columns_of_the_data_files():
+    """Those of `npvae train` and `npvae bench`; scripts are run below."""
+    first_rows = {
+        "mnist": CURVE_COLUMNS,
+        "frey": CURVE_COLUMNS,
+        "benchmark-kernels": next(report._kernels([])),
+        "benchmark-epochs": next(report._epochs(1, None, 1)),
+        "benchmark-growth": next(report._growth(1, 1)),
+    }
+    for name, columns in first_rows.items():
+        assert names_of(DOCS / "results" / f"{name}.csv") == list(columns)
+
+
+def small_regularization(patch, X):
+    def digits():
+        """Digits."""
+        return X[:80], X[80:], {"hidden_layer_sizes": (4,), "learning_rate": 0.05, "max_epochs": 2}
+
+    def mnist():
+        """MNIST."""
+        return digits()
+
+    patch.setattr(regularization, "SIZES", (2, 3))
+    patch.setattr(regularization, "DATA", (digits, mnist))
+    regularization.main()
+
+
+def small_full_vb(patch, X):
+    small = {"IMAGES": 80, "SAMPLES": 160, "EVIDENCE_POINTS": (1, 2), "POINTS": (1, 2), "PRIOR_SAMPLES": 4000}
+    for name, value in small.items():
+        patch.setattr(full_vb, name, value)
+    patch.setattr(full_vb, "SAMPLES_OF_OTHER_SEEDS", 160)
+    patch.setattr(full_vb, "RUNS", {name: run for name, run in full_vb.RUNS.items() if run[-1] < 2})
+    full_vb.main(full_vb.RUNS)
+
+
+def small_gradient_variance(patch, X):
+    patch.setattr(gradient_variance, "SETTINGS", {"hidden_layer_sizes": (4,), "learning_rate": 0.05, "batch_size": 20})
+    gradient_variance.main(repeats=4, n_samples=(1, 2), batch_sizes=(1, 100))
+
+
+def small_frey(patch, X):
+    patch.setitem(frey.DATASET_SETTINGS, "frey", frey.DATASET_SETTINGS["frey"] | {"max_epochs": 21})
+    patch.setattr(frey, "SEEDS", range(2))
+    frey.main()
+
+
+SCRIPTS = {
+    "regularization": (small_regularization, ["regularization-digits", "regularization-mnist"]),
+    "full_vb": (small_full_vb, ["full-vb-100-map", "full-vb-100-full-seed1", "full-vb-100-full-evidence"]),
+    "gradient_variance": (small_gradient_variance, ["gradient-variance-0"]),
+    "results": (small_frey, ["frey-seeds"]),
+}
+
+
+@pytest.mark.slow(reason="trains small models by each script of the docs")
+@pytest.mark.parametrize("page", SCRIPTS)
+def test_scripts_write_what_the_tables_read(copy, monkeypatch, page):
+    """On small data; the columns are those of the data files that are there, and the tables change with them."""
+    X, _ = datasets.make_digits(100, random_state=0)
+    data = SimpleNamespace(X_train=X[:80], X_test=X[80:])
+    monkeypatch.setattr(datasets, "load_mnist", lambda: data)
+    monkeypatch.setattr(datasets, "load_frey_face", lambda: data)
+    run, files = SCRIPTS[page]
+    before = (copy / f"{page}.md").read_text()
+    names = {file: names_of(copy / "results" / f"{file}.csv") for file in files}
+    for path in (copy / "results").glob(f"{files[0].partition('-')[0]}-*.csv"):
+        path.unlink()
+    run(monkeypatch, X)
+    assert {file: names_of(copy / "results" / f"{file}.csv") for file in files} == names
+    assert (copy / f"{page}.md").read_text() != before
