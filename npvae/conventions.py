@@ -3,6 +3,7 @@
 scikit-learn is imported only in `Estimator.__sklearn_tags__`, which only scikit-learn calls.
 """
 
+import dataclasses
 import difflib
 import html
 import inspect
@@ -13,6 +14,9 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+#: The elements of an array that `short_repr` shows in full.
+SHORT = 8
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -90,6 +94,31 @@ def check_seed(name: str, value: Any) -> None:
 def kind_of(thing: object) -> str:
     """Say what a thing is, for messages."""
     return "None" if thing is None else f"of type {type(thing).__name__}"
+
+
+def short_repr(thing: Any) -> str:
+    """Return the repr of a NamedTuple or a dataclass, with no more than the shape and type of large arrays.
+
+    Examples
+    --------
+    >>> from typing import NamedTuple
+    >>> class Pair(NamedTuple):
+    ...     x: NDArray
+    ...     y: NDArray
+    >>> print(short_repr(Pair(np.array([1, 2]), np.zeros((500, 20)))))
+    Pair(x=array([1, 2]), y=<array (500, 20) float64>)
+    """
+    names = getattr(thing, "_fields", None) or [field.name for field in dataclasses.fields(thing)]
+    parts = [f"{name}={_short(getattr(thing, name))}" for name in names]
+    return f"{type(thing).__name__}({', '.join(parts)})"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_short(item)}" for key, item in value.items()) + "}"
+    if hasattr(value, "dtype") and np.ndim(value) and value.size > SHORT:
+        return f"<array {value.shape} {value.dtype}>"
+    return repr(value)
 
 
 def real_array(name: str, given: Any, expected: str = "an array of real numbers") -> NDArray[Any]:

@@ -28,8 +28,11 @@ COLORS = (
     "#1e69ff", "#ffc32d", "#d22d00", "#78e1d2", "#2d0087", "#c35a69", "#b4d278", "#9669b4", "#690000", "#4b0f4b"
 )  # fmt: skip
 
-#: The first ten classes have the first marker, the next ten the second, and so on.
-MARKERS = ("o", "^", "s", "x", "D", "+")
+#: Markers of classes, beside the colours.
+MARKERS = ("o", "^", "s", "D", "v", "P")
+
+#: Colours of rows without a label, and of labels beyond the classes that can be told apart.
+MISSING, OTHERS = "#9c9c9c", "#000000"
 
 #: Colour of the lines between images, of places without an image, and of missing pixels.
 GAP = "lightsteelblue"
@@ -284,9 +287,9 @@ def _draw_images(
         ax.imshow(np.ma.masked_invalid(grid), cmap=colors, vmin=black, vmax=white, interpolation="nearest")
     notes = [f"black {black:.4g}, white {white:.4g}"]
     if outside := np.mean((shown < black) | (shown > white)):
-        notes.append(f"{outside:.2g} of the values lie outside")
+        notes.append(f"{outside:.2%} of the values lie outside")
     if missing := np.count_nonzero(np.isnan(shown)):
-        notes.append(f"{missing} values are not numbers")
+        notes.append(f"without a number: {missing}")
     ax.set_title("\n".join(filter(None, [title, "; ".join(notes)])), fontsize="medium")
     ax.set_axis_off()
     return ax
@@ -375,19 +378,26 @@ def learning_curve(
     for name, (x, y) in curves.items():
         held = np.isfinite(y)
         last, lost = y[held][-1:], np.count_nonzero(~held)
-        label = name + (f", last {last[0]:.1f}" if last.size else "") + (f" ({lost} not finite)" if lost else "")
+        which = "last" if held[-1] else "last finite"
+        label = name + (f", {which} {_show(last[0])}" if last.size else "") + (f" ({lost} not finite)" if lost else "")
         every = None if len(y) < 30 or lost else [-1]  # a bound between two that are left out has no line
         ax.plot(x, y, marker=".", markevery=every, label=label)
     _limit(ax, [y[np.isfinite(y)] for _, y in curves.values()])
     if curves and min(x.min() for x, _ in curves.values()) > 0:
         ax.set_xscale("log")
-    ax.set(title="Learning curve", xlabel="training samples seen", ylabel="lower bound on log p(x) [nats]")
+    ax.set(xlabel="training samples seen", ylabel="lower bound on log p(x) [nats]")
+    ax.set_title("Learning curve", pad=28)
     ax.grid(alpha=0.3)
-    if curves:
-        ax.legend(loc="lower right")
+    if curves:  # above the axes, where it hides no value
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize="small")
     if not any(np.any(np.isfinite(y)) for _, y in curves.values()):
         ax.text(0.5, 0.5, "no epoch with a finite bound", ha="center", va="center", transform=ax.transAxes)
+        ax.set(xticks=[], yticks=[])
     return ax
+
+
+def _show(bound: float) -> str:
+    return f"{bound:.1f}" if abs(bound) < 1e6 else f"{bound:.3g}"
 
 
 def _curves(
@@ -413,12 +423,12 @@ def _curves(
 
 
 def _limit(ax: Axes, curves: list[NDArray[np.float64]]) -> None:
-    """Show the upper half of all values, four times as much below the largest, and the last value of each curve."""
+    """Show the upper half of all values, five times as much below it, and the last value of each curve."""
     values = np.concatenate([np.empty(0), *curves])
     if not len(values):
         return
     high, last = values.max(), min(y[-1] for y in curves if len(y))
-    low = max(values.min(), min(last, high - 4 * (high - np.median(values))))
+    low = max(values.min(), min(last, high - 6 * (high - np.median(values))))
     if low < high:
         margin = 0.05 * (high - low)
         ax.set_ylim(low - margin, high + margin)
@@ -598,8 +608,8 @@ def latent_space(model: FittedModel, X: Any, y: Any = None, *, ax: Axes | None =
     model : VAE, fitted
     X : array-like (n, D)
     y : array-like (n,), optional
-        Labels: numbers, strings, or missing ones (None or NaN), which are grey. Ten classes have ten colours; more have
-        other markers as well. Numbers of more than 30 values have a colour scale.
+        Labels: numbers, strings, or missing ones (None or NaN), which are grey. Ten classes have ten colours, and
+        up to 60 differ in colour or marker. Numbers of more than 30 values have a colour scale.
     ax : matplotlib Axes, optional
 
     Returns
@@ -620,16 +630,18 @@ def latent_space(model: FittedModel, X: Any, y: Any = None, *, ax: Axes | None =
     Z = np.asarray(model.transform(_rows(X)))
     labels, ax = _checked_labels(y, len(Z)), _axes(ax)
     across, *rest = _widest(Z)
+    size = float(np.clip(10_000 / len(Z), 2, 15))  # many points would cover each other
     of_all = f": the two of {Z.shape[1]} latents that vary most" if Z.shape[1] > 2 else ""
     ax.set(title=f"Posterior means{of_all}", xlabel=f"z{across + 1}", ylabel=f"z{rest[0] + 1}" if rest else "rows")
     if rest and labels is not None and (numbers := _scale(labels)) is not None:
         missing = np.isnan(numbers)
-        ax.scatter(Z[missing, across], Z[missing, rest[0]], s=8, c="lightgrey")
-        points = ax.scatter(Z[~missing, across], Z[~missing, rest[0]], s=8, c=numbers[~missing], cmap="viridis")
+        ax.scatter(Z[missing, across], Z[missing, rest[0]], s=size, c=MISSING)
+        points = ax.scatter(Z[~missing, across], Z[~missing, rest[0]], s=size, c=numbers[~missing], cmap="viridis")
         ax.figure.colorbar(points, ax=ax, label="label")
     elif rest:
         for name, (color, marker), chosen in _classes(labels, len(Z)):
-            ax.scatter(Z[chosen, across], Z[chosen, rest[0]], 8, color, marker, linewidths=0.8, label=name)
+            x, y = Z[chosen, across], Z[chosen, rest[0]]
+            ax.scatter(x, y, s=size, c=color, marker=marker, linewidths=size / 10, label=name)
     else:
         parts = list(_classes(labels, len(Z)))
         names, colors = [name for name, *_ in parts], [style[0] for _, style, _ in parts]
@@ -638,7 +650,8 @@ def latent_space(model: FittedModel, X: Any, y: Any = None, *, ax: Axes | None =
         ax.set_aspect("equal", adjustable="datalim")
     if labels is not None and ax.get_legend_handles_labels()[1]:
         columns = math.ceil(len(ax.get_legend_handles_labels()[1]) / 20)
-        ax.legend(title="label", loc="upper right", fontsize="small", markerscale=2, ncols=columns)
+        scale = math.sqrt(20 / size) if rest else 1
+        ax.legend(title="label", loc="upper right", fontsize="small", markerscale=scale, ncols=columns)
     return ax
 
 
@@ -678,12 +691,13 @@ def _classes(labels: NDArray[Any] | None, n: int) -> Iterable[tuple[str, tuple[s
     counts = {name: np.count_nonzero(names == name) for name in set(names) - {None}}
     most = sorted(counts, key=lambda name: -counts[name])[: len(COLORS) * len(MARKERS)]
     for i, name in enumerate(sorted(most, key=lambda name: (numbers.get(name, math.inf), name))):
-        yield name, (COLORS[i % len(COLORS)], MARKERS[i // len(COLORS)]), names == name
+        turn = i // len(COLORS)  # after ten classes the colours return, each with another marker
+        yield name, (COLORS[i % len(COLORS)], MARKERS[(i + turn) % len(MARKERS)]), names == name
     others = np.array([name is not None and name not in most for name in names])
     if np.any(others):
-        yield f"{len(counts) - len(most)} other labels", ("grey", "."), others
+        yield f"{len(counts) - len(most)} other labels", (OTHERS, "x"), others
     if np.any(missing := np.array([name is None for name in names])):
-        yield "missing", ("lightgrey", "."), missing
+        yield "missing", (MISSING, "$?$"), missing
 
 
 def _name(label: Any) -> str | None:

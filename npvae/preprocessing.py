@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .conventions import short_repr
 from .likelihoods import LIKELIHOODS
 
 #: Rows per chunk. It limits the memory of a pass over data that may be on disk.
@@ -31,6 +32,9 @@ class Scaling(NamedTuple):
     shift: NDArray[np.float64]  # (D,)
     scale: NDArray[np.float64]  # (D,)
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
 
 class Data(NamedTuple):
     """A dataset in the user's units, with the scaling to the model's units.
@@ -50,6 +54,9 @@ class Data(NamedTuple):
     scaling: Scaling
     log_jacobian: float  # the sum of log(scale) over columns
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
 
 class Survey(NamedTuple):
     """A table that has been checked, with its range. `survey` returns it.
@@ -65,6 +72,9 @@ class Survey(NamedTuple):
     low: NDArray  # (D,) least value of each column
     high: NDArray  # (D,) largest value of each column
     is_binary: bool  # whether all values are 0 or 1
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def chunks(X: NDArray) -> Iterator[NDArray]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..conventions import check_choice
+from ..conventions import check_choice, short_repr
 from . import files
 from .digits import IMAGE_SHAPE, make_digits
 from .formats import parse_amat, parse_frey, parse_idx
@@ -32,6 +32,9 @@ class Dataset(NamedTuple):
     y_valid: NDArray[np.uint8] | None
     y_test: NDArray[np.uint8] | None
     image_shape: tuple[int, int] | None  # (height, width) in pixels
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 class Description(NamedTuple):
