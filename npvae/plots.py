@@ -107,6 +107,12 @@ def _figure(figure: FigureBase | None) -> FigureBase:
     return figure
 
 
+def _drawable(values: Any) -> NDArray[np.float64]:
+    """Return values as float64, with NaN for those that have no place in a picture."""
+    values = np.asarray(values, dtype=float)
+    return np.where(np.abs(values) < LARGEST, values, np.nan)
+
+
 # Images ---------------------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +148,8 @@ def as_images(images: ArrayLike, image_shape: Sequence[int] | None = None, name:
         array = np.asarray(images)
     except ValueError:
         raise TypeError(f"{name} is {kind_of(images)}, with rows of different lengths; expected (n, pixels)") from None
+    if images is None:
+        raise TypeError(f"{name} is None; expected an array (n, pixels)")
     if array.dtype == object:  # a data frame of columns of several types, or objects that are numbers
         try:
             array = array.astype(float)
@@ -274,7 +282,7 @@ def _draw_images(
     empty: NDArray[np.bool_] | None = None,
 ) -> Axes:
     """Draw images (n, height, width) or (n, height, width, 3); places that are `empty` (n,) have no image."""
-    values = np.where(np.isfinite(images) & (np.abs(images, dtype=float) < LARGEST), images, np.nan)
+    values = _drawable(images)
     shown = values if empty is None else values[~empty]
     black, white = _range(shown, images.dtype) if limits is None else _checked_limits(limits)
     grid = image_grid(values, values.shape[1:], columns, fill=np.nan)
@@ -412,14 +420,14 @@ def _curves(
         ) from None
     samples, training, validation = np.array(points, float).reshape(-1, 3).T
     try:
-        seen, bounds = np.array(list(test), float).reshape(-1, 2).T
+        seen, bounds = np.array([(x, y) for x, y in test], float).reshape(-1, 2).T
     except (TypeError, ValueError):
         raise TypeError(f"test is {test!r}; expected pairs (samples seen, bound)") from None
     curves = {"training": (samples, training)}
     if np.any(np.isfinite(validation)):
         curves["validation"] = samples, validation
     curves["test"] = seen, bounds
-    return {name: (x, np.where(np.abs(y) < LARGEST, y, np.nan)) for name, (x, y) in curves.items() if len(y)}
+    return {name: (x, _drawable(y)) for name, (x, y) in curves.items() if len(y)}
 
 
 def _limit(ax: Axes, curves: list[NDArray[np.float64]]) -> None:
@@ -519,9 +527,18 @@ def _as_read(model: Any, rows: Any) -> NDArray[Any]:
     return as_unit_interval(array) if preprocessor is None else array * preprocessor.uint8_scale
 
 
+def _posterior_means(model: FittedModel, X: Any) -> NDArray[Any]:
+    """Return the posterior means (N, J) of the rows of X; NaN for those that cannot be drawn."""
+    Z = _drawable(model.transform(_rows(X)))
+    return np.where(np.any(np.isnan(Z), axis=1, keepdims=True), np.nan, Z)
+
+
+@np.errstate(over="ignore")
 def _widest(Z: NDArray[Any]) -> list[int]:
     """Return the numbers of the two latents (or the only one) whose posterior means vary most, in order."""
-    return sorted(np.argsort(-np.var(Z, axis=0), kind="stable")[:2].tolist())
+    known = Z[~np.isnan(Z).any(axis=1)]
+    spread = np.var(known, axis=0) if len(known) else np.zeros(Z.shape[1])
+    return sorted(np.argsort(-spread, kind="stable")[:2].tolist())
 
 
 @_canvas_first
@@ -569,7 +586,7 @@ def manifold(
     _check_model(model)
     check_number("side", side, np.integer, 1)
     shape = _shape_of(X, image_shape)
-    means = np.asarray(model.transform(_rows(X)))
+    means = _posterior_means(model, X)
     across, *rest = _widest(means)
     Z = np.zeros((side, side, means.shape[1]))
     if rest:
@@ -627,12 +644,16 @@ def latent_space(model: FittedModel, X: Any, y: Any = None, *, ax: Axes | None =
     ['cat', 'missing']
     """
     _check_model(model)
-    Z = np.asarray(model.transform(_rows(X)))
-    labels, ax = _checked_labels(y, len(Z)), _axes(ax)
+    Z = _posterior_means(model, X)
+    labels, ax, drawn = _checked_labels(y, len(Z)), _axes(ax), ~np.isnan(Z).any(axis=1)
+    lost = f"; {np.count_nonzero(~drawn)} rows are not finite" if not drawn.all() else ""
+    Z, labels = Z[drawn], labels if labels is None else labels[drawn]
     across, *rest = _widest(Z)
-    size = float(np.clip(10_000 / len(Z), 2, 15))  # many points would cover each other
+    size = float(np.clip(10_000 / max(len(Z), 1), 2, 15))  # many points would cover each other
     of_all = f": the two of {Z.shape[1]} latents that vary most" if Z.shape[1] > 2 else ""
-    ax.set(title=f"Posterior means{of_all}", xlabel=f"z{across + 1}", ylabel=f"z{rest[0] + 1}" if rest else "rows")
+    ax.set(
+        title=f"Posterior means{of_all}{lost}", xlabel=f"z{across + 1}", ylabel=f"z{rest[0] + 1}" if rest else "rows"
+    )
     if rest and labels is not None and (numbers := _scale(labels)) is not None:
         missing = np.isnan(numbers)
         ax.scatter(Z[missing, across], Z[missing, rest[0]], s=size, c=MISSING)
@@ -642,16 +663,20 @@ def latent_space(model: FittedModel, X: Any, y: Any = None, *, ax: Axes | None =
         for name, (color, marker), chosen in _classes(labels, len(Z)):
             x, y = Z[chosen, across], Z[chosen, rest[0]]
             ax.scatter(x, y, s=size, c=color, marker=marker, linewidths=size / 10, label=name)
-    else:
-        parts = list(_classes(labels, len(Z)))
+    elif len(Z):
+        parts, margin = list(_classes(labels, len(Z))), 1e-6 * max(1.0, np.abs(Z).max())  # equal values need a width
+        span = Z.min() - margin, Z.max() + margin
         names, colors = [name for name, *_ in parts], [style[0] for _, style, _ in parts]
-        ax.hist([Z[chosen, 0] for *_, chosen in parts], bins=50, stacked=True, color=colors, label=names)
+        ax.hist([Z[chosen, 0] for *_, chosen in parts], bins=50, range=span, stacked=True, color=colors, label=names)
     if rest:
         ax.set_aspect("equal", adjustable="datalim")
     if labels is not None and ax.get_legend_handles_labels()[1]:
         columns = math.ceil(len(ax.get_legend_handles_labels()[1]) / 20)
         scale = math.sqrt(20 / size) if rest else 1
-        ax.legend(title="label", loc="upper right", fontsize="small", markerscale=scale, ncols=columns)
+        ax.legend(  # beside the axes, where it hides no point
+            title="label", fontsize="small", markerscale=scale, ncols=columns, frameon=False,
+            loc="upper left", bbox_to_anchor=(1.0, 1.0),
+        )  # fmt: skip
     return ax
 
 
