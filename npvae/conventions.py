@@ -3,13 +3,20 @@
 scikit-learn is imported only in `Estimator.__sklearn_tags__`, which only scikit-learn calls.
 """
 
+import dataclasses
+import difflib
+import html
 import inspect
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+#: The elements of an array that `short_repr` shows in full.
+SHORT = 8
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -25,10 +32,39 @@ def not_fitted(name: str) -> NotFittedError:
     return kind(f"this {name} is not fitted yet; call fit(X) first")
 
 
+def did_you_mean(word: Any, known: Iterable[Any]) -> str:
+    """Return a question that names the nearest of the known words, for the end of a message; "" if none is near.
+
+    Case, hyphens and underscores do not count. A word that is a part of a single known one is near it as well.
+
+    Examples
+    --------
+    >>> did_you_mean("n_component", ("n_components", "n_samples"))
+    "; did you mean 'n_components'?"
+    >>> did_you_mean("hidden", ("hidden_layer_sizes", "n_samples"))
+    "; did you mean 'hidden_layer_sizes'?"
+    >>> did_you_mean("wheel", ("n_components", "n_samples"))
+    ''
+    """
+    if not isinstance(word, str):
+        return ""
+    plain = {_plain(name): name for name in known if isinstance(name, str)}
+    near = difflib.get_close_matches(_plain(word), plain, n=1, cutoff=0.7)  # "normal" is not near "uniform"
+    if not near and len(_plain(word)) > 1:
+        parts = [name for name in plain if _plain(word) in name]
+        near = parts if len(parts) == 1 else []
+    return f"; did you mean {plain[near[0]]!r}?" if near else ""
+
+
+def _plain(word: str) -> str:
+    return word.casefold().replace("-", "").replace("_", "").replace(" ", "")
+
+
 def check_choice(name: str, value: Any, known: Any) -> None:
     """Raise ValueError if ``value`` is not one of ``known``."""
     if value not in known:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
+        listed = ", ".join(map(repr, known))
+        raise ValueError(f"{name} is {value!r}; expected one of {listed}{did_you_mean(value, known)}")
 
 
 def check_number(name: str, value: Any, kind: type, least: float) -> None:
@@ -58,6 +94,31 @@ def check_seed(name: str, value: Any) -> None:
 def kind_of(thing: object) -> str:
     """Say what a thing is, for messages."""
     return "None" if thing is None else f"of type {type(thing).__name__}"
+
+
+def short_repr(thing: Any) -> str:
+    """Return the repr of a NamedTuple or a dataclass, with no more than the shape and type of large arrays.
+
+    Examples
+    --------
+    >>> from typing import NamedTuple
+    >>> class Pair(NamedTuple):
+    ...     x: NDArray
+    ...     y: NDArray
+    >>> print(short_repr(Pair(np.array([1, 2]), np.zeros((500, 20)))))
+    Pair(x=array([1, 2]), y=<array (500, 20) float64>)
+    """
+    names = getattr(thing, "_fields", None) or [field.name for field in dataclasses.fields(thing)]
+    parts = [f"{name}={_short(getattr(thing, name))}" for name in names]
+    return f"{type(thing).__name__}({', '.join(parts)})"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_short(item)}" for key, item in value.items()) + "}"
+    if hasattr(value, "dtype") and np.ndim(value) and value.size > SHORT:
+        return f"<array {value.shape} {value.dtype}>"
+    return repr(value)
 
 
 def real_array(name: str, given: Any, expected: str = "an array of real numbers") -> NDArray[Any]:
@@ -104,6 +165,15 @@ def check_each(name: str, array: NDArray[Any], right: NDArray[np.bool_], expecte
 class SklearnEstimator:
     """Base class. The settings are the parameters of ``__init__``; each is stored, unchanged, as an attribute."""
 
+    def __new__(cls, *arguments: Any, **settings: Any) -> Self:
+        """Refuse a setting that is not there, and name the nearest one, which Python's own error does not."""
+        known = inspect.signature(cls).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            for name in settings.keys() - known:
+                near = did_you_mean(name, known)
+                raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}{near}")
+        return super().__new__(cls)
+
     @classmethod
     def _settings(cls) -> dict[str, Any]:
         """Return the default of each setting."""
@@ -128,16 +198,35 @@ class SklearnEstimator:
         known = self._settings()
         for name in params:
             if name not in known:
-                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(known)}")
+                near = did_you_mean(name, known)
+                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(known)}{near}")
         vars(self).update(params)
         return self
 
     def __repr__(self) -> str:
+        """Return the call that makes the estimator and, once it is fitted, a comment on each line of its summary."""
+        return "\n".join([self._call(), *(f"# {name}: {text}" for name, text in self._summary())])
+
+    def _repr_html_(self) -> str:
+        """Return the same for a notebook: a table without colours of its own, for dark and light pages."""
+        cell = '<td style="text-align: left; vertical-align: top; background: none">'
+        rows = (
+            f"<tr>{cell}{html.escape(name)}</td>{cell}{html.escape(text)}</td></tr>" for name, text in self._summary()
+        )
+        call = f'<pre style="white-space: pre-wrap; margin: 0">{html.escape(self._call())}</pre>'
+        return f"<div>{call}<table>{''.join(rows)}</table></div>"
+
+    def _call(self) -> str:
+        """Return the call of the constructor, with the settings that differ from their defaults."""
         defaults = self._settings()
         changed = (
             f"{name}={v!r}" for name, v in self.get_params().items() if v is not defaults[name] and v != defaults[name]
         )
         return f"{type(self).__name__}({', '.join(changed)})"
+
+    def _summary(self) -> Iterable[tuple[str, str]]:
+        """Yield lines (name, text) about what was fitted; none before ``fit``. A subclass may define this."""
+        return ()
 
     def __sklearn_tags__(self) -> Any:
         """Describe this estimator to scikit-learn: a transformer that may change the dtype."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .conventions import column_names, compare_names
+from .conventions import column_names, compare_names, short_repr
 from .estimators import WEIGHT_DRAWS, Scorer
 from .model import Model
 from .parameters import Buffers, Parameters
@@ -69,6 +69,7 @@ class Fitted:
     seed: int
     n_samples: int = 1
     feature_names: Any = None
+    __repr__ = short_repr
 
     def data(self, X: ArrayLike, name: str = "X") -> Data:
         """Check that X (N, D) is like the training data, and attach the scaling.

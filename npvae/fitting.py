@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import backends, training
 from .backends.interface import Backend
-from .conventions import column_names, compare_names
+from .conventions import column_names, compare_names, short_repr
 from .estimators import ESTIMATORS, Scorer, runs_on, suits, supports
 from .fitted import Fitted, generator
 from .model import Architecture, Model
@@ -50,6 +50,9 @@ class StartingPoint(NamedTuple):
     data: Data
     vector: np.ndarray  # (P,) float64
     backend: Backend
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def begin(

@@ -12,7 +12,16 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .conventions import array_of_shape, check_each, check_number, check_positive, check_seed, kind_of
+from .conventions import (
+    array_of_shape,
+    check_each,
+    check_number,
+    check_positive,
+    check_seed,
+    did_you_mean,
+    kind_of,
+    short_repr,
+)
 from .distributions import Laplace, Logistic, MultivariateNormal, Normal
 
 #: From samples z (n, K) to log p(x, z) (n,) in nats and its gradient with respect to z (n, K).
@@ -50,6 +59,9 @@ class Posterior(NamedTuple):
     elbo: float  # the bound on log p(x) in nats, estimated from new samples
     elbo_error: float  # its standard error
     history: NDArray[np.float64]  # (steps,) the estimate of the bound at each step
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def fit_posterior(
@@ -203,7 +215,8 @@ def _check_family(q: Family) -> None:
     """Raise TypeError or ValueError if q is not a family that can be fitted, with valid parameters."""
     if not isinstance(q, Family):
         known = ", ".join(family.__name__ for family in get_args(Family))
-        raise TypeError(f"q is {kind_of(q)}; expected one of the families {known}")
+        near = did_you_mean(q, [family.__name__ for family in get_args(Family)])
+        raise TypeError(f"q is {kind_of(q)}; expected one of the families {known}{near}")
     loc = array_of_shape("loc of q", q.loc, ("K",))
     check_each("loc of q", loc, np.isfinite(loc), "finite numbers")
     if isinstance(q, MultivariateNormal):

@@ -136,6 +136,9 @@ class Model:
         network = backend.Network or nn.Network
         self.encoder, self.decoder = (network(mlp, self.layout, backend) for mlp in (encoder, decoder))
 
+    def __repr__(self) -> str:
+        return f"<Model: {self.architecture} on {self.backend.__name__.rpartition('.')[2]} in {self.dtype}>"
+
     def initial(self, rng: np.random.Generator, std: float) -> NDArray[np.float64]:
         """Draw initial values.
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .backends.interface import Array, Backend
+from .conventions import short_repr
 
 #: The function of a backend that takes a step, by name of the optimizer.
 STEPS = {"adagrad": "adagrad_step", "sgd": "sgd_step"}
@@ -48,6 +49,9 @@ class State(NamedTuple):
 
     squares: Array  # (P,), the sum of squared gradients; SGD does not use it
     counter: Array  # (2,) int64: steps so far, and the first step whose gradient was not finite, or -1
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 class Optimizer:

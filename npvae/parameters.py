@@ -89,6 +89,10 @@ class Parameters:
     def __getitem__(self, name: str) -> Any:
         return self._views[name]
 
+    def __repr__(self) -> str:
+        names = ", ".join(f"{name} {shape}" for name, shape in self.layout.shapes.items())
+        return f"<Parameters: {self.layout.size} numbers {self.vector.dtype}; {names}>"
+
     def __reduce__(self) -> tuple:
         return Parameters, (self.layout, self.vector)  # the views of a copy share the memory of its vector
 

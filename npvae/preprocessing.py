@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .conventions import warn
+from .conventions import short_repr, warn
 from .likelihoods import LIKELIHOODS
 
 #: Rows per chunk. It limits the memory of a pass over data that may be on disk.
@@ -32,6 +32,9 @@ class Scaling(NamedTuple):
     shift: NDArray[np.float64]  # (D,)
     scale: NDArray[np.float64]  # (D,)
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
 
 class Data(NamedTuple):
     """A dataset in the user's units, with the scaling to the model's units.
@@ -50,6 +53,9 @@ class Data(NamedTuple):
     X: NDArray  # (N, D)
     scaling: Scaling
     log_jacobian: float  # the sum of log(scale) over columns
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 #: From this largest value on, uint8 data is taken for pixels. Below, it is taken for small integers.
@@ -112,6 +118,9 @@ class Survey(NamedTuple):
             return False
         span = (self.high - self.low)[self.high > self.low]
         return bool(np.mean(span > 127) > 0.5)
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 class _Grey:

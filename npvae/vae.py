@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import fitting, modelfile, persistence, settings
 from .conventions import SklearnEstimator, check_number, not_fitted, warn
+from .description import describe
 from .evaluation.health import examine
 from .fitted import Fitted
 from .preprocessing import as_table, survey
@@ -330,6 +331,9 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             print(message, file=sys.stderr)
         else:
             logger.info(message)
+
+    def _summary(self):
+        return describe(self) if hasattr(self, "parameters_") else ()
 
     # Using what was fitted --------------------------------------------------------------------------------------------
 

@@ -57,8 +57,8 @@ def test_bench_writes_tables_and_a_picture(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["speed"], "bench measures kernels, epochs, growth"),
-        (["epochs", "--epochs", "0"], "in 1 or more epochs; got 0"),
+        (["speed"], "PART is 'speed'; expected one of 'kernels', 'epochs', 'growth'"),
+        (["epochs", "--epochs", "0"], "--epochs is 0; expected an integer of at least 1"),
         (["growth", "--backend", "cuda"], "growth cannot be measured with 'cuda'; expected kernels or epochs"),
     ],
 )

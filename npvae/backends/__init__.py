@@ -7,6 +7,8 @@ backend by name: before that, none of its functions is compiled and no GPU is us
 from importlib import import_module, util
 from typing import Any
 
+from ..conventions import check_choice
+
 #: Names that `get` knows.
 BACKENDS = ("reference", "cpu", "cuda")
 
@@ -32,8 +34,7 @@ def get(name: str) -> Any:
     >>> backends.get("reference").__name__
     'npvae.backends.reference'
     """
-    if name not in BACKENDS:
-        raise ValueError(f"backend is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}")
+    check_choice("backend", name, BACKENDS)
     if lacking := missing(name):
         raise RuntimeError(f"backend is {name!r}, but {lacking}")
     return import_module(f"{__name__}.{name}")

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import exp, expm1, log1p, maximum, tanh, where
 
+from ..conventions import check_choice
+
 #: Lower limit of a Gaussian decoder's log-variance. Without it the bound has no maximum on discrete or repeated values.
 #: The limit is the rounding error of an 8-bit pixel scaled to [0, 1]: a standard deviation of 1 / (255 sqrt(12)).
 MIN_LOG_VAR = -2 * np.log(255 * np.sqrt(12))
@@ -80,8 +82,7 @@ def activation(name: str) -> Activation:
     >>> activation("tanh").derivative(0.5)
     0.75
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation is {name!r}; expected one of {', '.join(map(repr, ACTIVATIONS))}")
+    check_choice("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from .. import __version__
 from . import bench, check, listing, train, use
-from .options import with_option_names
+from .options import Parser, with_option_names
 
 EXIT_CODES = "exit status: 0 done, 1 an error or a failed check, 2 wrong usage, 130 stopped by Ctrl-C"
 
@@ -90,9 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     Each command sets ``run``: a function from the parsed arguments to an exit status.
     """
-    parser = argparse.ArgumentParser(
-        prog="npvae", description="Variational autoencoders, trained by hand.", epilog=EXIT_CODES
-    )
+    parser = Parser(prog="npvae", description="Variational autoencoders, trained by hand.", epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"npvae {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (train, use, check, bench, listing):

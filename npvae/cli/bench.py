@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
+
+from ..conventions import check_choice, check_number
 from .options import Commands, add_command, add_force
 from .outputs import check_overwriting, save_figure
 
@@ -41,9 +44,9 @@ def run_bench(arguments: argparse.Namespace) -> int:
     from .. import plots
     from ..bench import report
 
-    unknown = set(arguments.parts) - set(PARTS)
-    if unknown or arguments.epochs < 1:
-        raise ValueError(f"bench measures {', '.join(PARTS)}, in 1 or more epochs; got {unknown or arguments.epochs}")
+    for part in arguments.parts:
+        check_choice("PART", part, PARTS)
+    check_number("--epochs", arguments.epochs, np.integer, 1)
     backend = arguments.backend
     parts = [part for part in arguments.parts if backend in PARTS[part]]
     if not parts:
@@ -55,7 +58,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     tables = report.run(parts, arguments.out, folder, arguments.epochs, backend)
     figure = Figure(figsize=(10, 4 * len(tables)), layout="constrained")
     for figure_part, (part, rows) in zip(figure.subfigures(len(tables), squeeze=False)[:, 0], tables.items()):
-        getattr(plots, part)(figure_part, rows)
+        getattr(plots, part)(rows, figure=figure_part)
     save_figure(arguments.out / "benchmark.png", figure)
     print(f"tables and picture: {arguments.out}")
     return 0

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from numpy.typing import NDArray
 
+from ..conventions import did_you_mean
+
 
 class Table(NamedTuple):
     """A table as it was read from a file.
@@ -127,7 +129,7 @@ def _find(column: str, names: Sequence[str] | None, n_columns: int) -> int:
     if column.isdecimal() and 1 <= int(column) <= n_columns:
         return int(column) - 1
     known = f"the columns are {_listed(names)}" if names else f"there are columns 1 to {n_columns}, without names"
-    raise ValueError(f"there is no column {column!r}; {known}")
+    raise ValueError(f"there is no column {column!r}; {known}{did_you_mean(column, names or ())}")
 
 
 def name_column(names: Sequence[str] | None, i: int) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import datasets
+from ..conventions import did_you_mean
 from ..preprocessing import survey
 from . import files
 from .choice import EVERYTHING, Choice, Table
@@ -144,7 +145,7 @@ def load_table(name: str | Path, choice: Choice = EVERYTHING, say: Callable[[str
     path = Path(name)
     if not path.is_dir():
         if path.suffix.lower() not in files.READERS:
-            raise ValueError(f"{path} is not a data set; expected {KNOWN}")
+            raise ValueError(f"{path} is not a data set; expected {KNOWN}{did_you_mean(str(name), datasets.NAMES)}")
         with open(path, "rb"):  # a file that cannot be opened is an OSError
             pass
     try:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..conventions import did_you_mean
 from . import csvfile
 from .choice import EVERYTHING, Choice, Table
 
@@ -151,7 +152,8 @@ def choose_array(shapes: Mapping[str, tuple[int, ...]], chosen: str | None) -> s
     listed = ", ".join(f"{name!r} {shape}" for name, shape in shapes.items())
     if chosen is not None:
         if chosen not in shapes:
-            raise ValueError(f"it holds no array {chosen!r}; it holds {listed or 'none'}")
+            near = did_you_mean(chosen, shapes)
+            raise ValueError(f"it holds no array {chosen!r}; it holds {listed or 'none'}{near}")
         return chosen
     if not shapes:
         raise ValueError("it holds no arrays")

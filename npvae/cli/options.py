@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..conventions import did_you_mean
 from ..datasets import Dataset
 from ..settings import SETTINGS, option_help
 from ..vae import VAE
@@ -70,6 +71,31 @@ def with_option_names(message: str) -> str:
     names = "|".join(name for name in _OTHER_NAMES if "_" in name)
     # Not in quotes, paths, or names of files
     return re.sub(rf"(?<![\w./\\'\"-])({names})(?![\w/\\'\"-]|\.\w)", lambda found: _OTHER_NAMES[found[1]], message)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors name the nearest option, command or choice.
+
+    Examples
+    --------
+    >>> Parser(prog="npvae", exit_on_error=False).add_argument("--side", choices=("left", "right")).dest
+    'side'
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: D102 - as argparse says
+        parsed, unknown = super().parse_known_args(args, namespace)
+        options = [word for word in unknown if word.startswith("-")]
+        if options:
+            near = did_you_mean(options[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return parsed, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += did_you_mean(value, action.choices or ())
+            raise
 
 
 def add_command(

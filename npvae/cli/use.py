@@ -46,7 +46,7 @@ def run_sample(arguments: argparse.Namespace) -> int:
 
     path, model = picture_path(arguments.out, arguments.force), load(arguments.model)
     shape = _image_shape(arguments, model)
-    save_picture(path, lambda ax: plots.show_images(ax, model.sample(100), shape, 10, "Samples"))
+    save_picture(path, lambda ax: plots.show_images(model.sample(100), shape, title="Samples", ax=ax))
     return 0
 
 
@@ -58,7 +58,7 @@ def run_manifold(arguments: argparse.Namespace) -> int:
     model = load(arguments.model)
     dataset = load_dataset(arguments, model)
     shape = _image_shape(arguments, model)
-    save_picture(path, lambda ax: plots.manifold(ax, model, dataset.X_test, shape))
+    save_picture(path, lambda ax: plots.manifold(model, dataset.X_test, shape, ax=ax))
     return 0
 
 
@@ -70,7 +70,7 @@ def run_reconstruct(arguments: argparse.Namespace) -> int:
     model = load(arguments.model)
     dataset = load_dataset(arguments, model)
     shape = _image_shape(arguments, model)
-    save_picture(path, lambda ax: plots.reconstructions(ax, model, dataset.X_test, shape))
+    save_picture(path, lambda ax: plots.reconstructions(model, dataset.X_test, shape, ax=ax))
     return 0
 
 

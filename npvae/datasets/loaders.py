@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..conventions import check_choice, short_repr
 from . import files
 from .digits import IMAGE_SHAPE, make_digits
 from .formats import parse_amat, parse_frey, parse_idx
@@ -31,6 +32,9 @@ class Dataset(NamedTuple):
     y_valid: NDArray[np.uint8] | None
     y_test: NDArray[np.uint8] | None
     image_shape: tuple[int, int] | None  # (height, width) in pixels
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 class Description(NamedTuple):
@@ -258,8 +262,7 @@ def load(name: str, data_dir: files.PathLike | None = None) -> Dataset:
     >>> datasets.load("digits").X_train.shape  # doctest: +SKIP
     (10000, 784)
     """
-    if name not in NAMES:
-        raise ValueError(f"name must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
+    check_choice("name", name, NAMES)
     return _ENTRIES[name].load(data_dir)
 
 

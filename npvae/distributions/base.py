@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..conventions import short_repr
+
 FloatArray = NDArray[np.float64]
 
 #: The shape of an array of samples.
@@ -67,6 +69,10 @@ class Parameter:
 
 class Distribution:
     """A family with a log-density or log-probability."""
+
+    def __init_subclass__(cls) -> None:
+        """Give each family a short repr: before `dataclass` does, which keeps the one that it finds."""
+        cls.__repr__ = short_repr  # type: ignore[method-assign]
 
     @np.errstate(all="ignore")
     def log_prob(self, x: ArrayLike) -> FloatArray:

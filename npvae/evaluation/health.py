@@ -43,6 +43,9 @@ class Health(NamedTuple):
     at_floor: float  # share of the decoder's log-variances at their floor; 0 for Bernoulli data
     warnings: tuple  # of str
 
+    def __repr__(self) -> str:
+        return str(self)  # what one reads after `model.health_`
+
     def __str__(self) -> str:
         order = sorted(self.kl, reverse=True)
         shown = ", ".join(f"{kl:.2f}" for kl in order[:8]) + (", ..." if len(order) > 8 else "")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ..conventions import short_repr
 from ..estimators import first_nonfinite
 from ..estimators.interface import Estimator
 from ..optimizers import Optimizer, UpdateRule
@@ -99,6 +100,9 @@ class State(NamedTuple):
     best: NDArray  # (P,), the parameters with the best validation bound; (0,) without validation data
     progress: Progress
     estimator: dict[str, NDArray]  # the arrays of the estimator's State by name; empty if it has none
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 class NonFiniteError(FloatingPointError):
