@@ -432,10 +432,11 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             If it cannot be written; a file that was there before is then unchanged.
         TypeError
             If JSON cannot hold the notes.
+        ValueError
+            If `load` would refuse the file: a setting was changed to what no fit accepts, or a number is not finite.
         """
         self._check_fitted()
-        header, arrays = persistence.to_file(self)
-        modelfile.save(path, header | {"notes": self.notes_ if notes is None else notes}, arrays)
+        modelfile.save(path, *persistence.to_file(self, self.notes_ if notes is None else notes))
         if notes is not None:
             self.notes_ = notes
 
@@ -448,12 +449,12 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         FileNotFoundError
             If there is no such file.
         ValueError
-            If it is not an npvae model, or is damaged.
+            If it is not an npvae model, or is damaged. The message names the file, and the entry that cannot be.
         """
         header, arrays = modelfile.load(path)
         try:
             return persistence.from_file(cls, header, arrays)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from None
 
     def starting_point(self, X: ArrayLike) -> fitting.StartingPoint:
