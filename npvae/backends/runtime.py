@@ -44,9 +44,14 @@ CACHE = _can_cache()
 
 _has_lost_its_threads = False
 
+#: The Python thread that may enter parallel loops where only one may; guarded by `_choosing`.
+_owner: threading.Thread | None = None
+_choosing = threading.Lock()
+
 
 def _after_fork():
-    global _has_lost_its_threads
+    global _has_lost_its_threads, _owner, _choosing
+    _owner, _choosing = None, threading.Lock()  # another thread of the parent may have held it
     try:
         numba.threading_layer()
     except ValueError:  # the parent had started no threads
@@ -58,13 +63,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-#: The Python thread that may enter parallel loops where only one may; guarded by `_choosing`.
-_owner: threading.Thread | None = None
-_choosing = threading.Lock()
-
-
 def _many_may_enter() -> bool:
-    """Return whether several Python threads may be in parallel loops. Unknown before the first loop is compiled."""
+    """Return whether several Python threads may be in parallel loops; not before it is known, at the first loop."""
     try:
         return numba.threading_layer() != "workqueue"
     except ValueError:
