@@ -4,6 +4,7 @@
 scikit-learn; ``vae`` has the methods that users call.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -147,10 +148,12 @@ class Fitted:
             (n, J).
         """
         model, data = self.model, self.data(np.asarray(x)[None])
-        (_, row, buffers), *_ = self.batches(data)
+        (_, row, _), *_ = self.batches(data)
+        local = threading.local()  # each thread that calls the function has its own buffers
 
         def function(z):
             z = model.backend.asarray(z, model.dtype)
+            buffers = vars(local).setdefault("buffers", Buffers(model.backend, model.dtype))
             value, gradient = model.log_joint(self.parameters, row, z, buffers)
             value, gradient = (np.array(model.backend.to_numpy(array), float) for array in (value, gradient))
             return value + data.log_jacobian, gradient

@@ -234,7 +234,7 @@ def architecture_of(settings: SimpleNamespace, preprocessor: Preprocessor, n_fea
         preprocessor.likelihood,
         posterior=settings.posterior,
         random_weights=ESTIMATORS[settings.estimator].random_weights,
-        n_binary=preprocessor.n_binary,
+        n_binary=len(preprocessor.binary_columns),
     )
 
 

@@ -520,11 +520,9 @@ def reconstructions(
 
 
 def _as_read(model: Any, rows: Any) -> NDArray[Any]:
-    """Return rows in the units of the model's reconstructions: uint8 pixels times the model's own factor."""
+    """Return rows in the units of the model's reconstructions: times the model's own unit."""
     array, preprocessor = np.asarray(rows), getattr(model, "preprocessor_", None)
-    if array.dtype != np.uint8:
-        return array
-    return as_unit_interval(array) if preprocessor is None else array * preprocessor.uint8_scale
+    return as_unit_interval(array) if preprocessor is None else array * preprocessor.unit_of(array.dtype)
 
 
 def _posterior_means(model: FittedModel, X: Any) -> NDArray[Any]:

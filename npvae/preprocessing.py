@@ -316,8 +316,17 @@ class Preprocessor(NamedTuple):
     scaling: Scaling  # of the columns of x
     uint8_unit: float
     unit: float = 1.0  # of all other types
-    n_binary: int = 0
-    order: NDArray[np.int64] | None = None  # (D,) the column of X that each column of x is; None if it is the same
+    binary_columns: tuple[int, ...] = ()  # of X, where the likelihood has columns of several kinds
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """The column of X that each column of x is: (D,). The binary ones are the first."""
+        others = np.delete(np.arange(len(self.scaling.scale)), self.binary_columns)
+        return np.concatenate([np.array(self.binary_columns, np.int64), others])
+
+    def unit_of(self, dtype: np.dtype) -> float:
+        """Return what data of a type is multiplied by."""
+        return self.uint8_unit if dtype == np.uint8 else self.unit
 
     def data(self, table: Survey, name: str = "X") -> Data:
         """Check that a table (N, D) is like the training data, and attach its scaling.
@@ -334,12 +343,11 @@ class Preprocessor(NamedTuple):
             raise ValueError(
                 f"{name} has {X.shape[1]} features, but VAE is expecting {len(scale)} features as input, as fitted"
             )
-        unit = self.uint8_unit if X.dtype == np.uint8 else self.unit
-        order = np.arange(len(scale)) if self.order is None else self.order
-        binary = order[: len(scale) if not likelihood.density else self.n_binary]
+        unit = self.unit_of(X.dtype)
+        binary = self.order[: len(self.binary_columns) if likelihood.density else None]
         excess = _check_unit_interval(table, unit, self.likelihood, name, binary)
-        if self.order is not None:
-            X = X[:, order]
+        if self.binary_columns:
+            X = X[:, self.order]
         if excess > 0:
             warn(f"{name} has values up to {excess:.1g} outside [0, 1]: they are clipped, as rounding errors")
             X = np.concatenate([np.clip(X[:, : len(binary)], 0, 1 / unit), X[:, len(binary) :]], axis=1)
@@ -351,7 +359,7 @@ class Preprocessor(NamedTuple):
         if LIKELIHOODS[self.likelihood].unit_interval:
             return x
         X = x / self.scaling.scale + self.scaling.shift
-        return X if self.order is None else X[:, np.argsort(self.order)]
+        return X[:, np.argsort(self.order)] if self.binary_columns else X
 
     def far_from(self, table: Survey) -> str:
         """Say which column of a later piece lies far outside the scale of the first piece of the training data, or "".
@@ -361,12 +369,12 @@ class Preprocessor(NamedTuple):
         """
         if LIKELIHOODS[self.likelihood].unit_interval:
             return ""
-        unit, (shift, scale) = self.uint8_unit if table.X.dtype == np.uint8 else self.unit, self.scaling
-        order = np.arange(len(scale)) if self.order is None else self.order
+        unit, (shift, scale) = self.unit_of(table.X.dtype), self.scaling
+        order = self.order
         remedy = "The first piece fixes the scaling of the columns: shuffle the rows before they are cut into pieces"
         mean, deviation = _column_moments(table)
         varies = deviation > _rounding(table)
-        varies[: self.n_binary] = False
+        varies[: len(self.binary_columns)] = False
         constant = np.flatnonzero((scale == 1) & varies)  # no other column has exactly the scale 1
         if len(constant):
             return f"column {order[constant[0]]} was constant in the first piece, and is not in this one. {remedy}"
@@ -531,9 +539,9 @@ def _mixed(table: Survey, scaling: Scaling) -> Preprocessor:
             f"likelihood is 'mixed', but {binary.sum()} of {len(binary)} columns of X have the values 0 and 1; "
             "expected some, but not all. For columns of one kind there are 'bernoulli' and 'gaussian'"
         )
-    order = np.argsort(~binary, kind="stable")
-    scaling = Scaling(np.where(binary, 0, scaling.shift)[order], np.where(binary, 1, scaling.scale)[order])
-    return Preprocessor("mixed", scaling, uint8_unit=1.0, n_binary=int(binary.sum()), order=order)
+    scaling = Scaling(np.where(binary, 0, scaling.shift), np.where(binary, 1, scaling.scale))
+    mixed = Preprocessor("mixed", scaling, uint8_unit=1.0, binary_columns=tuple(map(int, np.flatnonzero(binary))))
+    return mixed._replace(scaling=Scaling(*(part[mixed.order] for part in scaling)))
 
 
 def _standardizing(table: Survey) -> tuple[Scaling, list[str]]:

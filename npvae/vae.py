@@ -4,12 +4,13 @@ Its methods are thin: ``settings`` checks and documents the settings, ``fitting`
 ``fitted`` computes with the result.
 """
 
+import functools
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from os import PathLike
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,30 @@ from .progress import show_progress
 from .training import Checkpointer, Epoch, NonFiniteError
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+
+#: The models in training: id of the model -> the call that trains it. Its methods are atomic.
+_in_training: dict[int, object] = {}
+
+
+def _alone(method: Callable[Concatenate["VAE", P], "VAE"]) -> Callable[Concatenate["VAE", P], "VAE"]:
+    """Have a method that trains refuse a model that is in training: both calls would write to the same arrays."""
+
+    @functools.wraps(method)
+    def alone(self: "VAE", *arguments: P.args, **named: P.kwargs) -> "VAE":
+        call = object()
+        if _in_training.setdefault(id(self), call) is not call:
+            raise RuntimeError(
+                f"this {type(self).__name__} is being trained already, in another thread or by the fit whose callback "
+                "this is; train a copy of it: copy.deepcopy(model)"
+            )
+        try:
+            return method(self, *arguments, **named)
+        finally:
+            del _in_training[id(self)]
+
+    return alone
 
 
 class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from the table of settings
@@ -129,6 +154,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
     # Fitting ----------------------------------------------------------------------------------------------------------
 
+    @_alone
     def fit(
         self,
         X: ArrayLike,
@@ -166,11 +192,14 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             validation data.
         OSError
             If the checkpoint cannot be written when training begins, or at the end. In between it is tried again.
+        RuntimeError
+            If this model is being trained already, in another thread; so do `resume` and `partial_fit`.
         """
         values = self._checked_settings()
         checkpointer = self._checkpointer(checkpoint, checkpoint_every)
         return self._run(self._begin(values, X, X_valid), checkpointer)
 
+    @_alone
     def resume(
         self,
         X: ArrayLike,
@@ -218,6 +247,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         history = [epoch for epoch in self.history_ if epoch.epoch <= done]
         return self._run(run, checkpointer, learning_rate_=learning_rate, history_=history)
 
+    @_alone
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "VAE":
         """Train for one epoch on a piece of the data.
 
@@ -452,10 +482,11 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             If it cannot be written; a file that was there before is then unchanged.
         TypeError
             If JSON cannot hold the notes.
+        ValueError
+            If `load` would refuse the file: a setting was changed to what no fit accepts, or a number is not finite.
         """
         self._check_fitted()
-        header, arrays = persistence.to_file(self)
-        modelfile.save(path, header | {"notes": self.notes_ if notes is None else notes}, arrays)
+        modelfile.save(path, *persistence.to_file(self, self.notes_ if notes is None else notes))
         if notes is not None:
             self.notes_ = notes
 
@@ -468,12 +499,12 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         FileNotFoundError
             If there is no such file.
         ValueError
-            If it is not an npvae model, or is damaged.
+            If it is not an npvae model, or is damaged. The message names the file, and the entry that cannot be.
         """
         header, arrays = modelfile.load(path)
         try:
             return persistence.from_file(cls, header, arrays)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from None
 
     def starting_point(self, X: ArrayLike) -> fitting.StartingPoint:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import npvae
-from npvae import cli
+from npvae import cli, modelfile
 from npvae.cli.check import models_to_check
 from npvae.cli.data import Split
 from npvae.estimators import ESTIMATORS
@@ -262,6 +262,27 @@ def test_resume_needs_a_model_of_this_command(folder, capsys):
     np.save("images.npy", np.load("images.npy")[::-1])
     assert cli.main(["resume", "model.npz", "--epochs", "9"]) == 1
     assert "X is [48, 36, '|u1'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["resume model.npz", "score model.npz images.npy", "sample model.npz"])
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("test_curve", {"a": 1}, "notes.test_curve is {'a': 1}; expected a list"),
+        ("test_curve", [[48, "a"]], "notes.test_curve[0][1] is 'a'; expected a number"),
+        ("split", None, "notes.split is None; expected a record"),
+        ("split", {"seed": -1}, "notes.split.seed is -1; expected an integer of at least 0"),
+        ("image_shape", [6], "notes.image_shape is [6]; expected a list of 2"),
+        ("choice", [], "notes.choice is []; expected a list of 4"),
+        ("dataset", 3, "notes.dataset is 3; expected a string"),
+        ("patient", "yes", "notes.patient is 'yes'; expected true or false"),
+    ],
+)
+def test_notes_that_the_command_has_not_written(trained, capsys, command, name, value, expected):
+    header, arrays = modelfile.load("model.npz")
+    modelfile.save("model.npz", header | {"notes": header["notes"] | {name: value}}, arrays)
+    assert cli.main(command.split()) == 1
+    assert f"npvae: error: model.npz is damaged: {expected}" in capsys.readouterr().err
 
 
 def test_how_much_is_said(folder, capsys, caplog):

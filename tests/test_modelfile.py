@@ -1,6 +1,9 @@
 """Model files: what is saved comes back, whole or not at all, and nothing else is taken for one."""
 
 import collections
+import contextlib
+import copy
+import functools
 import io
 import json
 import pickle
@@ -13,7 +16,8 @@ import pytest
 from conftest import THOROUGH
 
 import npvae
-from npvae import modelfile
+from npvae import modelfile, persistence
+from npvae.training import NonFiniteError
 
 
 @pytest.fixture
@@ -122,9 +126,16 @@ def test_notes(model, tmp_path):
     assert npvae.load(tmp_path / "b").notes_["dataset"] == "mine"
 
 
-def test_settings_that_no_fit_would_take_do_not_spoil_a_file(model, X, tmp_path):
-    model.set_params(patience=0).save(tmp_path / "a")
-    assert npvae.load(tmp_path / "a").score(X) == model.score(X)
+def test_what_could_not_be_read_again_is_not_written(model, tmp_path):
+    path = tmp_path / "a"
+    model.save(path)
+    whole = path.read_bytes()
+    with pytest.raises(ValueError, match="settings.patience is 0; expected an integer of at least 1"):
+        model.set_params(patience=0).save(path)
+    model.set_params(patience=3).parameters_.vector[2:4] = np.inf
+    with pytest.raises(ValueError, match="parameters holds 2 NaN or infinite numbers; expected none"):
+        model.save(path)
+    assert path.read_bytes() == whole
 
 
 def test_missing_file(tmp_path):
@@ -286,8 +297,152 @@ def test_later_versions_and_wrong_sizes_are_refused(model, tmp_path):
     model.save(path)
     header, arrays = modelfile.load(path)
     modelfile.save(path, header, arrays | {"parameters": arrays["parameters"][:-1]})
-    with pytest.raises(ValueError, match="damaged: parameters is float32"):
+    with pytest.raises(
+        ValueError, match=r"damaged: parameters is float32 \(\d+,\); expected floats \(\d+,\), as in the"
+    ):
         npvae.load(path)
     modelfile.save(path, header | {"version": 4}, arrays)
     with pytest.raises(ValueError, match="has format version 4; this npvae reads 2 and 3"):
         npvae.load(path)
+
+
+# Files whole to the last bit, with entries that no training writes ----------------------------------------------------
+
+#: Values that are wrong somewhere.
+WRONG = (
+    None, "x", "", -1, 0, 1, 2.5, 10**30, 1e300, -1e300, np.nan, np.inf, -np.inf, True, False, [], [1], ["a"] * 99,
+    [[1]], [None], {"a": 1}, {}, "float64",
+)  # fmt: skip
+
+DELETED = object()
+
+
+def places(value, path=()):
+    """Yield the path of every entry of a header, and of the first two items of every list."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+def with_entry(header, path, value):
+    """Return a copy of a header with another value at a path, or without the entry."""
+    header = copy.deepcopy(header)
+    *parents, last = path
+    record = functools.reduce(lambda record, key: record[key], parents, header)
+    if value is DELETED:
+        del record[last]
+    else:
+        record[last] = value
+    return header
+
+
+def wrong_arrays(array):
+    """Yield arrays that cannot stand in the place of this one, and some that can."""
+    first = np.arange(array.size).reshape(array.shape) == 0
+    for value in (np.nan, np.inf, -np.inf):
+        yield np.where(first, value, array).astype(array.dtype)
+        yield np.append(array, array.dtype.type(value))
+    yield from (-abs(array) - 1, 0 * array, array[:-1], np.append(array, array[:1]), array[None], array.reshape(-1, 1))
+    yield from (np.array(1.0), array[:0], np.zeros(array.shape, np.int64), array.astype("f4"), array.astype("f8"))
+
+
+def read(monkeypatch, header, arrays):
+    """Load a model file of these contents, without the detour through a disk."""
+    monkeypatch.setattr(modelfile, "load", lambda path: (copy.deepcopy(header), dict(arrays)))
+    return npvae.load("spoiled.npz")
+
+
+def refused_or_works(monkeypatch, header, arrays, names, X):
+    """Return what refused the file, which names the entry, or None for a model that can do everything."""
+    try:
+        model = read(monkeypatch, header, arrays)
+    except ValueError as error:
+        assert str(error).startswith("spoiled.npz is damaged: ") and any(name in str(error) for name in names), error
+        return str(error)
+    assert np.all(np.isfinite(model.score_samples(X))) and str(getattr(model, "health_", "")) is not None
+    assert np.all(np.isfinite(model.sample(2))) and repr(model) and model.transform(X).shape == (len(X), 2)
+    persistence.to_file(model, model.notes_)
+    # Data of other fingerprints, settings that do not go together, a step size with which training diverges.
+    with contextlib.suppress(ValueError, NonFiniteError):
+        model.set_params(max_epochs=3, verbose=False).resume(X, X_valid=X[:5])
+        assert np.isfinite(model.score(X))
+    return None
+
+
+@pytest.fixture(params=["sgvb-b", "score-function-running", "full-vb", "mixed"])
+def contents(request, X, tmp_path):
+    """Header and arrays of a file, and the data of its model."""
+    settings = {"hidden_layer_sizes": (6, 4), "learning_rate": 0.05, "backend": "reference", "n_samples": 2}
+    if request.param == "mixed":
+        X = np.where(np.arange(5) < 2, X.mean(axis=0) < X, X)
+    else:
+        settings["estimator"] = request.param
+    model = npvae.VAE(2, max_epochs=2, **settings).fit(X, X_valid=X[:5])
+    model.feature_names_in_ = np.array(list("abcde"), dtype=object)
+    model.save(tmp_path / "model.npz", notes={"numbers": [1, 2]})
+    return *modelfile.load(tmp_path / "model.npz"), X
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names", "ignore::RuntimeWarning")
+def test_every_entry_with_every_wrong_value(contents, monkeypatch):
+    header, arrays, X = contents
+    assert read(monkeypatch, header, arrays).score(X) < 0
+    counts = collections.Counter()
+    for path in places({name: value for name, value in header.items() if name not in ("format", "version")}):
+        names = {str(key) for key in path if isinstance(key, str)} | {"architecture"}
+        for value in (*WRONG, DELETED):
+            if path != ("settings", "n_samples") or value != 10**30:  # a fit with as many fails, too
+                counts[refused_or_works(monkeypatch, with_entry(header, path, value), arrays, names, X) is None] += 1
+    assert counts[False] > 4 * counts[True] > 0
+    print(counts[False], "refused,", counts[True], "work")
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_every_array_with_wrong_numbers(contents, monkeypatch):
+    header, arrays, X = contents
+    counts = collections.Counter()
+    for name, array in arrays.items():
+        others = {other: array for other, array in arrays.items() if other != name}
+        for wrong in [*wrong_arrays(array), None]:
+            changed = others if wrong is None else {**others, name: wrong}
+            refused = refused_or_works(monkeypatch, header, changed, (name, "dtype"), X)
+            assert refused or np.all(np.isfinite(array))
+            counts[refused is None] += 1
+    assert counts[False] > 2 * counts[True] > 0
+    print(counts[False], "refused,", counts[True], "work")
+
+
+@pytest.mark.parametrize(
+    "path, value, expected",
+    [
+        (("settings", "dtype"), "float16", "settings.dtype is 'float16'; expected one of 'float32', 'float64'"),
+        (("settings", "dtype"), "float64", "settings.dtype is 'float64'; expected float32, as the parameters have"),
+        (("settings", "old"), 1, "settings has 'old', which is not a setting of VAE"),
+        (("fitted", "seed_"), -1, "fitted.seed_ is -1; expected an integer of at least 0"),
+        (("fitted", "n_features_in_"), 4, "fitted.n_features_in_ is 4; expected 5, as in the architecture"),
+        (("fitted", "feature_names_in_"), ["a", "b"], "fitted.feature_names_in_ is ['a', 'b']; expected a list of 5"),
+        (("architecture", "activation"), "relu6", "architecture.activation is 'relu6'; expected one of 'tanh'"),
+        (("units", 0), 0, "units[0] is 0; expected a number from 4.94e-324 to 1"),
+        (("progress", "seen"), 41, "progress.seen is 41; expected an integer of at least 0 and at most 40"),
+        (("progress", "rng", "state", "inc"), -3, "expected the state of a PCG64 generator"),
+        (("history", 1, 2), np.nan, "history[1][2] is nan; expected a finite number"),
+    ],
+)
+def test_the_file_and_the_entry_are_named(model, tmp_path, path, value, expected):
+    file = tmp_path / "model.npz"
+    model.save(file)
+    header, arrays = modelfile.load(file)
+    modelfile.save(file, with_entry(header, path, value), arrays)  # with a digest that is right
+    with pytest.raises(ValueError) as error:
+        npvae.load(file)
+    assert str(error.value).startswith(f"{file} is damaged: ") and expected in str(error.value)
+
+
+def test_history_without_validation_data_is_no_damage(X, tmp_path):
+    """Its validation bound is NaN, and the best one -inf."""
+    model = npvae.VAE(2, learning_rate=0.05, max_epochs=2, backend="reference").fit(X)
+    model.save(tmp_path / "m.npz")
+    loaded = npvae.load(tmp_path / "m.npz")
+    assert np.isnan(loaded.history_[0].elbo_valid) and loaded.training_.progress.best_bound == -np.inf

@@ -176,7 +176,7 @@ def test_uint8_pixels_are_drawn_as_the_model_reads_them():
     given = lambda model: plots.reconstructions(model, X, ax=axes()).images[0].get_array()[:2, :2].ravel()
     same = lambda X: np.zeros(X.shape)
     np.testing.assert_allclose(given(SimpleNamespace(reconstruct=same)), [0, 0.2, 0.4, 1])
-    preprocessor = SimpleNamespace(uint8_scale=1.0)
+    preprocessor = SimpleNamespace(unit_of=lambda dtype: 1.0)
     np.testing.assert_array_equal(given(SimpleNamespace(reconstruct=same, preprocessor_=preprocessor)), X[0])
     with pytest.warns(UserWarning, match="the largest uint8 value is 16: divided by 255"):
         plots.as_unit_interval(np.array([0, 16], np.uint8))

@@ -1,5 +1,6 @@
 """Fits in threads, in forked and spawned processes, and where nothing can be written: the same bits as alone."""
 
+import copy
 import multiprocessing
 import os
 import shutil
@@ -44,6 +45,67 @@ def test_one_model_used_by_many_threads():
     with ThreadPoolExecutor(7) as pool:
         both = pool.map(lambda part: (model.transform(part).tobytes(), model.score_samples(part).tobytes()), parts * 5)
         assert list(both) == expected * 5
+
+
+def used_by_many_threads():
+    """Fit, score and transform in threads, with each result as it is alone; run by `test_threading_layers`."""
+    import numba
+
+    seeds, parts = range(4), np.array_split(data(), 5)
+    model = npvae.VAE(**SETTINGS).fit(data())
+    fitted_, log_joint = model.fitted_, model.fitted_.log_joint(data()[0])
+    log_joint_of = lambda n: log_joint(np.full((n, 3), n))[1].tobytes()
+    uses = [
+        *((fitted, seed) for seed in seeds),
+        *((lambda part: model.transform(part).tobytes(), part) for part in parts),
+        *((lambda part: model.score_samples(part).tobytes(), part) for part in parts),
+        *((lambda part: fitted_.encode(fitted_.data(part))[1].tobytes(), part) for part in parts),
+        *((lambda n: model.inverse_transform(np.ones((n, 3))).tobytes(), 100 * n) for n in seeds if n),
+        *((log_joint_of, 500) for _ in range(8)),
+    ]
+    expected = [use(argument) for use, argument in uses]
+    for _ in range(5):
+        with ThreadPoolExecutor(6) as pool:
+            futures = [pool.submit(*use) for use in uses]
+            assert [use(argument) for use, argument in uses[:8]] == expected[:8]  # this thread works as well
+            assert [future.result() for future in futures] == expected
+    print(numba.threading_layer(), len(uses))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("layer", ["workqueue", "omp", "tbb"])
+def test_threading_layers(layer):
+    """Numba's layer "workqueue" ends a process in which two threads are in parallel loops."""
+    environment = os.environ | {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    code = "import test_processes as tests; tests.used_by_many_threads()"
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    if "No threading layer could be loaded" in ran.stderr:
+        pytest.skip(f"Numba has no {layer} here")
+    assert (ran.returncode, ran.stdout) == (0, f"{layer} 30\n"), ran.stderr
+
+
+def test_a_model_is_trained_by_one_call_at_a_time():
+    """In another thread, or in a callback, a second one is refused; copies and other models are not."""
+    model, refused = npvae.VAE(2, hidden_layer_sizes=(4,), learning_rate=0.05, max_epochs=2, backend="reference"), []
+
+    def second(epoch):
+        other = copy.deepcopy(model).set_params(callbacks=())
+        for call in (model.fit, model.resume, model.partial_fit, model.fit_transform):
+            for submit in (lambda call: call(data()), lambda call: ThreadPoolExecutor(1).submit(call, data()).result()):
+                with pytest.raises(RuntimeError, match="this VAE is being trained already, in another thread or by"):
+                    submit(call)
+                refused.append(call)
+        assert np.isfinite(other.partial_fit(data()).score(data())) and np.isfinite(model.score(data()))
+
+    model.set_params(callbacks=(second,)).fit(data())
+    alone = copy.deepcopy(model).set_params(callbacks=()).fit(data())
+    np.testing.assert_array_equal(model.parameters_.vector, alone.parameters_.vector)
+    assert len(refused) == 16 and model.set_params(callbacks=()).partial_fit(data()).history_[-1].epoch == 3
+    with pytest.raises(TypeError, match="X is None"):
+        model.fit(None)  # a call that fails does not keep the model
+    model.fit(data())
 
 
 @pytest.mark.process

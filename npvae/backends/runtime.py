@@ -3,11 +3,16 @@
 A process that was forked after its parent started Numba's threads does not have them. With OpenMP, the first parallel
 loop of such a process ends it. So kernels take the number of threads as an argument, and with one thread they enter no
 parallel loop.
+
+Numba's threading layer ``workqueue``, which it takes where there is neither OpenMP nor TBB, ends a process in which two
+Python threads are in parallel loops at the same time. There, one Python thread has all of Numba's threads, and each of
+the others computes by itself. The bits of the results do not depend on the number of threads.
 """
 
 import logging
 import os
 import shutil
+import threading
 
 import numba
 
@@ -39,9 +44,14 @@ CACHE = _can_cache()
 
 _has_lost_its_threads = False
 
+#: The Python thread that may enter parallel loops where only one may; guarded by `_choosing`.
+_owner: threading.Thread | None = None
+_choosing = threading.Lock()
+
 
 def _after_fork():
-    global _has_lost_its_threads
+    global _has_lost_its_threads, _owner, _choosing
+    _owner, _choosing = None, threading.Lock()  # another thread of the parent may have held it
     try:
         numba.threading_layer()
     except ValueError:  # the parent had started no threads
@@ -53,6 +63,25 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def _many_may_enter() -> bool:
+    """Return whether several Python threads may be in parallel loops; not before it is known, at the first loop."""
+    try:
+        return numba.threading_layer() != "workqueue"
+    except ValueError:
+        return False
+
+
+def _owns_the_threads() -> bool:
+    """Return whether this is the one Python thread that may enter parallel loops: the first one, while it lives."""
+    global _owner
+    with _choosing:
+        if _owner is None or not _owner.is_alive():
+            _owner = threading.current_thread()
+        return _owner is threading.current_thread()
+
+
 def threads() -> int:
-    """Return the number of threads for kernels: Numba's, or 1 in a process forked after threads were started."""
-    return 1 if _has_lost_its_threads else numba.get_num_threads()
+    """Return the number of threads for kernels: Numba's, or 1 where this process or Python thread has none of them."""
+    if _has_lost_its_threads or not (_many_may_enter() or _owns_the_threads()):
+        return 1
+    return numba.get_num_threads()

@@ -11,7 +11,7 @@ from ..checks import TOLERANCE, Report, gradcheck
 from ..estimators import ESTIMATORS, available
 from ..likelihoods import LIKELIHOODS
 from ..settings import SETTINGS
-from ..vae import VAE, load
+from ..vae import VAE
 from .options import (
     Commands,
     add_command,
@@ -20,6 +20,7 @@ from .options import (
     chosen_settings,
     given_settings,
     load_dataset,
+    load_model,
 )
 
 #: Rows of the data that are looked at: as many as the largest minibatch of a check, about.
@@ -50,7 +51,7 @@ def run_gradcheck(arguments: argparse.Namespace) -> int:
     """Check one model, or all likelihoods and estimators on two sizes of net; return the exit status."""
     if arguments.model and given_settings(arguments):
         raise ValueError(f"{arguments.model} has its own settings; give either a model or settings")
-    model = load(arguments.model) if arguments.model else None
+    model = load_model(arguments.model) if arguments.model else None
     X = load_dataset(arguments, model).X_test[:N_ROWS]
     models = [(arguments.model, model, X)] if model else models_to_check(arguments, X)
     reports = {}

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import math
 import os
 import re
 import sys
@@ -9,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .. import schema
 from ..conventions import did_you_mean
 from ..datasets import Dataset
 from ..settings import SETTINGS, option_help
-from ..vae import VAE
+from ..vae import VAE, load
 from . import data
 from .choice import Choice
 from .data import KNOWN, Split
@@ -45,6 +47,20 @@ OPTIONS: dict[str, str] = {name: setting.option for name, setting in SETTINGS.it
 _OTHER_NAMES = {name: option for name, option in OPTIONS.items() if option != f"--{name}"} | {
     "checkpoint_every": "--checkpoint-every"
 }
+
+#: What ``train`` writes to the notes of a model file; the last two not before version 0.2.
+NOTES: dict[str, schema.Check] = {
+    "patient": schema.flag,
+    "dataset": schema.text,
+    "data_dir": schema.optional(schema.text),
+    "image_shape": schema.optional(schema.many(schema.integer(1), 2)),
+    "test_curve": schema.many(schema.row(schema.integer(), schema.real(-math.inf, math.inf, nan=True))),
+    "choice": schema.row(
+        schema.optional(schema.text), schema.many(schema.text), schema.many(schema.text), schema.optional(schema.flag)
+    ),
+    "split": schema.record({"seed": schema.optional(schema.integer())}),
+}
+LATER = ("choice", "split")
 
 #: What `argparse.ArgumentParser.add_subparsers` returns.
 Commands = Any
@@ -159,6 +175,22 @@ def names_of_columns(text: str) -> tuple[str, ...]:
     """
     (names,) = csv.reader([text], skipinitialspace=True)
     return tuple(name.strip() for name in names)
+
+
+def load_model(path: Path) -> VAE:
+    """Read a model file. Its notes must be such as ``train`` writes, if it has written the file."""
+    model = load(path)
+    if is_of_train(model):
+        try:
+            schema.record(NOTES, absent=LATER, others=True)("notes", model.notes_)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+    return model
+
+
+def is_of_train(model: VAE) -> bool:
+    """Return whether the command ``train`` has written a model file."""
+    return model.notes_.keys() >= NOTES.keys() - LATER
 
 
 def chosen(arguments: argparse.Namespace, model: VAE | None = None) -> Choice:

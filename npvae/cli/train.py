@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import datasets
 from ..training import INTERRUPTED, Epoch, NonFiniteError
-from ..vae import VAE, load
+from ..vae import VAE
 from .data import PERMUTED, load_dataset
 from .options import (
     Commands,
@@ -23,15 +23,14 @@ from .options import (
     add_settings,
     chosen,
     chosen_settings,
+    is_of_train,
+    load_model,
     names_of_model,
     noted_choice,
     noted_split,
     say,
 )
 from .outputs import CURVE_COLUMNS, check_image_shape, check_outputs, check_overwriting, save_figure, with_suffix
-
-#: What ``train`` writes to the notes of a model file, and ``resume`` needs.
-NOTES = {"patient", "dataset", "data_dir", "image_shape", "test_curve"}
 
 
 def add_commands(commands: Commands) -> None:
@@ -99,9 +98,9 @@ def run_train(arguments: argparse.Namespace) -> int:
 def run_resume(arguments: argparse.Namespace) -> int:
     """Resume a training of `run_train` and write the same files; return the exit status."""
     path = arguments.model
-    model = load(path)
+    model = load_model(path)
     notes = model.notes_
-    if not notes.keys() >= NOTES:
+    if not is_of_train(model):
         raise ValueError(f"{path} was not trained by `npvae train`; resume it with npvae.load({str(path)!r}).resume(X)")
     check_outputs(_outputs(path))
     check_overwriting(_marked(path, notes), force=True)

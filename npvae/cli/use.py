@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import datasets
-from ..vae import VAE, load
+from ..vae import VAE
 from .data import NamedArray, load_table
 from .options import (
     Commands,
@@ -18,6 +18,7 @@ from .options import (
     add_model,
     chosen,
     load_dataset,
+    load_model,
     say,
 )
 from .outputs import check_image_shape, picture_path, save_picture
@@ -25,7 +26,7 @@ from .outputs import check_image_shape, picture_path, save_picture
 
 def run_score(arguments: argparse.Namespace) -> int:
     """Print the mean bound of one part of a data set, or of all rows of a file; return the exit status."""
-    model = load(arguments.model)
+    model = load_model(arguments.model)
     if arguments.dataset not in datasets.NAMES and arguments.split is None:
         table = load_table(arguments.dataset, chosen(arguments, model), say)
         X = NamedArray.of(table.X, table.names)
@@ -44,7 +45,7 @@ def run_sample(arguments: argparse.Namespace) -> int:
     """Draw 100 samples; return the exit status."""
     from .. import plots
 
-    path, model = picture_path(arguments.out, arguments.force), load(arguments.model)
+    path, model = picture_path(arguments.out, arguments.force), load_model(arguments.model)
     shape = _image_shape(arguments, model)
     save_picture(path, lambda ax: plots.show_images(model.sample(100), shape, title="Samples", ax=ax))
     return 0
@@ -55,7 +56,7 @@ def run_manifold(arguments: argparse.Namespace) -> int:
     from .. import plots
 
     path = picture_path(arguments.out, arguments.force, arguments.dataset)
-    model = load(arguments.model)
+    model = load_model(arguments.model)
     dataset = load_dataset(arguments, model)
     shape = _image_shape(arguments, model)
     save_picture(path, lambda ax: plots.manifold(model, dataset.X_test, shape, ax=ax))
@@ -67,7 +68,7 @@ def run_reconstruct(arguments: argparse.Namespace) -> int:
     from .. import plots
 
     path = picture_path(arguments.out, arguments.force, arguments.dataset)
-    model = load(arguments.model)
+    model = load_model(arguments.model)
     dataset = load_dataset(arguments, model)
     shape = _image_shape(arguments, model)
     save_picture(path, lambda ax: plots.reconstructions(model, dataset.X_test, shape, ax=ax))
