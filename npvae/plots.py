@@ -113,9 +113,9 @@ def learning_curve(ax: Axes, history: Sequence[Epoch], test: Iterable[tuple[int,
     for name, (x, y) in curves.items():
         ax.plot(x, y, marker="." if len(x) < 30 else None, label=f"{name}, last {y[-1]:.1f}")
     values = np.concatenate([y for _, y in curves.values()])
-    ax.set_ylim(
-        np.quantile(values, 0.05) - 0.1 * np.ptp(values), None
-    )  # the first epochs would compress the rest of the curve
+    values = values[np.isfinite(values)]  # a row far from the training data may have a bound of -inf
+    if len(values):  # the first epochs would compress the rest of the curve
+        ax.set_ylim(np.quantile(values, 0.05) - 0.1 * np.ptp(values), None)
     ax.set_xscale("log")
     ax.set(title="Learning curve", xlabel="training samples seen", ylabel="lower bound on log p(x) [nats]")
     ax.legend(loc="lower right")

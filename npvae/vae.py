@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import fitting, modelfile, persistence, settings
-from .conventions import SklearnEstimator, check_number, not_fitted
+from .conventions import SklearnEstimator, check_number, not_finite, not_fitted, warn_if_not_finite
 from .evaluation.health import examine
 from .fitted import Fitted
 from .preprocessing import as_table
@@ -159,8 +159,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         ValueError, TypeError
             If a setting or the data is not valid; the message names it.
         NonFiniteError
-            If training diverges; the model holds the parameters before the step that failed, or the best ones on
-            validation data.
+            If training diverges, or the model that it leads to has a score that is not finite; the model holds the
+            last parameters at hand whose bound was finite, or the best ones on validation data.
         OSError
             If the checkpoint cannot be written when training begins, or at the end. In between it is tried again.
         """
@@ -299,7 +299,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             with show_progress(epochs, self.verbose and whole, done) as show:
                 self.stopped_ = fitting.train(run, fitted.scorer(), (show, *self.callbacks), checkpointer)
         except NonFiniteError as error:
-            self.stopped_ = str(error)
+            self.stopped_, self.training_ = str(error), trainer.sound
             raise
         finally:
             self.parameters_ = fitting.on_host(fitted.model, self.parameters_)
@@ -339,7 +339,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     def transform(self, X: ArrayLike) -> Any:
         """Return the posterior means: the mu of q(z|x), (N, J) for X (N, D)."""
         fitted = self.fitted_
-        return self._wrap(fitted.encode(fitted.data(X))[0], X)
+        return self._wrap(warn_if_not_finite("transform", fitted.encode(fitted.data(X))[0]), X)
 
     def fit_transform(self, X: ArrayLike, y: Any = None) -> Any:
         """Return ``fit(X).transform(X)``."""
@@ -350,7 +350,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Where weights are random (full variational Bayes), it is the mean over draws of them.
         """
-        return np.mean(self.fitted_.decode(Z), axis=0)
+        return warn_if_not_finite("E[x|z]", np.mean(self.fitted_.decode(Z), axis=0))
 
     def predictive_std(self, Z: ArrayLike) -> NDArray:
         """Return the epistemic uncertainty of E[x|z], as a standard deviation in the units of the data.
@@ -366,7 +366,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         -------
         array (R, D)
         """
-        return np.std(self.fitted_.decode(Z), axis=0)
+        return warn_if_not_finite("predictive_std", np.std(self.fitted_.decode(Z), axis=0))
 
     def weight_divergence(self) -> float:
         """Return D_KL(q(theta) || p(theta)) of all random weights together, in nats; 0 if none are random.
@@ -379,7 +379,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     def reconstruct(self, X: ArrayLike) -> NDArray:
         """Return E[x|z] at the posterior mean of each row, in the units of the data: (N, D) for X (N, D)."""
         fitted = self.fitted_
-        return np.mean(fitted.decode(fitted.encode(fitted.data(X))[0]), axis=0)
+        mu, _ = fitted.encode(fitted.data(X))
+        if message := not_finite("the posterior mean", mu):
+            raise ValueError(message)
+        return warn_if_not_finite("reconstruct", np.mean(fitted.decode(mu), axis=0))
 
     def sample(self, n_samples: int = 1, *, random_state: int | None = None) -> NDArray:
         """Draw z from the prior and return E[x|z], in the units of the data: (n_samples, D).
@@ -399,7 +402,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         with the other rows. With standardized columns it is in nats of the data as given.
         """
         fitted = self.fitted_
-        return fitted.score(fitted.data(X))
+        return warn_if_not_finite("score_samples", fitted.score(fitted.data(X)))
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
         """Return the mean of `score_samples`: the lower bound a datapoint, in nats. ``y`` is ignored."""
