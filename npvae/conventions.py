@@ -162,6 +162,30 @@ def check_each(name: str, array: NDArray[Any], right: NDArray[np.bool_], expecte
         raise ValueError(f"{name} is {array[tuple(wrong[0])]}{place}; expected {expected}")
 
 
+def not_finite(name: str, result: NDArray[Any]) -> str | None:
+    """Say which rows of a result hold numbers that are not finite; None if all are finite.
+
+    Examples
+    --------
+    >>> not_finite("scores", np.array([-1.0, -np.inf, np.nan]))[:70]
+    'scores is NaN or infinite in 2 of 3 rows, the first is row 1: the mode'
+    """
+    bad = np.flatnonzero(~np.isfinite(result).reshape(len(result), -1).all(axis=1))
+    if not len(bad):
+        return None
+    return (
+        f"{name} is NaN or infinite in {len(bad)} of {len(result)} rows, the first is row {bad[0]}: "
+        "the model has diverged, or the row is too far from its training data"
+    )
+
+
+def warn_if_not_finite(name: str, result: NDArray[Any]) -> NDArray[Any]:
+    """Warn of what `not_finite` finds, at the line that called this package; return the result."""
+    if message := not_finite(name, result):
+        warn(message, RuntimeWarning)
+    return result
+
+
 class SklearnEstimator:
     """Base class. The settings are the parameters of ``__init__``; each is stored, unchanged, as an attribute."""
 
@@ -327,12 +351,12 @@ def compare_names(names: NDArray | None, fitted: NDArray | None, estimator: str)
         )
 
 
-def warn(message: str) -> None:
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn, with the line outside of this package that has led to the warning."""
     frame, level = sys._getframe(0), 1
     while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
 
 
 def _difference(title: str, names: NDArray, others: NDArray) -> str:

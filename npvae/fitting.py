@@ -96,6 +96,8 @@ def begin(
     seed = _seed(settings.random_state)
     model = make_model(architecture, settings.backend, backend, settings.dtype)
     initial = model.initial(generator(seed, "weights"), settings.init_std)
+    if np.abs(initial).max() > np.finfo(model.dtype).max:
+        raise ValueError(f"init_std is {settings.init_std!r}; expected initial weights that {model.dtype} can hold")
 
     def trainer_for(learning_rate):
         return make_trainer(settings, model, data, initial, learning_rate, n_rows, seed, max_epochs=epochs)
@@ -204,10 +206,18 @@ def make_trainer(
 
 
 def train(run: Run, scorer: Scorer, callbacks: Any, keep: Any) -> str | None:
-    """Train, and return why training ended before ``max_epochs``, or None: see `training.train`."""
-    valid = run.valid
+    """Train, and return why training ended before ``max_epochs``, or None: see `training.train`.
+
+    Raises
+    ------
+    NonFiniteError
+        If training diverges, or if the model that it leads to has a score that is not finite.
+    """
+    trainer, valid = run.trainer, run.valid
     score_valid = None if valid is None else lambda parameters: scorer(parameters, valid).mean()
-    return training.train(run.trainer, score_valid, callbacks, keep)
+    stopped = training.train(trainer, score_valid, callbacks, keep)
+    trainer.check(scorer, trainer.batch_size if run.fingerprints is None else SOME_ROWS)
+    return stopped
 
 
 def starting_point(settings: SimpleNamespace, X: ArrayLike, fitted: Fitted | None = None) -> StartingPoint:

@@ -48,7 +48,7 @@ class State(NamedTuple):
     """
 
     squares: Array  # (P,), the sum of squared gradients; SGD does not use it
-    counter: Array  # (2,) int64: steps so far, and the first step whose gradient was not finite, or -1
+    counter: Array  # (2,) int64: steps so far, and the first step that was not taken, or -1
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -92,7 +92,7 @@ class Optimizer:
         self._step(parameters, gradient, self.state, self.rule)
 
     def step(self, parameters: Any, gradient: Any) -> bool:
-        """Update in place, and check success. Overwrites the gradient.
+        """Update in place, and check success. Overwrites the gradient, which is then NaN where a step overflows.
 
         Parameters
         ----------
@@ -100,7 +100,7 @@ class Optimizer:
 
         Returns
         -------
-        bool : False if the gradient was not finite; the parameters are then unchanged
+        bool : False if the gradient or a result is not finite; the parameters are then unchanged
         """
         self.launch(parameters, gradient)
         return bool(self.state.counter[1] < 0)

@@ -383,8 +383,24 @@ def check(values: Mapping[str, Any]) -> None:
     """
     for name, setting in SETTINGS.items():
         setting.kind.check(name, values[name])
+    _check_sizes(values)
     _check_estimator(values)
     _check_backend(values)
+
+
+def _check_sizes(values: Mapping[str, Any]) -> None:
+    """Check that numbers that are computed with are finite in the precision of the arithmetic; a step size, not 0."""
+    dtype = np.dtype(values["dtype"])
+    for name, setting in SETTINGS.items():
+        if isinstance(setting.kind, Real | StepSize) and values[name] != "auto":
+            with np.errstate(over="ignore"):
+                number = dtype.type(values[name])
+            if not np.isfinite(number) or (number == 0 and isinstance(setting.kind, StepSize)):
+                limits = np.finfo(dtype)
+                size = f"at most {limits.max:.2g}" if number else f"at least {limits.smallest_subnormal:.2g}"
+                raise ValueError(
+                    f"{name} is {values[name]!r}, which is {number} in {dtype}; expected a number of {size}"
+                )
 
 
 def _check_estimator(values: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import fitting, modelfile, persistence, settings
-from .conventions import SklearnEstimator, check_number, not_fitted, warn
+from .conventions import SklearnEstimator, check_number, not_finite, not_fitted, warn, warn_if_not_finite
 from .description import describe
 from .evaluation.health import examine
 from .fitted import Fitted
@@ -188,8 +188,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         ValueError, TypeError
             If a setting or the data is not valid; the message names it.
         NonFiniteError
-            If training diverges; the model holds the parameters before the step that failed, or the best ones on
-            validation data.
+            If training diverges, or the model that it leads to has a score that is not finite; the model holds the
+            last parameters at hand whose bound was finite, or the best ones on validation data.
         OSError
             If the checkpoint cannot be written when training begins, or at the end. In between it is tried again.
         RuntimeError
@@ -335,7 +335,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             with show_progress(epochs, self.verbose and whole, done) as show:
                 self.stopped_ = fitting.train(run, fitted.scorer(), (show, *self.callbacks), checkpointer)
         except NonFiniteError as error:
-            self.stopped_ = str(error)
+            self.stopped_, self.training_ = str(error), trainer.sound
             raise
         finally:
             self.parameters_ = fitting.on_host(fitted.model, self.parameters_)
@@ -383,7 +383,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         """
         fitted = self.fitted_
         data = fitted.data(X)
-        return self._wrap(self._typed(fitted.encode(data)[0], data.X.dtype), X)
+        return self._wrap(self._answer("transform", fitted.encode(data)[0], data.X.dtype), X)
 
     def fit_transform(self, X: ArrayLike, y: Any = None) -> Any:
         """Return ``fit(X).transform(X)``."""
@@ -394,7 +394,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Where weights are random (full variational Bayes), it is the mean over draws of them.
         """
-        return self._typed(np.mean(self.fitted_.decode(Z), axis=0), as_table(Z, "Z").dtype)
+        return self._answer("E[x|z]", np.mean(self.fitted_.decode(Z), axis=0), as_table(Z, "Z").dtype)
 
     def predictive_std(self, Z: ArrayLike) -> NDArray:
         """Return the epistemic uncertainty of E[x|z], as a standard deviation in the units of the data.
@@ -410,7 +410,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         -------
         array (R, D)
         """
-        return self._typed(np.std(self.fitted_.decode(Z), axis=0), as_table(Z, "Z").dtype)
+        return self._answer("predictive_std", np.std(self.fitted_.decode(Z), axis=0), as_table(Z, "Z").dtype)
 
     def weight_divergence(self) -> float:
         """Return D_KL(q(theta) || p(theta)) of all random weights together, in nats; 0 if none are random.
@@ -424,7 +424,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         """Return E[x|z] at the posterior mean of each row, in the units of the data: (N, D) for X (N, D)."""
         fitted = self.fitted_
         data = fitted.data(X)
-        return self._typed(np.mean(fitted.decode(fitted.encode(data)[0]), axis=0), data.X.dtype)
+        mu, _ = fitted.encode(data)
+        if message := not_finite("the posterior mean", mu):
+            raise ValueError(message)
+        return self._answer("reconstruct", np.mean(fitted.decode(mu), axis=0), data.X.dtype)
 
     def sample(self, n_samples: int = 1, *, random_state: int | None = None) -> NDArray:
         """Draw z from the prior and return E[x|z], in the units of the data: (n_samples, D).
@@ -446,14 +449,15 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         by D log 255 than of the same pixels divided by 255. A Bernoulli gives a probability, which has no unit.
         """
         fitted = self.fitted_
-        return fitted.score(fitted.data(X))
+        return warn_if_not_finite("score_samples", fitted.score(fitted.data(X)))
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
         """Return the mean of `score_samples`: the lower bound a datapoint, in nats. ``y`` is ignored."""
         return float(np.mean(self.score_samples(X)))
 
-    def _typed(self, array, dtype):
-        return array.astype(_float_type(dtype, self.parameters_.vector.dtype), copy=False)
+    def _answer(self, name, array, dtype):
+        """Return an array in the floating-point type given, with a warning if it has values that are not finite."""
+        return warn_if_not_finite(name, array).astype(_float_type(dtype, self.parameters_.vector.dtype), copy=False)
 
     def _check_fitted(self):
         if not hasattr(self, "parameters_"):

@@ -220,6 +220,31 @@ def test_updates(rng, dtype, name, bad):
     check(states[1][:2], states[0][:2], dtype)
 
 
+@pytest.mark.parametrize("name", ["adagrad", "sgd"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of overflow, in the simulator
+def test_a_step_that_overflows_in_one_place_is_taken_nowhere(dtype, name):
+    layout, largest = Layout({"a.W": (3, 4), "b.W": (2,)}), np.finfo(dtype).max
+    parameters, gradient = layout.view(cuda.asarray(np.ones(14), dtype)), cuda.gradient(layout, dtype)
+    optimizer = Optimizer(name, cuda, UpdateRule(largest / 4, 0.0, 0, 14), 14, dtype)
+    before = np.ones(14, dtype)
+    before[13] = largest
+    parameters.vector[:] = cuda.asarray(before, dtype)
+    for number in (3.9, 0.0):
+        gradient.vector[:] = cuda.asarray(np.full(14, number), dtype)
+        assert not optimizer.step(parameters, gradient)
+        np.testing.assert_array_equal(cuda.to_numpy(parameters.vector), before)
+        assert np.isnan(cuda.to_numpy(gradient.vector)).sum() == (number > 0)
+    assert cuda.to_numpy(optimizer.state.counter).tolist() == [1, 1]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of overflow, in the simulator
+def test_the_array_whose_update_overflows_is_named(once, X):
+    model = npvae.VAE(**SMALL | {"learning_rate": 3e38}, weight_prior=1e18, backend="cuda")
+    with pytest.raises(npvae.training.NonFiniteError, match=r"step 1: the update of encoder\.hidden1\.W is not finite"):
+        model.fit(X)
+    assert np.isfinite(model.score(X))
+
+
 # A VAE on the device --------------------------------------------------------------------------------------------------
 
 SMALL = {"n_components": 2, "hidden_layer_sizes": (3,), "learning_rate": 0.05, "batch_size": 4, "max_epochs": 1}

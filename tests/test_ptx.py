@@ -40,10 +40,9 @@ SIGNATURES = {
     "gather_float64": "float64:2 int64:2 int32:1 float64:1 float64:1 f2",
     "take": "float32:3 int32:1 f2",
     "record_value": "f1 f1 float64:1 int32:1 int32:1",
-    "look": "f1 f int32:1",
     "count_step": "int64:1 int32:1",
-    "adagrad": "f1 f1 f1 int64:1 f f f I I",
-    "sgd": "f1 f1 int64:1 f f I",
+    "adagrad": "f1 f1 f1 int64:1 int32:1 f f f f I I B",
+    "sgd": "f1 f1 int64:1 int32:1 f f f I B",
     "_multiply_and_add": "float32:1 I",
     "_copy": "float32:1 float32:1",
 }

@@ -187,12 +187,12 @@ def test_training_in_a_thread(X):
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
-def test_divergence_names_step_and_layer_and_keeps_the_parameters(X, backend):
+def test_divergence_names_step_and_layer_and_keeps_sound_parameters(X, backend):
     model = npvae.VAE(**SMALL | {"backend": backend, "learning_rate": 1e30}, optimizer="sgd", max_epochs=2)
     with pytest.raises(NonFiniteError, match=r"stopped at step \d+: (encoder|decoder)\.\w+ is not finite") as raised:
         model.fit(X)
     assert raised.value.step > 1 and raised.value.place in str(raised.value)
-    assert np.isfinite(model.parameters_.vector).all() and np.abs(model.parameters_.vector).max() > 1
+    assert np.isfinite(model.parameters_.vector).all() and np.isfinite(model.score(X))
 
 
 def test_a_bad_gradient_alone_stops_training(X):

@@ -344,31 +344,45 @@ def adagrad_step(parameters, gradient, state, rule):
         number = gradient.vector.dtype.type
         arrays = parameters.vector, gradient.vector, state.squares, gradient.starts
         settings = number(step_size), number(rule.weight_decay), rule.n_weights
-        _adagrad_step(arrays, settings, _threads(gradient.vector.size))
+        if _adagrad_step(arrays, settings, _threads(gradient.vector.size)):
+            _take_back(parameters.vector, gradient.vector, state)
+
+
+def _take_back(parameters, before, state):
+    """Undo a step that overflowed, given the parameters from before, which become the marked gradient."""
+    bad = ~(np.isfinite(parameters) & np.isfinite(state.squares))
+    parameters[:] = before
+    before[bad] = np.nan
+    state.counter[1] = state.counter[0]
 
 
 @njit(parallel=True, **OPTIONS)
 def _adagrad_step(arrays, settings, threads):
+    """Update every array, and return in how many shares a number overflowed."""
+    overflowed = 0
     if threads == 1:
-        _adagrad_share(arrays, settings, np.int64(0), threads)
+        overflowed += _adagrad_share(arrays, settings, np.int64(0), threads)
     else:
         for thread in prange(threads):
-            _adagrad_share(arrays, settings, np.int64(thread), threads)
+            overflowed += _adagrad_share(arrays, settings, np.int64(thread), threads)
+    return overflowed
 
 
 @njit(**OPTIONS)
 def _adagrad_share(arrays, settings, thread, threads):
-    """Update one thread's share of every array.
+    """Update one thread's share of every array, and return whether a number overflowed.
 
     Shares are cut by rows, as in `matmul`: much of a thread's share of the gradient is still in its core's cache.
     """
     parameters, gradient, squares, starts = arrays
     step_size, weight_decay, n_weights = settings
+    overflowed = False
     for i in range(len(starts) - 1):
         start, size = starts[i], starts[i + 1] - starts[i]
         share = slice(start + size * thread // threads, start + size * (thread + 1) // threads)
         decay = weight_decay if start < n_weights else parameters.dtype.type(0)
-        adagrad(parameters[share], gradient[share], squares[share], step_size, decay)
+        overflowed |= adagrad(parameters[share], gradient[share], squares[share], step_size, decay)
+    return overflowed
 
 
 def sgd_step(parameters, gradient, state, rule):

@@ -128,26 +128,23 @@ def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None)
 
 def adagrad_step(parameters, gradient, state, rule):
     """See `reference.adagrad_step`."""
-    number = _count(gradient, state)
-    settings = number(rule.step_size), number(rule.weight_decay), number(ADAGRAD_EPSILON)
-    arrays = parameters.vector, gradient.vector, state.squares, state.counter
-    grid = n_blocks(parameters.vector.shape[0])
-    launch(kernels.adagrad, grid, kernels.THREADS, *arrays, *settings, rule.accumulate_only, rule.n_weights)
+    number = gradient.vector.dtype.type
+    arrays = parameters.vector, gradient.vector, state.squares, state.counter, gradient.bad
+    settings = map(number, (rule.step_size, rule.weight_decay, ADAGRAD_EPSILON, np.sqrt(np.finfo(number).max)))
+    _update(kernels.adagrad, gradient, state, *arrays, *settings, rule.accumulate_only + 1, rule.n_weights)
 
 
 def sgd_step(parameters, gradient, state, rule):
     """See `reference.sgd_step`."""
-    number = _count(gradient, state)
-    arrays, grid = (parameters.vector, gradient.vector, state.counter), n_blocks(parameters.vector.shape[0])
-    settings = number(rule.step_size), number(rule.weight_decay), rule.n_weights
-    launch(kernels.sgd, grid, kernels.THREADS, *arrays, *settings)
+    number = gradient.vector.dtype.type
+    arrays = parameters.vector, gradient.vector, state.counter, gradient.bad
+    settings = map(number, (rule.step_size, rule.weight_decay, np.sqrt(np.finfo(number).max)))
+    _update(kernels.sgd, gradient, state, *arrays, *settings, rule.n_weights)
 
 
-def _count(gradient, state):
-    """See whether the gradient is finite, and count the step; return the type of its numbers."""
-    dtype = gradient.vector.dtype
-    limit = dtype.type(np.sqrt(np.finfo(dtype).max))
+def _update(kernel, gradient, state, *arguments):
+    """See whether the step overflows, count it, and take it if not."""
     grid = n_blocks(gradient.vector.shape[0])
-    launch(kernels.look, grid, kernels.THREADS, gradient.vector, limit, gradient.bad)
+    launch(kernel, grid, kernels.THREADS, *arguments, False)
     launch(kernels.count_step, 1, 1, state.counter, gradient.bad)
-    return dtype.type
+    launch(kernel, grid, kernels.THREADS, *arguments, True)

@@ -362,14 +362,6 @@ def record_value(log_likelihood, kl, values, position, bad):
 
 
 @cuda.jit
-def look(gradient, limit, bad):
-    """Set the flag if a number is NaN, or if its square overflows: beyond the limit."""
-    i = cuda.grid(1)
-    if i < gradient.shape[0] and not abs(gradient[i]) <= limit:
-        bad[0] = 1
-
-
-@cuda.jit
 def count_step(counter, bad):
     """See `reference.count_step`: one thread. The flag is taken back for the next step."""
     if counter[1] < 0:
@@ -379,26 +371,53 @@ def count_step(counter, bad):
     bad[0] = 0
 
 
+# An update is launched twice: first only to see whether the gradient, its square and all results are finite, then, once
+# the step has been counted, to take it. So a step that overflows in one place is taken nowhere, and nobody waits.
+
+
+@cuda.jit(device=True)
+def mark(gradient, i, bad):
+    """Record that a result is not finite."""
+    bad[0] = 1
+    gradient[i] = math.nan
+
+
 @cuda.jit
-def adagrad(parameters, gradient, squares, counter, step_size, weight_decay, epsilon, accumulate_only, n_weights):
-    """See `reference.adagrad_step`: a thread for each parameter."""
+def adagrad(
+    parameters, gradient, squares, counter, bad, step_size, weight_decay, epsilon, limit, first, n_weights, take
+):
+    """See `reference.adagrad_step`: a thread for each parameter. ``first`` is the first step that moves them."""
     i = cuda.grid(1)
     if i < parameters.shape[0] and counter[1] < 0:
         w, g = parameters[i], gradient[i]
+        if not abs(g) <= limit:  # of numbers whose square is finite
+            bad[0] = 1
+            return
         if i < n_weights:
             g -= weight_decay * w
-        total = squares[i] + g * g
-        squares[i] = total
-        if counter[0] > accumulate_only:
-            parameters[i] = w + step_size * g / math.sqrt(total + epsilon)
+        total, moved = squares[i] + g * g, w
+        if counter[0] + (0 if take else 1) >= first:
+            moved = w + step_size * g / math.sqrt(total + epsilon)
+        if take:
+            squares[i] = total
+            parameters[i] = moved
+        elif not (math.isfinite(moved) and math.isfinite(total)):
+            mark(gradient, i, bad)
 
 
 @cuda.jit
-def sgd(parameters, gradient, counter, step_size, weight_decay, n_weights):
+def sgd(parameters, gradient, counter, bad, step_size, weight_decay, limit, n_weights, take):
     """See `reference.sgd_step`: a thread for each parameter."""
     i = cuda.grid(1)
     if i < parameters.shape[0] and counter[1] < 0:
         w, g = parameters[i], gradient[i]
+        if not abs(g) <= limit:
+            bad[0] = 1
+            return
         if i < n_weights:
             g -= weight_decay * w
-        parameters[i] = w + step_size * g
+        moved = w + step_size * g
+        if take:
+            parameters[i] = moved
+        elif not math.isfinite(moved):
+            mark(gradient, i, bad)

@@ -398,8 +398,9 @@ def adagrad_step(parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
     parameters, gradient : Parameters, whose ``vector`` (P,) has the weights first; the gradient is overwritten
     state : optimizers.State
         ``squares`` (P,) is G. ``counter[0]`` counts the steps. ``counter[1]`` is -1, or the number of the first step
-        whose gradient was not finite, or whose squared gradient was not. That step and all later ones change nothing,
-        so the last good parameters remain.
+        whose gradient was not finite, or whose squared gradient, sum G or parameters were not. That step and all later
+        ones change no parameter, so the last good ones remain; G then has no meaning. Where the gradient was finite, it
+        is now NaN in the places that overflowed.
     rule : optimizers.UpdateRule
 
     Examples
@@ -416,10 +417,13 @@ def adagrad_step(parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
     w, g, squares, weights = parameters.vector, gradient.vector, state.squares, slice(rule.n_weights)
     if not count_step(state.counter, squares_are_finite(g)):
         return
-    g[weights] -= rule.weight_decay * w[weights]
-    squares += g**2
-    if state.counter[0] > rule.accumulate_only:
-        w += rule.step_size * g / np.sqrt(squares + ADAGRAD_EPSILON)
+    with np.errstate(over="ignore", invalid="ignore"):
+        g[weights] -= rule.weight_decay * w[weights]
+        total, moved = squares + g**2, w
+        if state.counter[0] > rule.accumulate_only:
+            moved = w + rule.step_size * g / np.sqrt(total + ADAGRAD_EPSILON)
+    if is_taken(state.counter, g, moved, total):
+        w[...], squares[...] = moved, total
 
 
 def sgd_step(parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
@@ -427,8 +431,11 @@ def sgd_step(parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
     w, g, weights = parameters.vector, gradient.vector, slice(rule.n_weights)
     if not count_step(state.counter, squares_are_finite(g)):
         return
-    g[weights] -= rule.weight_decay * w[weights]
-    w += rule.step_size * g
+    with np.errstate(over="ignore", invalid="ignore"):
+        g[weights] -= rule.weight_decay * w[weights]
+        moved = w + rule.step_size * g
+    if is_taken(state.counter, g, moved):
+        w[...] = moved
 
 
 def squares_are_finite(array: NDArray) -> bool:
@@ -446,6 +453,15 @@ def count_step(counter: NDArray, finite: bool) -> bool:
         counter[1] = counter[0]
         return False
     return True
+
+
+def is_taken(counter: NDArray, gradient: NDArray, *results: NDArray) -> bool:
+    """Return whether a step is taken: its results (P,) are finite. If not, record that, and mark the gradient."""
+    finite = np.all([np.isfinite(result) for result in results], axis=0)
+    if finite.all():
+        return True
+    counter[1], gradient[~finite] = counter[0], np.nan
+    return False
 
 
 def _into(out: tuple, *results: NDArray) -> tuple:

@@ -275,13 +275,20 @@ def multiply_by_derivative(dy, y, code):
 
 @njit(**OPTIONS)
 def adagrad(parameters, gradient, squares, step_size, weight_decay):
-    """Update flat arrays in place: the arithmetic of `reference.adagrad_step`."""
-    epsilon = parameters.dtype.type(ADAGRAD_EPSILON)
+    """Update flat arrays in place, and return whether a number overflowed: the arithmetic of `reference.adagrad_step`.
+
+    The gradient gets the parameters from before, so that a step that overflowed somewhere can be taken back.
+    """
+    epsilon, largest = parameters.dtype.type(ADAGRAD_EPSILON), np.finfo(parameters.dtype).max
+    overflowed = False
     for i in range(len(parameters)):
-        g = gradient[i] - weight_decay * parameters[i]
+        w = parameters[i]
+        g = gradient[i] - weight_decay * w
         total = squares[i] + g * g
-        squares[i] = total
-        parameters[i] += step_size * g * inverse_sqrt(total + epsilon)
+        moved = w + step_size * g * inverse_sqrt(total + epsilon)
+        squares[i], parameters[i], gradient[i] = total, moved, w
+        overflowed |= not ((abs(moved) <= largest) & (total <= largest))
+    return overflowed
 
 
 @njit(**OPTIONS | {"fastmath": {"contract", "reassoc"}})

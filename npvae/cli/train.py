@@ -5,6 +5,7 @@ import csv
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,8 @@ def _train(
 
     def score_test(epoch: Epoch) -> None:
         if _is_round(epoch.epoch) or epoch.epoch == model.max_epochs:
-            notes["test_curve"].append((epoch.samples_seen, model.score(dataset.X_test)))
+            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # training will say it, or the end
+                notes["test_curve"].append((epoch.samples_seen, model.score(dataset.X_test)))
 
     def save(model: VAE) -> None:
         model.save(path, notes)
@@ -166,7 +168,7 @@ def _train(
         run(dataset.X_train, X_valid=dataset.X_valid, checkpoint=save, checkpoint_every=checkpoint_every)
     except NonFiniteError:
         save(model)
-        print(f"model: {path}, with the parameters before the step that failed, or the best ones on validation data")
+        print(f"model: {path}, with the last parameters whose bound was finite, or the best ones on validation data")
         raise
     check_overwriting(_marked(path, notes), force=True)  # the training took long: another file may be there by now
     test_curve, shape = dict(notes["test_curve"]), notes["image_shape"] and tuple(notes["image_shape"])

@@ -2,11 +2,13 @@
 
 import argparse
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from .. import datasets
+from ..conventions import not_finite
 from ..vae import VAE
 from .data import NamedArray, load_table
 from .options import (
@@ -35,7 +37,10 @@ def run_score(arguments: argparse.Namespace) -> int:
         X = getattr(load_dataset(arguments, model), f"X_{split}")
         if X is None:
             raise ValueError(f"{arguments.dataset} has no {split} rows")
-    scores = model.score_samples(X)
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of what is an error here
+        scores = model.score_samples(X)
+    if message := not_finite("the bound", scores):
+        raise ValueError(message)
     error = scores.std() / math.sqrt(len(scores))
     print(f"{scores.mean():.3f} +- {error:.3f} nats, {len(scores)} rows")
     return 0

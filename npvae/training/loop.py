@@ -106,15 +106,15 @@ class State(NamedTuple):
 
 
 class NonFiniteError(FloatingPointError):
-    """Training diverged: a step met a NaN or an infinite value, and was not taken.
+    """Training diverged: a step met a NaN or an infinite value, or would have led to one, and was not taken.
 
-    The parameters are those before that step, or with validation data the best ones. Without validation data they may
-    be very large already.
+    The parameters are the last ones at hand whose bound was finite: those before that step, those at the beginning of
+    an epoch, or with validation data the best ones.
 
     Attributes
     ----------
     step : int, counted from 1
-    place : str, the first layer or gradient with such a value
+    place : str, the first layer, gradient or update with such a value
     learning_rate : float
     """
 
@@ -122,8 +122,9 @@ class NonFiniteError(FloatingPointError):
         self.step, self.place = step, place
         self.learning_rate = learning_rate
         super().__init__(
-            f"training stopped at step {step}: {place} is not finite. The parameters before that step are kept, or the "
-            f"best ones on validation data. A smaller learning_rate than {learning_rate:g} is the usual remedy"
+            f"training stopped at step {step}: {place} is not finite. The last parameters whose bound was finite are "
+            f"kept, or the best ones on validation data. A smaller learning_rate than {learning_rate:g} is the usual "
+            "remedy; at the first step, it is a smaller init_std"
         )
 
     def __reduce__(self) -> tuple:
@@ -156,6 +157,8 @@ class Trainer:
     best : array (P,), the parameters with the best validation bound, or None
     optimizer : Optimizer
     estimator_state : the estimator's State, or None
+    sound : State
+        From the last beginning of an epoch whose parameters have been found to give a finite bound.
 
     Examples
     --------
@@ -209,6 +212,15 @@ class Trainer:
             rng.bit_generator.state = state.progress.rng
             self.estimator_state = _as_state(estimator.State, state.estimator)
         self._runner: Any = None  # made for the first run of steps
+        self.sound = self.snapshot()
+
+    def _copy(self) -> NDArray:
+        """Return a copy of the parameters on the host."""
+        return np.array(self.estimator.model.backend.to_numpy(self.parameters.vector))
+
+    def _put(self, vector: NDArray) -> None:
+        """Set the parameters."""
+        self.parameters.vector[:] = self.estimator.model.backend.asarray(vector, self.estimator.model.dtype)
 
     def snapshot(self) -> State:
         """Return a copy of the current state."""
@@ -217,7 +229,7 @@ class Trainer:
         self.progress.rng = self.rng.bit_generator.state
         estimator = {} if self.estimator_state is None else self.estimator_state._asdict()
         return State(
-            parameters=np.array(to_numpy(self.parameters.vector)),
+            parameters=self._copy(),
             squares=np.array(to_numpy(optimizer.squares)),
             best=np.array([] if self.best is None else self.best),
             progress=dataclasses.replace(self.progress),
@@ -261,18 +273,48 @@ class Trainer:
         samples, self.estimator_state = estimator.sample(self.parameters, x, rows, noise, self.estimator_state)
         for _ in range(estimator.updates_per_sample):
             value, elbo, gradient = estimator.value_and_grad(self.parameters, x, samples)
-            if not math.isfinite(value) or not self.optimizer.step(self.parameters, gradient):
-                self._fail(int(self.optimizer.state.counter[0]) + (not math.isfinite(value)), x, samples)
+            if not math.isfinite(value):
+                self._fail(int(self.optimizer.state.counter[0]) + 1, x, samples)
+            if not self.optimizer.step(self.parameters, gradient):
+                self._fail(int(self.optimizer.state.counter[0]), x, samples, self._rejected(gradient))
             bounds.append(elbo)
         return sum(bounds) / len(bounds) + self.data.log_jacobian
 
     def _gather(self, rows: NDArray) -> Any:
         return self.estimator.model.gather(self.data, rows, self._buffers)
 
-    def _fail(self, step: int, x: Any, samples: Any) -> NoReturn:
-        """Raise `NonFiniteError` for a step, with the first place where its computation is not finite."""
-        place = first_nonfinite(self.estimator, self.parameters, x, samples) or "the bound"
+    def _rejected(self, gradient: Any) -> str:
+        """Say what of a step was rejected by the optimizer, which has marked the gradient: see `Optimizer.step`."""
+        to_numpy = self.estimator.model.backend.to_numpy
+        bad = (name for name, array in gradient.items() if not np.all(np.isfinite(to_numpy(array))))
+        return f"the update of {next(bad, 'the parameters')}"
+
+    def _fail(self, step: int, x: Any, samples: Any, otherwise: str = "the bound") -> NoReturn:
+        """Raise `NonFiniteError` for a step, with the first place where its computation is not finite.
+
+        Before, go back to sound parameters, unless the update alone failed, and those before it are sound.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            place = first_nonfinite(self.estimator, self.parameters, x, samples) or otherwise
+        if place != otherwise or otherwise == "the bound":
+            self._put(self.sound.parameters)
         raise NonFiniteError(step, place, self.settings.learning_rate)
+
+    def check(self, score: Callable[[Parameters, Data], NDArray], n_rows: int) -> None:
+        """Check that the model scores some rows of the data: after the last step, no further one would notice.
+
+        Raises
+        ------
+        NonFiniteError
+            If the score of a row is not finite.
+        """
+        rows = np.unique(np.linspace(0, len(self.data.X) - 1, n_rows).astype(int))
+        with np.errstate(over="ignore", invalid="ignore"):
+            bad = rows[~np.isfinite(score(self.parameters, self.data._replace(X=self.data.X[rows])))]
+            if len(bad):
+                x, noise = self._gather(bad), self.estimator.draw(self.rng, len(bad))
+                samples, _ = self.estimator.sample(self.parameters, x, bad, noise)
+                self._fail(int(self.estimator.model.backend.to_numpy(self.optimizer.state.counter)[0]), x, samples)
 
     def steps(self, batches: list[NDArray]) -> Any:
         """Take a step on each minibatch, as `step`, and return the bounds.
@@ -291,8 +333,18 @@ class Trainer:
         if failed >= 0:  # the parameters are those before it: repeat it, with other noise, to find the place
             rows = batches[failed - before - 1]
             x, noise = self._gather(rows), self.estimator.draw(self.rng, len(rows))
-            self._fail(failed, x, self.estimator.sample(self.parameters, x, rows, noise)[0])
+            samples, _ = self.estimator.sample(self.parameters, x, rows, noise)
+            self._fail(failed, x, samples, self._repeat(failed, x, samples))
         return values + self.data.log_jacobian
+
+    def _repeat(self, step: int, x: Any, samples: Any) -> str:
+        """Repeat a step that was not taken, on a copy of the parameters, and say what of it is rejected."""
+        model, optimizer = self.estimator.model, self.optimizer
+        copy = model.parameters(model.backend.to_numpy(self.parameters.vector))
+        optimizer.state.counter[:] = model.backend.asarray([step - 1, -1], np.int64)
+        result = self.estimator.value_and_grad(self.parameters, x, samples)
+        finite = not math.isfinite(result.value) or optimizer.step(copy, result.gradient)
+        return "the bound" if finite else self._rejected(result.gradient)
 
     @property
     def _runs_ahead(self) -> bool:
@@ -318,9 +370,11 @@ class Trainer:
         elbo : float, mean bound of the rows of the epoch so far, in nats per datapoint
         whole : bool, whether the epoch is complete
         """
-        progress = self.progress
+        progress, start = self.progress, self.snapshot()
         for run in self._runs():
-            for rows, value in zip(run, self.steps(run)):
+            values = self.steps(run)
+            self.sound = start
+            for rows, value in zip(run, values):
                 progress.total += float(len(rows) * value)
                 progress.seen += len(rows)
                 progress.samples_seen += len(rows)
@@ -339,7 +393,7 @@ class Trainer:
             return math.nan
         bound = float(score_valid(self.parameters))
         if bound > self.progress.best_bound:
-            self.best = np.array(self.estimator.model.backend.to_numpy(self.parameters.vector))
+            self.best = self._copy()
             self.progress.best_bound, self.progress.since_best = bound, 0
         return bound
 
@@ -426,6 +480,5 @@ def train(
             )
     finally:
         if trainer.best is not None:
-            model = trainer.estimator.model
-            trainer.parameters.vector[:] = model.backend.asarray(trainer.best, model.dtype)
+            trainer._put(trainer.best)
     return None
