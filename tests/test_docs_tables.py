@@ -160,7 +160,7 @@ def small_gradient_variance(patch, X):
 
 
 def small_frey(patch, X):
-    patch.setitem(frey.DATASET_SETTINGS, "frey", frey.DATASET_SETTINGS["frey"] | {"max_epochs": 21})
+    patch.setitem(frey.DATASET_SETTINGS, "frey", frey.DATASET_SETTINGS["frey"] | {"max_epochs": 25})
     patch.setattr(frey, "SEEDS", range(2))
     frey.main()
 
