@@ -33,7 +33,7 @@ RUNS = {
 
 #: Epochs after which there is a score, and those after which log p(x) is estimated too, for the runs in EVIDENCE.
 POINTS = sorted({round(10**k) for k in np.arange(1, 4.31, 0.15)} | {SAMPLES // IMAGES})
-EVIDENCE, EVIDENCE_POINTS = ("100-map", "100-full"), (891, 5012, 10_000, SAMPLES // IMAGES)
+EVIDENCE, EVIDENCE_POINTS = ("100-map", "100-full"), (891, SAMPLES // IMAGES)
 
 #: For log p(x): images of each kind, samples from the prior, how many are decoded together, and draws of the weights.
 EVIDENCE_IMAGES, PRIOR_SAMPLES, BATCH, WEIGHT_DRAWS = 300, 200_000, 2000, 5

@@ -198,13 +198,14 @@ def table(source):
 
 
 def write(*pages):
-    """Put the tables into pages, where they declare them."""
+    """Put the tables into pages, below the lines that declare them."""
+
+    def with_table(found):
+        mark, source, before = found.groups()
+        return mark + table(source) + "\n" * (1 if before else 2) if source in TABLES else found[0]
+
     for page in pages:
-        text = page.read_text(encoding="utf-8")
-        page.write_text(
-            DECLARED.sub(lambda found: found[1] + (table(found[2]) + "\n" if found[2] in TABLES else found[3]), text),
-            encoding="utf-8",
-        )
+        page.write_text(DECLARED.sub(with_table, page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -113,6 +113,14 @@ def test_pages_are_written_from_the_data(copy):
     assert page.read_text().count("| -99.") == 1
 
 
+def test_a_new_table_is_put_below_its_source(copy):
+    page = copy / "new.md"
+    page.write_text("Before.\n\n<!-- table: results/benchmark-growth.csv -->\n\nAfter.\n")
+    tables.write(page)
+    expected = tables.table("results/benchmark-growth.csv")
+    assert page.read_text() == f"Before.\n\n<!-- table: results/benchmark-growth.csv -->\n\n{expected}\n\nAfter.\n"
+
+
 def names_of(path):
     with open(path, newline="", encoding="utf-8") as file:
         return next(csv.reader(file))
@@ -160,7 +168,7 @@ def small_gradient_variance(patch, X):
 
 
 def small_frey(patch, X):
-    patch.setitem(frey.DATASET_SETTINGS, "frey", frey.DATASET_SETTINGS["frey"] | {"max_epochs": 21})
+    patch.setitem(frey.DATASET_SETTINGS, "frey", frey.DATASET_SETTINGS["frey"] | {"max_epochs": 25})
     patch.setattr(frey, "SEEDS", range(2))
     frey.main()
 
