@@ -582,7 +582,7 @@ def manifold(
     >>> ax = manifold(model, np.arange(8.0).reshape(2, 4), side=3, ax=Figure().add_subplot())
     >>> print(ax.get_title())
     Means on a grid of latents z1 (across), z2 (up)
-    black -0.97, white 0.97
+    black -0.968, white 0.968
     >>> [label.get_text() for label in ax.get_xticklabels()]
     ['-0.97', '0.00', '0.97']
     """
