@@ -390,10 +390,10 @@ def learning_curve(
         label = name + (f", {which} {_show(last[0])}" if last.size else "") + (f" ({lost} not finite)" if lost else "")
         every = None if len(y) < 30 or lost else [-1]  # a bound between two that are left out has no line
         ax.plot(x, y, marker=".", markevery=every, label=label)
-    _limit(ax, [y[np.isfinite(y)] for _, y in curves.values()])
+    note = _limit(ax, [y[np.isfinite(y)] for _, y in curves.values()])
     if curves and min(x.min() for x, _ in curves.values()) > 0:
         ax.set_xscale("log")
-    ax.set(xlabel="training samples seen", ylabel="lower bound on log p(x) [nats]")
+    ax.set(xlabel=f"training samples seen{note}", ylabel="lower bound on log p(x) [nats]")
     ax.set_title("Learning curve", pad=28)
     ax.grid(alpha=0.3)
     if curves:  # above the axes, where it hides no value
@@ -430,19 +430,22 @@ def _curves(
     return {name: (x, _drawable(y)) for name, (x, y) in curves.items() if len(y)}
 
 
-def _limit(ax: Axes, curves: list[NDArray[np.float64]]) -> None:
-    """Show the upper half of all values, five times as much below it, and the last value of each curve."""
+def _limit(ax: Axes, curves: list[NDArray[np.float64]]) -> str:
+    """Show the upper half of all values, five times as much below it, and the last value of each curve.
+
+    Returns a note about the values that lie below, for the label of the axis.
+    """
     values = np.concatenate([np.empty(0), *curves])
     if not len(values):
-        return
+        return ""
     high, last = values.max(), min(y[-1] for y in curves if len(y))
     low = max(values.min(), min(last, high - 6 * (high - np.median(values))))
-    if low < high:
-        margin = 0.05 * (high - low)
-        ax.set_ylim(low - margin, high + margin)
-        if below := np.count_nonzero(values < low - margin):
-            text = f"{below} of {len(values)} values lie below, from {values.min():.4g}"
-            ax.text(0.02, 0.02, text, transform=ax.transAxes, fontsize="small", va="bottom")
+    if low == high:
+        return ""
+    margin = 0.05 * (high - low)
+    ax.set_ylim(low - margin, high + margin)
+    below = np.count_nonzero(values < low - margin)
+    return f"\n{below} of {len(values)} values lie below, from {_show(values.min())}" if below else ""
 
 
 def _check_model(model: Any) -> None:
@@ -577,7 +580,7 @@ def manifold(
     >>> ax = manifold(model, np.arange(8.0).reshape(2, 4), side=3, ax=Figure().add_subplot())
     >>> print(ax.get_title())
     Means on a grid of latents z1 (across), z2 (up)
-    black -0.97, white 0.97
+    black -0.968, white 0.968
     >>> [label.get_text() for label in ax.get_xticklabels()]
     ['-0.97', '0.00', '0.97']
     """
