@@ -4,7 +4,9 @@
 import `VAE`.
 """
 
+import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from .fitted import Fitted, generator
 from .model import Architecture, Model
 from .parameters import Parameters
 from .preprocessing import Data, Preprocessor, Survey, choose_likelihood, fingerprints, fit_preprocessor, survey
+from .progress import Doing
 
 #: Maximum number of training rows used to compare step sizes, and to examine a fitted model.
 SOME_ROWS = 2000
@@ -62,6 +65,7 @@ def begin(
     *,
     max_epochs: int | None = None,
     say: Callable[[str], None],
+    doing: Doing = lambda stage: None,
 ) -> tuple[Decisions, Run]:
     """Check the data, choose every setting that is "auto", and set up a training from new parameters.
 
@@ -74,6 +78,8 @@ def begin(
         Replaces the setting.
     say : callable
         Called with a message for each choice as soon as it is made.
+    doing : callable
+        Told what is being done from now on.
 
     Raises
     ------
@@ -82,6 +88,7 @@ def begin(
     FloatingPointError
         If training diverges with every candidate step size.
     """
+    doing("looking at the data")
     table = survey(X)
     preprocessor, messages = _choose_preprocessing(settings, table)
     data, valid = preprocessor.data(table), None
@@ -103,10 +110,11 @@ def begin(
         return make_trainer(settings, model, data, initial, learning_rate, n_rows, seed, max_epochs=epochs)
 
     learning_rate = settings.learning_rate
+    _compile(lambda: trainer_for(0.0), model, doing)
     if learning_rate == "auto":
         subset, scorer = some_rows(data, seed), Scorer(model, seed, settings.n_samples)
         learning_rate, bounds = training.choose_step_size(
-            trainer_for, lambda parameters: scorer(parameters, subset).mean()
+            trainer_for, lambda parameters: scorer(parameters, subset).mean(), doing
         )
         tried = ", ".join(f"{candidate:g}: {bound:.1f}" for candidate, bound in bounds.items())
         say(f"learning rate: {learning_rate:g} (training bound in nats after a short trial with {tried})")
@@ -124,6 +132,7 @@ def resume(
     *,
     learning_rate: float,
     n_datapoints: int,
+    doing: Doing = lambda stage: None,
 ) -> Run:
     """Set up the rest of a training from its saved state.
 
@@ -140,10 +149,27 @@ def resume(
             raise ValueError(
                 f"{name} is {this}, but the training to resume had {expected} (rows, columns, type, checksum)"
             )
-    trainer = make_trainer(
-        settings, fitted.model, data, state.parameters, learning_rate, n_datapoints, fitted.seed, state
-    )
-    return Run(trainer, valid, found)
+
+    def make():
+        return make_trainer(
+            settings, fitted.model, data, state.parameters, learning_rate, n_datapoints, fitted.seed, state
+        )
+
+    _compile(make, fitted.model, doing)
+    return Run(make(), valid, found)
+
+
+def _compile(make: Callable[[], training.Trainer], model: Model, doing: Doing) -> None:
+    """Have kernels that are not compiled yet compiled, by one step of a trainer that is thrown away.
+
+    It is done before the training begins: while a kernel is compiled, Ctrl-C could not end a training at once.
+    """
+    if stage := backends.compiling(model.backend, model.dtype):
+        doing(stage)
+        trainer = make()
+        with contextlib.suppress(training.NonFiniteError):  # the training itself will meet it again
+            for rows in itertools.islice(trainer.minibatches(), 1):
+                trainer.step(rows)
 
 
 def next_piece(

@@ -1,8 +1,13 @@
-"""Show the progress of training on standard error: a bar if tqdm is installed, otherwise a line an epoch."""
+"""Say on standard error what is being done, and how far training is.
+
+Epochs are a bar in a terminal if tqdm is installed, and lines otherwise: a log file has no carriage returns.
+"""
 
 import contextlib
 import math
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,10 +16,166 @@ try:
 except ImportError:
     tqdm = None
 
+#: Seconds after which a stage that is not done yet is announced, and seconds between two lines about the same stage.
+SOON, OFTEN = 0.5, 5.0
+
+#: Seconds between two lines about epochs, which may be short, and between two updates of the bar.
+LINES, UPDATES = 1.0, 0.2
+
+Doing = Callable[[str | None], None]
+
+
+class _Stages:
+    """Announces stages by lines of a thread of its own; see `show_stages`."""
+
+    def __init__(self) -> None:
+        self.stage: str | None = None
+        self._open, self._changed = True, threading.Condition()
+        self._thread = threading.Thread(target=self._announce, daemon=True)
+        self._thread.start()
+
+    def begin(self, stage: str | None) -> None:
+        with self._changed:
+            self.stage, self._began, self._said = stage, time.monotonic(), False
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._open = False
+            self._changed.notify()
+        self._thread.join()
+
+    def _announce(self) -> None:
+        with self._changed:
+            while self._open:
+                wait = None if self.stage is None else OFTEN if self._said else SOON
+                if not self._changed.wait(wait):  # the time is over, and it is the same stage
+                    seconds = time.monotonic() - self._began
+                    print(f"... {seconds:.0f} s" if self._said else self.stage, file=sys.stderr)
+                    self._said = True
+
 
 @contextlib.contextmanager
-def show_progress(max_epochs: int, verbose: bool, done: int = 0) -> Iterator[Callable[[Any], object]]:
-    """Yield a callback that shows an epoch, or that does nothing unless ``verbose``.
+def show_stages(verbose: bool) -> Iterator[Doing]:
+    """Yield a function that is told what is being done from now on, or None; it does nothing unless ``verbose``.
+
+    A stage is announced if it is not over soon, and again every few seconds. Ctrl-C names it.
+
+    Examples
+    --------
+    >>> with show_stages(verbose=False) as doing:
+    ...     doing("choosing the step size")
+    """
+    if not verbose:
+        yield lambda stage: None
+        return
+    stages = _Stages()
+    try:
+        yield stages.begin
+    except KeyboardInterrupt:
+        if stages.stage is not None:
+            print(f"interrupted while {stages.stage}", file=sys.stderr)
+        raise
+    finally:
+        stages.close()
+
+
+class Quiet:
+    """Shows nothing.
+
+    Examples
+    --------
+    >>> Quiet().within(0.5)
+    """
+
+    def __call__(self, epoch: Any) -> None:
+        """Show an epoch that has ended."""
+
+    def within(self, share: float) -> None:
+        """Show how much of the current epoch is done."""
+
+
+class Lines(Quiet):
+    """Shows epochs by lines on standard error: the first and the last, and not more than one a second.
+
+    Parameters
+    ----------
+    max_epochs : int
+    done : int, epochs of an earlier run
+
+    Examples
+    --------
+    >>> Lines(20, done=3).remaining(share=0.0)
+    ''
+    """
+
+    def __init__(self, max_epochs: int, done: int = 0) -> None:
+        self.max_epochs, self._first, self._done = max_epochs, done, done
+        self._began = time.monotonic()
+        self._shown = -math.inf
+
+    def __call__(self, epoch: Any) -> None:
+        """Show an epoch that has ended, if it is time."""
+        self._done, now = epoch.epoch, time.monotonic()
+        if now >= self._shown + LINES or epoch.epoch >= self.max_epochs:
+            print(f"epoch {epoch.epoch:4} of {self.max_epochs}: {describe(epoch)}{self.remaining(0)}", file=sys.stderr)
+            self._shown = now
+
+    def within(self, share: float) -> None:
+        """Show how much of the current epoch is done, if no line was shown for long."""
+        now = time.monotonic()
+        if now >= max(self._shown, self._began) + OFTEN:
+            percent = f"{share:.0%} done{self.remaining(share)}"
+            print(f"epoch {self._done + 1:4} of {self.max_epochs}: {percent}", file=sys.stderr)
+            self._shown = now
+
+    def remaining(self, share: float) -> str:
+        """Say how long an epoch takes and how long the rest will; nothing before there is anything to go by."""
+        here = self._done - self._first + share
+        if here <= 0:
+            return ""
+        each = (time.monotonic() - self._began) / here
+        return f", {_duration(each)} an epoch, {_duration(each * (self.max_epochs - self._done - share))} left"
+
+
+class Bar(Quiet):
+    """Shows epochs by a bar, with tqdm.
+
+    Parameters
+    ----------
+    bar : tqdm.tqdm
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> bar = SimpleNamespace(n=1, refresh=lambda: None)
+    >>> Bar(bar).within(0.25)
+    >>> bar.n
+    1.25
+    """
+
+    def __init__(self, bar: Any) -> None:
+        self._bar, self._done, self._shown = bar, bar.n, -math.inf
+
+    def __call__(self, epoch: Any) -> None:
+        """Show an epoch that has ended."""
+        self._bar.set_postfix_str(describe(epoch), refresh=False)
+        self._done += 1
+        self._show(self._done)
+
+    def within(self, share: float) -> None:
+        """Show how much of the current epoch is done."""
+        if time.monotonic() >= self._shown + UPDATES:
+            self._show(round(self._done + share, 2))
+
+    def _show(self, epochs: float) -> None:
+        self._bar.n, self._shown = epochs, time.monotonic()
+        self._bar.refresh()
+
+
+@contextlib.contextmanager
+def show_progress(max_epochs: int, verbose: bool, done: int = 0) -> Iterator[Quiet]:
+    """Yield what shows the epochs: call it with an epoch that has ended, and ``within`` an epoch. See `Quiet`.
 
     Parameters
     ----------
@@ -28,22 +189,31 @@ def show_progress(max_epochs: int, verbose: bool, done: int = 0) -> Iterator[Cal
     ...     show("an epoch")
     """
     if not verbose:
-        yield lambda epoch: None
-    elif tqdm is None:
-        yield lambda epoch: print(f"epoch {epoch.epoch:4} of {max_epochs}: {describe(epoch)}", file=sys.stderr)
+        yield Quiet()
+    elif tqdm is None or not sys.stderr.isatty():
+        yield Lines(max_epochs, done)
     else:
         with tqdm(total=max_epochs, initial=done, unit="epoch") as bar:
-            yield lambda epoch: (bar.set_postfix_str(describe(epoch), refresh=False), bar.update())
+            yield Bar(bar)
 
 
 def describe(epoch: Any) -> str:
-    """Describe an epoch in a few words: bounds in nats a datapoint, and seconds since training began.
+    """Describe an epoch in a few words: bounds in nats a datapoint.
 
     Examples
     --------
     >>> from types import SimpleNamespace
-    >>> describe(SimpleNamespace(elbo=-104.5, elbo_valid=float("nan"), seconds=3.0))
-    'bound -104.50 nats, 3.0 s'
+    >>> describe(SimpleNamespace(elbo=-104.5, elbo_valid=float("nan")))
+    'bound -104.50 nats'
     """
     valid = "" if math.isnan(epoch.elbo_valid) else f", validation {epoch.elbo_valid:.2f}"
-    return f"bound {epoch.elbo:.2f} nats{valid}, {epoch.seconds:.1f} s"
+    return f"bound {epoch.elbo:.2f} nats{valid}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration to be read: 0.35 s, 12 s, 3:05 min, 2:10 h."""
+    if 0 < seconds < 10:
+        return f"{seconds:.2g} s"
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02} h" if hours else f"{minutes}:{s:02} min" if minutes else f"{s} s"

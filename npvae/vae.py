@@ -21,7 +21,7 @@ from .description import describe
 from .evaluation.health import examine
 from .fitted import Fitted
 from .preprocessing import as_table, survey
-from .progress import show_progress
+from .progress import show_progress, show_stages
 from .training import Checkpointer, Epoch, NonFiniteError
 
 logger = logging.getLogger(__name__)
@@ -237,10 +237,11 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         if self.fingerprints_ is None:
             raise ValueError("this model was trained on data in pieces; continue with partial_fit")
         learning_rate = self._learning_rate()
-        run = fitting.resume(
-            values, fitted, state, self.fingerprints_, X, X_valid,
-            learning_rate=learning_rate, n_datapoints=self.n_samples_seen_,
-        )  # fmt: skip
+        with show_stages(self.verbose) as doing:
+            run = fitting.resume(
+                values, fitted, state, self.fingerprints_, X, X_valid,
+                learning_rate=learning_rate, n_datapoints=self.n_samples_seen_, doing=doing,
+            )  # fmt: skip
         done = state.progress.epoch - 1
         if done >= self.max_epochs:
             self._tell(f"nothing to resume: {done} epochs are done; for more, set max_epochs higher")
@@ -287,7 +288,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             report.append(message)
             self._tell(message)
 
-        decided, run = fitting.begin(values, X, X_valid, max_epochs=max_epochs, say=say)
+        with show_stages(self.verbose) as doing:
+            decided, run = fitting.begin(values, X, X_valid, max_epochs=max_epochs, say=say, doing=doing)
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
         self._keep_feature_names(X)
@@ -333,7 +335,12 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         fitted, epochs, done = self.fitted_, trainer.settings.max_epochs, trainer.progress.epoch - 1
         try:
             with show_progress(epochs, self.verbose and whole, done) as show:
-                self.stopped_ = fitting.train(run, fitted.scorer(), (show, *self.callbacks), checkpointer)
+
+                def keep(trainer, epoch):
+                    checkpointer(trainer, epoch)
+                    show.within(trainer.progress.seen / len(trainer.data.X))
+
+                self.stopped_ = fitting.train(run, fitted.scorer(), (show, *self.callbacks), keep)
         except NonFiniteError as error:
             self.stopped_, self.training_ = str(error), trainer.sound
             raise
@@ -344,7 +351,9 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             self._tell(self.stopped_)
         if whole:
             fitted = self.fitted_
-            self.health_ = examine(fitted, fitting.some_rows(trainer.data, fitted.seed), self.history_)
+            with show_stages(self.verbose) as doing:
+                doing("examining the model")
+                self.health_ = examine(fitted, fitting.some_rows(trainer.data, fitted.seed), self.history_)
             self._tell(str(self.health_))
         checkpointer.save()
         return self

@@ -4,6 +4,7 @@ A backend is a module. All have the functions of `reference`, with the same argu
 backend by name: before that, none of its functions is compiled and no GPU is used.
 """
 
+import sys
 from importlib import import_module, util
 from typing import Any
 
@@ -16,6 +17,9 @@ BACKENDS = ("reference", "cpu", "cuda")
 #: 1e11 per second. It needs 0.1 ms for such a step, as long as a GPU needs to launch one. It needs 100 s for such a
 #: training; in a shorter one, compiling the kernels for the GPU would take a large part of the time.
 LARGE_STEP, LARGE_RUN = 1e7, 1e13
+
+#: Seconds that one core takes to compile the kernels of the backend "cpu" for one dtype.
+TO_COMPILE = 20
 
 
 def get(name: str) -> Any:
@@ -38,6 +42,22 @@ def get(name: str) -> Any:
     if lacking := missing(name):
         raise RuntimeError(f"backend is {name!r}, but {lacking}")
     return import_module(f"{__name__}.{name}")
+
+
+def compiling(backend: Any, dtype: Any) -> str | None:
+    """Say that the first step with a backend will compile its kernels, if they are not compiled for this dtype yet.
+
+    Examples
+    --------
+    >>> from npvae import backends
+    >>> backends.compiling(backends.get("reference"), "float32") is None  # NumPy has nothing to compile
+    True
+    """
+    if backend is not sys.modules.get(f"{__name__}.cpu"):
+        return None
+    from .cpu_network import is_ready
+
+    return None if is_ready(dtype) else f"compiling the kernels, the first time only: about {TO_COMPILE} s"
 
 
 def missing(name: str) -> str | None:

@@ -15,7 +15,7 @@ from numba import njit
 from ..parameters import Parameters
 from . import formulas
 from .matmul import JOB_LENGTH, dense_job, input_gradient_job, multiply, weight_gradient_job, workspace
-from .runtime import CACHE, threads
+from .runtime import CACHE, is_compiled, threads
 from .scalar import multiply_by_derivative, squared_norm
 
 #: ``contract`` allows fused multiply-add; ``reassoc`` and the others allow vectorized sums. Left out are ``nnan`` and
@@ -205,3 +205,8 @@ def _sum_over_rows(read, delta, db, finite):
 def _add(row, total):
     for j in range(len(row)):
         total[j] += row[j]
+
+
+def is_ready(dtype):
+    """Return whether the kernels of a training with this dtype are compiled, as far as the longest one tells."""
+    return is_compiled(_backward, dtype)

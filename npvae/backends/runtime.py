@@ -13,8 +13,10 @@ import logging
 import os
 import shutil
 import threading
+from typing import Any
 
 import numba
+import numpy as np
 
 logger = logging.getLogger(__name__)
 
@@ -85,3 +87,19 @@ def threads() -> int:
     if _has_lost_its_threads or not (_many_may_enter() or _owns_the_threads()):
         return 1
     return numba.get_num_threads()
+
+
+def is_compiled(kernel: Any, dtype: Any) -> bool:
+    """Return whether a kernel for arrays of this type is in this process, or in Numba's cache on disk.
+
+    The cache is looked up as Numba does: compiled by another version, for another processor or from another source,
+    a kernel does not count.
+    """
+    versions = [str(version) for version in kernel.signatures]
+    try:
+        processor = kernel.targetctx.codegen().magic_tuple()
+        index = kernel._cache._cache_file._load_index()
+        versions += [str(signature) for signature, made_for, *_ in index if made_for == processor]
+    except Exception:  # no cache, or one that another version of Numba holds in another way
+        logger.debug("the cache of compiled code cannot be looked up", exc_info=True)
+    return any(np.dtype(dtype).name in version for version in versions)

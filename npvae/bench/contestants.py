@@ -123,7 +123,7 @@ class Torch:
         names, self.parameters = list(arrays), list(arrays.values())
         weights = [p for name, p in arrays.items() if name.endswith(".W")]
         biases = [p for name, p in arrays.items() if name.endswith(".b")]
-        groups = [{"params": weights, "weight_decay": 1 / setup.rows}, {"params": biases}]
+        groups: list[Any] = [{"params": weights, "weight_decay": 1 / setup.rows}, {"params": biases}]
         self.optimizer = torch.optim.Adagrad(groups, LEARNING_RATE, eps=1e-8, fused=self.fused or None)
         depth, heads = len(setup.hidden_layer_sizes), setup.heads()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import datasets
+from ..progress import show_stages
 from ..training import INTERRUPTED, Epoch, NonFiniteError
 from ..vae import VAE
 from .data import PERMUTED, load_dataset
@@ -77,7 +78,9 @@ def run_train(arguments: argparse.Namespace) -> int:
     check_outputs(_outputs(path), arguments.dataset)
     check_overwriting(_outputs(path), arguments.force)
     choice = chosen(arguments)
-    dataset = load_dataset(arguments.dataset, arguments.data_dir, choice=choice, say=_say_unless(arguments.quiet))
+    with show_stages(not arguments.quiet) as doing:
+        doing(f"reading {arguments.dataset}")
+        dataset = load_dataset(arguments.dataset, arguments.data_dir, choice=choice, say=_say_unless(arguments.quiet))
     shape = arguments.image_shape or dataset.image_shape
     if shape:
         check_image_shape(shape, dataset.X_train.shape[1])
@@ -160,12 +163,18 @@ def _train(
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # training will say it, or the end
                 notes["test_curve"].append((epoch.samples_seen, model.score(dataset.X_test)))
 
+    written = []
+
     def save(model: VAE) -> None:
         model.save(path, notes)
+        written.append(path)
 
     model.set_params(callbacks=(score_test,))
     try:
         run(dataset.X_train, X_valid=dataset.X_valid, checkpoint=save, checkpoint_every=checkpoint_every)
+    except KeyboardInterrupt:  # before the first step, or a second time
+        say(f"what is in {path} can be resumed: npvae resume {path}" if written else "no file was written")
+        raise
     except NonFiniteError:
         save(model)
         print(f"model: {path}, with the last parameters whose bound was finite, or the best ones on validation data")
@@ -173,12 +182,14 @@ def _train(
     check_overwriting(_marked(path, notes), force=True)  # the training took long: another file may be there by now
     test_curve, shape = dict(notes["test_curve"]), notes["image_shape"] and tuple(notes["image_shape"])
     _write_curve(curve, model.history_, test_curve)
-    from .. import plots
+    with show_stages(model.verbose) as doing:
+        doing("drawing the picture")
+        from .. import plots
 
-    summary = plots.summary(model, dataset.X_test, shape, y=dataset.y_test, test_curve=test_curve.items())
-    save_figure(picture, summary)
+        summary = plots.summary(model, dataset.X_test, shape, y=dataset.y_test, test_curve=test_curve.items())
+        save_figure(picture, summary)
     print(f"test bound: {model.score(dataset.X_test):.2f} nats ({len(dataset.X_test)} rows)")
-    print(f"model: {path}\npicture: {picture}\ncurve: {curve}\n{time.perf_counter() - started:.0f} s")
+    print(f"model: {path}\npicture: {picture}\ncurve: {curve}\n{time.perf_counter() - started:.0f} s in all")
     if model.stopped_ and model.stopped_.startswith(INTERRUPTED):
         print(f"to resume: npvae resume {path}")
         return 130

@@ -16,7 +16,9 @@ TRIAL_STEPS = 200
 
 
 def choose_step_size(
-    make_trainer: Callable[[float], Trainer], score: Callable[[Parameters], float]
+    make_trainer: Callable[[float], Trainer],
+    score: Callable[[Parameters], float],
+    doing: Callable[[str], object] = lambda stage: None,
 ) -> tuple[float, dict[float, float]]:
     """Choose the step size with the best training bound after a short trial.
 
@@ -27,6 +29,7 @@ def choose_step_size(
     ----------
     make_trainer : callable, from a step size to a new Trainer
     score : callable, from Parameters to the bound of (part of) the training data, in nats per datapoint
+    doing : callable, told of each trial when it begins
 
     Returns
     -------
@@ -59,7 +62,10 @@ def choose_step_size(
     >>> step_size, sorted(bounds)
     (0.1, [0.01, 0.02, 0.1])
     """
-    bounds = {step_size: _trial(make_trainer(step_size), score) for step_size in STEP_SIZES}
+    bounds = {}
+    for number, step_size in enumerate(STEP_SIZES, 1):
+        doing(f"choosing the step size: trial {number} of {len(STEP_SIZES)}, with {step_size:g}")
+        bounds[step_size] = _trial(make_trainer(step_size), score)
     best = max(bounds, key=lambda step_size: bounds[step_size])
     if bounds[best] == -np.inf:
         raise FloatingPointError(f"training diverges with every step size of {STEP_SIZES}; set learning_rate lower")
