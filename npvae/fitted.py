@@ -16,7 +16,8 @@ from .conventions import column_names, compare_names, short_repr
 from .estimators import WEIGHT_DRAWS, Scorer
 from .model import Model
 from .parameters import Buffers, Parameters
-from .preprocessing import Data, Preprocessor, survey
+from .preprocessing import Data, Preprocessor
+from .table import survey
 
 #: Number of rows that are computed together.
 BATCH = Scorer.batch_size
@@ -78,7 +79,7 @@ class Fitted:
         Raises
         ------
         ValueError, TypeError
-            If X differs in its columns or is not valid: see `preprocessing.survey`. The message calls it ``name``.
+            If X differs in its columns or is not valid: see `table.survey`. The message calls it ``name``.
         """
         compare_names(column_names(X), self.feature_names, "VAE")
         return self.preprocessor.data(survey(X, name), name)

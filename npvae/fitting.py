@@ -21,8 +21,9 @@ from .estimators import ESTIMATORS, Scorer, runs_on, suits, supports
 from .fitted import Fitted, generator
 from .model import Architecture, Model
 from .parameters import Parameters
-from .preprocessing import Data, Preprocessor, Survey, choose_likelihood, fingerprints, fit_preprocessor, survey
+from .preprocessing import Data, Preprocessor, choose_likelihood, fingerprints, fit_preprocessor
 from .progress import Doing
+from .table import Survey, survey
 
 #: Maximum number of training rows used to compare step sizes, and to examine a fitted model.
 SOME_ROWS = 2000

@@ -20,8 +20,8 @@ from .conventions import SklearnEstimator, check_number, not_finite, not_fitted,
 from .description import describe
 from .evaluation.health import examine
 from .fitted import Fitted
-from .preprocessing import as_table, survey
 from .progress import show_progress, show_stages
+from .table import as_table, survey
 from .training import Checkpointer, Epoch, NonFiniteError
 
 logger = logging.getLogger(__name__)

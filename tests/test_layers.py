@@ -17,6 +17,7 @@ ROOT = Path(npvae.__file__).parent
 #: each other as long as there is no circle. All other imports lead to a lower layer. "npvae" is npvae/__init__.py.
 LAYERS = (
     ("conventions", "description", "modelfile", "parameters", "progress", "schema", "version"),
+    ("table",),
     ("backends",),
     ("distributions", "likelihoods", "nn", "optimizers"),
     ("inference", "preprocessing", "weight_posterior"),

@@ -8,7 +8,8 @@ import npvae
 from npvae.backends import formulas, interface
 from npvae.backends.formulas import MIN_LOG_VAR
 from npvae.likelihoods import LIKELIHOODS
-from npvae.preprocessing import choose_likelihood, survey
+from npvae.preprocessing import choose_likelihood
+from npvae.table import survey
 
 R, D, B = 40_000, 5, 2
 SMALL = {"n_components": 2, "hidden_layer_sizes": (6,), "learning_rate": 0.05, "max_epochs": 3, "backend": "reference"}

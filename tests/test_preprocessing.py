@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import npvae
-from npvae import preprocessing
-from npvae.preprocessing import fit_preprocessor, survey
+from npvae import table
+from npvae.preprocessing import fit_preprocessor
+from npvae.table import survey
 
 
 class Counted(np.ndarray):
@@ -48,7 +49,7 @@ DATA = {
 def test_fit_looks_at_the_data_at_most_twice_before_the_first_step(rng, monkeypatch, kind, call):
     """All checks, the likelihood and the scaling: one pass, and another one where columns are standardized."""
     X, read = DATA[kind](rng).view(Counted), []
-    monkeypatch.setattr(preprocessing, "_asarray", lambda X, name: X)
+    monkeypatch.setattr(table, "_asarray", lambda X, name: X)
 
     def stop(*arguments):
         read.append(Counted.reads / X.size)

@@ -12,7 +12,8 @@ import npvae
 from npvae import datasets
 from npvae.conventions import NotFittedError
 from npvae.estimators.bound import keyed_uniform
-from npvae.preprocessing import choose_likelihood, survey
+from npvae.preprocessing import choose_likelihood
+from npvae.table import survey
 
 SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "learning_rate": 0.05, "batch_size": 20, "max_epochs": 5}
 

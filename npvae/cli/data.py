@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .. import datasets
 from ..conventions import did_you_mean
-from ..preprocessing import survey
+from ..table import survey
 from . import files
 from .choice import EVERYTHING, Choice, Table
 

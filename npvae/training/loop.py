@@ -166,7 +166,8 @@ class Trainer:
     >>> from npvae.backends import reference
     >>> from npvae.estimators import ESTIMATORS
     >>> from npvae.model import Architecture, Model
-    >>> from npvae.preprocessing import fit_preprocessor, survey
+    >>> from npvae.preprocessing import fit_preprocessor
+    >>> from npvae.table import survey
     >>> from npvae.training import Settings, Trainer
     >>> rng = np.random.default_rng(0)
     >>> table = survey((rng.random((20, 4)) < 0.5).astype(np.uint8))
@@ -436,7 +437,8 @@ def train(
     >>> from npvae.backends import reference
     >>> from npvae.estimators import ESTIMATORS
     >>> from npvae.model import Architecture, Model
-    >>> from npvae.preprocessing import fit_preprocessor, survey
+    >>> from npvae.preprocessing import fit_preprocessor
+    >>> from npvae.table import survey
     >>> from npvae.training import Settings, Trainer, train
     >>> rng = np.random.default_rng(0)
     >>> table = survey((rng.random((20, 4)) < 0.5).astype(np.uint8))

@@ -47,7 +47,8 @@ def choose_step_size(
     >>> from npvae.backends import reference
     >>> from npvae.estimators import ESTIMATORS, Scorer
     >>> from npvae.model import Architecture, Model
-    >>> from npvae.preprocessing import fit_preprocessor, survey
+    >>> from npvae.preprocessing import fit_preprocessor
+    >>> from npvae.table import survey
     >>> from npvae.training import Settings, Trainer, choose_step_size
     >>> table = survey(np.eye(4)[np.arange(20) % 2])
     >>> data = fit_preprocessor(table, "bernoulli")[0].data(table)

@@ -1,0 +1,243 @@
+"""A table of data as users give it: checked, and described by one look at its values.
+
+What is made of it, a likelihood and a scaling, is decided in ``preprocessing``.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .conventions import short_repr
+
+#: Rows per chunk. It limits the memory of a pass over data that may be on disk.
+CHUNK = 10_000
+
+#: From this largest value on, uint8 data is taken for pixels. Below, it is taken for small integers.
+PIXELS_REACH = 128
+
+#: Values of a Bernoulli model may be outside [0, 1] by this much, as after a scaling: they are then clipped.
+ROUNDING = 1e-6
+
+#: Grey values "lie mostly at the ends" of [0, 1] if more than half of them are within 0.05 of an end, and at least one
+#: in 50 is within 0.05 of 1: a column of amounts that was scaled by an outlier has nearly all values close to 0.
+NEAR, MOST, SOME = 0.05, 0.5, 0.02
+
+
+class Survey(NamedTuple):
+    """A table that has been checked, with its range and what its values look like. `survey` returns it.
+
+    Examples
+    --------
+    >>> from npvae.table import survey
+    >>> survey([[0, 1], [1, 1]]).is_binary
+    True
+    >>> survey([[0, 255], [128, 255], [255, 0]]).has_levels
+    True
+    """
+
+    X: NDArray  # (N, D), with the type of the user's data
+    low: NDArray  # (D,) least value of each column
+    high: NDArray  # (D,) largest value of each column
+    binary: NDArray[np.bool_]  # (D,) whether all values of a column are 0 or 1
+    ones: NDArray[np.int64]  # (D,) how many of a binary column are 1
+    integers: bool  # whether all values are integers, of any type
+    grey: str  # why floats in [0, 1] look like grey values; "" if they do not
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether all values are 0 or 1."""
+        return bool(self.binary.all())
+
+    @property
+    def both(self) -> NDArray[np.bool_]:
+        """Which columns have values 0 and 1, both of them, and no others: (D,)."""
+        return self.binary & (self.low < self.high)
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether the values look like the levels 0 to 255 of pixels, of any type.
+
+        Of type uint8, values above 127 are enough. Otherwise they are integers up to 250 to 255, and most columns that
+        vary do so over more than half of that range: this tells them from counts and from tables.
+        """
+        low, high = self.low.min(), self.high.max()
+        if self.X.dtype == np.uint8:
+            return bool(high >= PIXELS_REACH)
+        if not self.integers or low < 0 or not 250 <= high <= 255:
+            return False
+        span = (self.high - self.low)[self.high > self.low]
+        return bool(np.mean(span > 127) > 0.5)
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+
+class _Grey:
+    """Finds out, chunk by chunk, whether floats in [0, 1] look like grey values: see `Survey.grey`."""
+
+    def __init__(self, dtype: np.dtype, n_features: int) -> None:
+        self.possible = dtype.kind == "f"
+        # Twice the rounding error of k / 255, also where float32 pixels were converted to float64.
+        self.precision = max(float(np.finfo(dtype).eps), 2.0**-22) if self.possible else 0.0
+        self.multiples, self.divisor = True, 255
+        self.near, self.upper = np.zeros(n_features), np.zeros(n_features)
+
+    def look(self, chunk: NDArray, low: float, high: float) -> None:
+        self.possible = self.possible and bool(low >= 0 and high <= 1 + ROUNDING)
+        if not self.possible:
+            return
+        levels = chunk.astype(np.promote_types(chunk.dtype, np.float32)) * 255
+        nearest = np.rint(levels)
+        self.multiples = self.multiples and bool(
+            np.all(abs(levels - nearest) <= np.maximum(self.precision * levels, 255 * ROUNDING))
+        )
+        if self.multiples and self.divisor > 1:
+            present = np.flatnonzero(np.bincount(nearest.ravel().astype(np.int64)))
+            self.divisor = int(np.gcd.reduce(present, initial=self.divisor))
+        top = (chunk >= 1 - NEAR).sum(axis=0)
+        self.near, self.upper = self.near + top + (chunk <= NEAR).sum(axis=0), self.upper + top
+
+    def verdict(self, binary: NDArray[np.bool_], n_rows: int) -> str:
+        """Return why the values of the columns that are not binary look grey, or ""."""
+        if not self.possible or binary.all():
+            return ""
+        if self.multiples:  # so are thirds, fifths and seventeenths, which are the steps of a scale
+            return "multiples of 1/255" if self.divisor == 1 else ""
+        near, upper = (np.mean(count[~binary]) / n_rows for count in (self.near, self.upper))
+        return "mostly near 0 or 1" if near > MOST and upper >= SOME else ""
+
+
+def chunks(X: NDArray) -> Iterator[NDArray]:
+    """Yield X (N, D) in chunks of rows. Every pass over a dataset uses this.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npvae.table import chunks
+    >>> [len(chunk) for chunk in chunks(np.zeros((25_000, 1)))]
+    [10000, 10000, 5000]
+    """
+    for start in range(0, len(X), CHUNK):
+        yield X[start : start + CHUNK]
+
+
+def survey(X: ArrayLike, name: str = "X") -> Survey:
+    """Check that X is a 2-D table of finite numbers, and find its range, in one pass.
+
+    An array is not copied: it keeps its type and byte order. A memory map is read in chunks.
+
+    Parameters
+    ----------
+    X : array-like (N, D)
+    name : str, what errors call it
+
+    Returns
+    -------
+    Survey
+
+    Raises
+    ------
+    TypeError
+        If X is sparse or does not hold real numbers.
+    ValueError
+        If X is not 2-D, is empty, or holds complex, masked, NaN or infinite values.
+
+    Examples
+    --------
+    >>> from npvae.table import survey
+    >>> survey([[0.0, 1.0], [1.0, 3.0]]).high.tolist()
+    [1.0, 3.0]
+    """
+    X = as_table(X, name)
+    lows, highs, grey = [], [], _Grey(X.dtype, X.shape[1])
+    binary, integers, ones = np.ones(X.shape[1], bool), True, np.zeros(X.shape[1], np.int64)
+    for chunk in chunks(X):
+        low, high = chunk.min(axis=0), chunk.max(axis=0)
+        binary &= (low >= 0) & (high <= 1)  # the range is a quick test that most data fails
+        if X.dtype.kind == "f":
+            if binary.any():
+                part = chunk[:, binary]
+                binary[binary] = ((part == 0) | (part == 1)).all(axis=0)
+            integers = integers and bool((chunk == np.rint(chunk)).all())
+            grey.look(chunk, low.min(), high.max())
+        if binary.any():
+            ones[binary] += np.count_nonzero(chunk[:, binary], axis=0)
+        lows.append(low)
+        highs.append(high)
+    low, high = np.min(lows, axis=0), np.max(highs, axis=0)
+    if X.dtype.kind == "f" and not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError(_where_not_finite(X, name))
+    return Survey(X, low, high, binary, ones, integers, grey.verdict(binary, len(X)))
+
+
+def as_table(X: ArrayLike, name: str = "X") -> NDArray:
+    """Return X as a 2-D NumPy array of real numbers. Does not copy an array, and does not check its values.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `survey`; NaN and infinite values are not checked.
+
+    Examples
+    --------
+    >>> from npvae.table import as_table
+    >>> as_table([[1, 2], [3, 4]]).shape
+    (2, 2)
+    """
+    if hasattr(X, "tocsr"):
+        raise TypeError(f"{name} is a sparse matrix; expected a dense array, such as {name}.toarray()")
+    if np.ma.is_masked(X):
+        raise ValueError(f"{name} has {np.ma.count_masked(X)} masked values; expected none, such as {name}.filled(0)")
+    X = _asarray(X, name)
+    if X.dtype.kind == "c":
+        raise ValueError(f"{name} has type {X.dtype}; expected real numbers. Complex data not supported")
+    if X.dtype.kind not in "buif":
+        raise TypeError(f"{name} has type {X.dtype}; expected real numbers")
+    if X.ndim > 2:
+        raise ValueError(
+            f"{name} has shape {X.shape}; expected a 2-D array (rows, features). "
+            f"Reshape your data: {name}.reshape(len({name}), -1) makes a row of each of the {len(X)} images"
+        )
+    if X.ndim < 2:
+        raise ValueError(
+            f"{name} has shape {X.shape}; expected a 2-D array (rows, features). "
+            f"Reshape your data: {name}.reshape(-1, 1) is one feature, {name}.reshape(1, -1) one row"
+        )
+    rows, features = X.shape
+    if rows == 0:
+        raise ValueError(f"{name} has shape {X.shape}; expected at least one row")
+    if features == 0:
+        raise ValueError(f"{name} has 0 feature(s) (shape={X.shape}) while a minimum of 1 is required.")
+    return X
+
+
+def _asarray(X: ArrayLike, name: str) -> NDArray:
+    """Return X as an array of numbers, of floats where it holds objects."""
+    if X is None:
+        raise TypeError(f"{name} is None; expected an array (rows, features)")
+    try:
+        X = np.asarray(X)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} is not an array: {error}") from None
+    if X.dtype != object:
+        return X
+    try:
+        return X.astype(float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} holds objects that are not numbers ({error}); expected numbers") from None
+
+
+def _where_not_finite(X: NDArray, name: str) -> str:
+    """Return a message: how many values are NaN or infinite, and the place of the first one."""
+    count, first, start = 0, (0, 0), 0
+    for chunk in chunks(X):
+        bad = np.argwhere(~np.isfinite(chunk))
+        if len(bad) and count == 0:
+            first = int(bad[0, 0]) + start, int(bad[0, 1])
+        count, start = count + len(bad), start + len(chunk)
+    return (
+        f"{name} holds {count} NaN or infinite value{'s' * (count > 1)}, the first one ({X[first]}) "
+        f"in row {first[0]}, column {first[1]}; expected finite numbers"
+    )
