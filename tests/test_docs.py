@@ -79,7 +79,10 @@ def test_commands_are_understood(page, command):
 
 def test_commands_are_found():
     found = {page.name: commands(page) for page in PAGES}
-    assert found["results.md"] == ["npvae train mnist --epochs 200 --learning-rate 0.02", "npvae train frey --epochs 6250"]
+    assert found["results.md"] == [
+        "npvae train mnist --epochs 200 --learning-rate 0.02",
+        "npvae train frey --epochs 6250",
+    ]
     assert "npvae train --backend cuda --epochs 1" in found["cuda.md"] and len(found["README.md"]) > 10
 
 
