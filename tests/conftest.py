@@ -54,6 +54,7 @@ def make_model(rng):
 
     def make(backend=None, dtype="float64", std=0.4, **fields):
         defaults = {"n_features": 7, "n_components": 3, "hidden_layer_sizes": (6, 5)}
+        defaults["n_binary"] = 2 if fields.get("likelihood") == "mixed" else 0
         model = Model(Architecture(**defaults | fields), backend or backends.get("reference"), dtype)
         return model, model.parameters(std * rng.standard_normal(model.layout.size))
 
