@@ -108,6 +108,8 @@ def test_a_test_curve_and_gaps_in_the_validation_bounds_are_drawn():
     np.testing.assert_array_equal(training, [-9, -8, -7])
     np.testing.assert_array_equal(validation, [-9.5, NAN, -7.5])
     np.testing.assert_array_equal(test, [-9.1, -7.2])
+    colors = [line.get_color() for line in ax.lines]
+    assert all(least_distance(colors, vision) > 33 for vision in VISION)
 
 
 # Images ---------------------------------------------------------------------------------------------------------------
