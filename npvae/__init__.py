@@ -29,7 +29,9 @@ else:
     def __getattr__(name):
         """Import ``npvae.datasets``, ``npvae.distributions`` or ``npvae.plots`` on first use: plots load matplotlib."""
         if name not in ("datasets", "distributions", "plots"):
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            from .conventions import did_you_mean
+
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{did_you_mean(name, __all__)}")
         from importlib import import_module
 
         return import_module(f".{name}", __name__)

@@ -9,7 +9,7 @@ import html
 import inspect
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Self
 
 import numpy as np
@@ -58,6 +58,14 @@ def did_you_mean(word: Any, known: Iterable[Any]) -> str:
 
 def _plain(word: str) -> str:
     return word.casefold().replace("-", "").replace("_", "").replace(" ", "")
+
+
+def check_keywords(function: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise TypeError if a keyword argument of a function is not one of ``known``, as Python does."""
+    for name in given:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{near}")
 
 
 def check_choice(name: str, value: Any, known: Any) -> None:
@@ -193,9 +201,7 @@ class SklearnEstimator:
         """Refuse a setting that is not there, and name the nearest one, which Python's own error does not."""
         known = inspect.signature(cls).parameters
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-            for name in settings.keys() - known:
-                near = did_you_mean(name, known)
-                raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}{near}")
+            check_keywords(cls.__name__, settings, known)
         return super().__new__(cls)
 
     @classmethod

@@ -28,6 +28,9 @@ COLORS = (
     "#1e69ff", "#ffc32d", "#d22d00", "#78e1d2", "#2d0087", "#c35a69", "#b4d278", "#9669b4", "#690000", "#4b0f4b"
 )  # fmt: skip
 
+#: Colours of the bounds in a learning curve.
+CURVES = {"training": COLORS[0], "validation": COLORS[2], "test": COLORS[4]}
+
 #: Markers of classes, beside the colours.
 MARKERS = ("o", "^", "s", "D", "v", "P")
 
@@ -389,7 +392,7 @@ def learning_curve(
         which = "last" if held[-1] else "last finite"
         label = name + (f", {which} {_show(last[0])}" if last.size else "") + (f" ({lost} not finite)" if lost else "")
         every = None if len(y) < 30 or lost else [-1]  # a bound between two that are left out has no line
-        ax.plot(x, y, marker=".", markevery=every, label=label)
+        ax.plot(x, y, marker=".", markevery=every, label=label, color=CURVES[name])
     note = _limit(ax, [y[np.isfinite(y)] for _, y in curves.values()])
     if curves and min(x.min() for x, _ in curves.values()) > 0:
         ax.set_xscale("log")

@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import fitting, modelfile, persistence, settings
-from .conventions import SklearnEstimator, check_number, not_finite, not_fitted, warn, warn_if_not_finite
+from .conventions import (
+    SklearnEstimator,
+    check_keywords,
+    check_number,
+    not_finite,
+    not_fitted,
+    warn,
+    warn_if_not_finite,
+)
 from .description import describe
 from .evaluation.health import examine
 from .fitted import Fitted
@@ -557,6 +565,7 @@ def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE
     >>> model.report_[0]
     'n_components: 2 (at most half the columns; those that are not needed stay at the prior)'
     """
+    check_keywords("fit", values, ("X_valid", *settings.SETTINGS))
     choices = [choice for choice in settings.for_data(*as_table(X).shape) if choice.name not in values]
     model = VAE(**{"verbose": True} | {choice.name: choice.value for choice in choices} | values)
     report = [f"{name}: {value} ({reason})" for name, value, reason in choices]

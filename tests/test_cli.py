@@ -42,6 +42,18 @@ def png_size(path):
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
+@pytest.mark.parametrize("shape", [(4, 9), (4, 3, 3)])
+def test_pictures_have_the_shape_of_the_training(folder, shape, monkeypatch):
+    given = "x".join(map(str, shape))
+    assert cli.main(["train", "images.npy", *SMALL, "--image-shape", given, "--out", "small.npz"]) == 0
+    shown = []
+    monkeypatch.setattr(npvae.plots, "show_images", lambda images, shape, **keywords: shown.append(shape))
+    monkeypatch.setattr(npvae.plots, "manifold", lambda model, X, shape, **keywords: shown.append(shape))
+    for command in (["sample", "small.npz"], ["manifold", "small.npz", "images.npy"]):
+        assert cli.main(command) == 0
+    assert shown == [shape, shape]
+
+
 def test_train_writes_model_picture_and_curve(folder, capsys):
     assert cli.main(["train", "images.npy", *SMALL, "--image-shape", "6x6", "--out", "small.npz"]) == 0
     said = capsys.readouterr()
@@ -193,6 +205,8 @@ def test_errors_are_one_line_and_a_status(folder, capsys, arguments, message):
         ["train", "--epochs", "many"],
         ["train", "--likelihood", "poisson"],
         ["train", "--image-shape", "28"],
+        ["train", "--image-shape", "28x28x4"],
+        ["train", "--image-shape", "28x28x3x3"],
     ],
 )
 def test_wrong_usage_exits_with_two(arguments, capsys):

@@ -195,6 +195,8 @@ def test_an_argument_that_is_near_nothing_is_refused_all_the_same():
         TypeError, match="unexpected keyword argument 'hidden_layers'; did you mean 'hidden_layer_sizes'"
     ):
         npvae.fit(np.zeros((20, 3)), hidden_layers=(3,))
+    with pytest.raises(TypeError, match="fit.. got an unexpected keyword argument 'x_valid'; did you mean 'X_valid'"):
+        npvae.fit(np.zeros((20, 3)), x_valid=np.zeros((20, 3)))
 
 
 def test_a_subclass_has_its_own_arguments():
@@ -228,6 +230,7 @@ def test_a_subclass_has_its_own_arguments():
         (lambda X: gradient_variance(npvae.VAE(**QUICK), X, estimators=["sgvb-aa"]), ValueError, "sgvb-a"),
         (lambda X: npvae.backends.get("cudaa"), ValueError, "cuda"),
         (lambda X: datasets.load("mnsit"), ValueError, "mnist"),
+        (lambda X: npvae.gradchek(X), AttributeError, "gradcheck"),
         (lambda X: fit_posterior(lambda z: (z, z), "normal"), TypeError, "Normal"),
     ],
 )

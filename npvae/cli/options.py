@@ -306,25 +306,33 @@ def add_force(parser: argparse.ArgumentParser) -> None:
 def add_image_shape(parser: argparse.ArgumentParser) -> None:
     """Add the shape of rows that are images."""
     parser.add_argument(
-        "--image-shape", type=image_shape, metavar="HxW", help="shape of the image in each row, such as 28x28"
+        "--image-shape",
+        type=image_shape,
+        metavar="HxW",
+        help="shape of the image in each row, such as 28x28, or 32x32x3 with colours",
     )
 
 
-def image_shape(text: str) -> tuple[int, int]:
-    """Read the shape of an image.
+def image_shape(text: str) -> tuple[int, ...]:
+    """Read the shape of an image, grey or with three colours.
 
     Raises
     ------
     argparse.ArgumentTypeError
-        If it is not two positive integers with an x between them.
+        If it is not two positive integers with an x between them, with or without a third that is 3.
 
     Examples
     --------
-    >>> image_shape("28x20")
-    (28, 20)
+    >>> image_shape("28x20"), image_shape("32x32x3")
+    ((28, 20), (32, 32, 3))
     """
     sides = text.split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a shape; expected HEIGHTxWIDTH, such as 28x28")
-    height, width = map(int, sides)
-    return height, width
+    if (
+        len(sides) not in (2, 3)
+        or not all(side.isdecimal() and int(side) > 0 for side in sides)
+        or (len(sides) == 3 and int(sides[2]) != 3)
+    ):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a shape; expected HEIGHTxWIDTH, such as 28x28, or 32x32x3 with colours"
+        )
+    return tuple(map(int, sides))

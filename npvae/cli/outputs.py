@@ -147,9 +147,9 @@ def save_figure(path: Path, figure: "Figure") -> None:
 
 
 def check_image_shape(shape: Sequence[int], n_features: int) -> None:
-    """Raise ValueError if rows of so many features are not images of this shape (height, width)."""
+    """Raise ValueError if rows of so many features are not images of this shape (height, width[, 3])."""
     if math.prod(shape) != n_features:
-        raise ValueError(f"--image-shape {shape[0]}x{shape[1]} does not fit rows of {n_features} features")
+        raise ValueError(f"--image-shape {'x'.join(map(str, shape))} does not fit rows of {n_features} features")
 
 
 def picture_path(path: Path, force: bool, dataset: str = "") -> Path:

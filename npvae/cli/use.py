@@ -80,15 +80,16 @@ def run_reconstruct(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _image_shape(arguments: argparse.Namespace, model: VAE) -> tuple[int, int]:
-    """Return the shape given, or the one that the number of columns suggests."""
+def _image_shape(arguments: argparse.Namespace, model: VAE) -> tuple[int, ...]:
+    """Return the shape given, that of the training, or the one that the number of columns suggests."""
     n_features = model.n_features_in_
     side = math.isqrt(n_features)
-    shape = arguments.image_shape or {560: (28, 20), side * side: (side, side)}.get(n_features)
+    known = {560: (28, 20), side * side: (side, side)}.get(n_features)
+    shape = arguments.image_shape or model.notes_.get("image_shape") or known
     if shape is None:
         raise ValueError(f"rows of {n_features} features are not square images; give --image-shape")
     check_image_shape(shape, n_features)
-    return shape
+    return tuple(shape)
 
 
 class Picture(NamedTuple):
