@@ -19,8 +19,11 @@ except ImportError:
 #: Seconds after which a stage that is not done yet is announced, and seconds between two lines about the same stage.
 SOON, OFTEN = 0.5, 5.0
 
-#: Seconds between two lines about epochs, which may be short, and between two updates of the bar.
-LINES, UPDATES = 1.0, 0.2
+#: Seconds between two lines about epochs, which may be short: at first, and in a training that takes long.
+LINES, RARELY = 1.0, 10.0
+
+#: Seconds between two updates of the bar.
+UPDATES = 0.2
 
 Doing = Callable[[str | None], None]
 
@@ -96,7 +99,7 @@ class Quiet:
 
 
 class Lines(Quiet):
-    """Shows epochs by lines on standard error: the first and the last, and not more than one a second.
+    """Shows epochs by lines on standard error: the first and the last, one a second, and later one in ten seconds.
 
     Parameters
     ----------
@@ -117,17 +120,21 @@ class Lines(Quiet):
     def __call__(self, epoch: Any) -> None:
         """Show an epoch that has ended, if it is time."""
         self._done, now = epoch.epoch, time.monotonic()
-        if now >= self._shown + LINES or epoch.epoch >= self.max_epochs:
+        if now >= self._shown + self._pause(now, LINES) or epoch.epoch >= self.max_epochs:
             print(f"epoch {epoch.epoch:4} of {self.max_epochs}: {describe(epoch)}{self.remaining(0)}", file=sys.stderr)
             self._shown = now
 
     def within(self, share: float) -> None:
         """Show how much of the current epoch is done, if no line was shown for long."""
         now = time.monotonic()
-        if now >= max(self._shown, self._began) + OFTEN:
+        if now >= max(self._shown, self._began) + self._pause(now, OFTEN):
             percent = f"{share:.0%} done{self.remaining(share)}"
             print(f"epoch {self._done + 1:4} of {self.max_epochs}: {percent}", file=sys.stderr)
             self._shown = now
+
+    def _pause(self, now: float, least: float) -> float:
+        """Return the seconds between two lines: a fiftieth of what has passed, within limits, for short logs."""
+        return min(RARELY, max(least, (now - self._began) / 50))
 
     def remaining(self, share: float) -> str:
         """Say how long an epoch takes and how long the rest will; nothing before there is anything to go by."""

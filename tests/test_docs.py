@@ -1,14 +1,14 @@
 """The pages that point into the code: what they name is there, and the commands they show are understood."""
 
 import ast
-import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from npvae import cli
+from npvae import backends, cli
 
 ROOT = Path(__file__).parents[1]
 FORMULAS = [
@@ -95,3 +95,18 @@ def test_options_in_sentences_exist(page, capsys):
             cli.main([command, "--help"])
         said = capsys.readouterr().out
         assert all(option in said for option in re.findall(r"--[\w-]+", options)), command
+
+
+def test_the_first_run():
+    """The transcript of the README's command: under two minutes, no silence of ten seconds, today's messages."""
+    spec = importlib.util.spec_from_file_location("first_run", ROOT / "docs" / "first_run.py")
+    first_run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(first_run)
+    page = (ROOT / "docs" / "first_run.md").read_text()
+    said, lines = first_run.read(page), [line for _, line in first_run.read(page)]
+    assert f"&& {' '.join(first_run.COMMAND)}\n" in (ROOT / "README.md").read_text()
+    assert len(said) > 10 and said[-1][0] < 120 and first_run.longest_silence(said) < 10
+    assert f"The longest silence is {first_run.longest_silence(said):.1f} s" in page
+    assert f"compiling the kernels, the first time only: about {backends.TO_COMPILE} s" in lines
+    assert lines[-1] == "(end)" and any(line.startswith("test bound: ") for line in lines)
+    assert any(" an epoch, " in line for line in lines)

@@ -64,6 +64,16 @@ def test_lines_say_the_time_of_an_epoch_and_the_time_left(clock, capsys):
     ]
 
 
+def test_a_long_training_has_fewer_lines(clock, capsys):
+    lines, counts = progress.Lines(10_000), {}
+    for number in range(1, 10_000):
+        clock.now += 0.5
+        lines(epoch(number))
+        if number in (10, 9_999):
+            counts[number] = len(capsys.readouterr().err.splitlines())
+    assert counts[10] == 5 and 500 < counts[9_999] < 600  # of 5000 seconds, one line in ten for the most part
+
+
 def test_a_bar_moves_within_an_epoch(clock):
     shown = []
     bar = SimpleNamespace(n=4, refresh=lambda: shown.append(bar.n), set_postfix_str=lambda text, refresh: None)

@@ -119,13 +119,15 @@ def run_resume(arguments: argparse.Namespace) -> int:
     complete = {epoch.samples_seen for epoch in model.history_ if epoch.epoch < model.training_.progress.epoch}
     notes["test_curve"] = [point for point in notes["test_curve"] if point[0] in complete]
     choice = noted_choice(notes)._replace(names=names_of_model(model))
-    dataset = load_dataset(
-        notes["dataset"],
-        arguments.data_dir or notes["data_dir"],
-        choice=choice,
-        split=noted_split(notes),
-        say=_say_unless(arguments.quiet),
-    )
+    with show_stages(not arguments.quiet) as doing:
+        doing(f"reading {notes['dataset']}")
+        dataset = load_dataset(
+            notes["dataset"],
+            arguments.data_dir or notes["data_dir"],
+            choice=choice,
+            split=noted_split(notes),
+            say=_say_unless(arguments.quiet),
+        )
     return _train(model, model.resume, dataset, path, notes, arguments.checkpoint_every)
 
 
