@@ -20,8 +20,8 @@ COMMAND = ("npvae", "train")
 
 PAGE = """# The first run, second by second
 
-What `{command}` says to a new user: the kernels are not compiled yet, and what it says goes to a file, so that there is
-a line where a terminal would show a bar. On the left are the seconds since the start.
+What `{command}` says to a new user: the kernels are not compiled yet, and what it says goes to a file, so that there
+is a line where a terminal would show a bar. On the left are the seconds since the start.
 The longest silence is {silence:.1f} s. Machine: {machine}.
 `docs/first_run.py` runs the command and writes this page.
 
