@@ -13,8 +13,8 @@ from .model import Architecture, Model
 from .preprocessing import Preprocessor, Scaling
 from .training import Epoch, Progress, State
 
-#: Prefix of the names of the arrays of the estimator's state in the file.
-ESTIMATOR = "estimator."
+#: Prefixes of the names of the arrays of the estimator's and the optimizer's state in the file.
+ESTIMATOR, OPTIMIZER = "estimator.", "optimizer."
 
 #: Fitted attributes that are stored in the header unchanged; null if the model has no such attribute.
 FITTED = (
@@ -45,10 +45,11 @@ def to_file(vae: Any) -> tuple[dict[str, Any], dict[str, NDArray]]:
         "health": _plain(getattr(vae, "health_", None)),
         "progress": _plain(dataclasses.asdict(state.progress)),
     }
-    arrays = {"parameters": vector, "squares": state.squares, "best": state.best}
+    arrays = {"parameters": vector, "best": state.best}
     if not np.array_equal(state.parameters, vector):  # `vector` has the best validation bound; training ended elsewhere
         arrays["last"] = state.parameters
     arrays |= {ESTIMATOR + name: array for name, array in state.estimator.items()}
+    arrays |= {OPTIMIZER + name: array for name, array in state.optimizer.items()}
     return header, arrays | vae.preprocessor_.scaling._asdict()
 
 
@@ -93,9 +94,12 @@ def from_file(kind: type, header: Mapping[str, Any], arrays: Mapping[str, NDArra
     progress = dict(header["progress"])
     baseline = progress.pop("estimator", None)  # before version 0.2: a number, the only state of any estimator
     state = {name.removeprefix(ESTIMATOR): arrays[name] for name in arrays if name.startswith(ESTIMATOR)}
+    if "squares" in arrays:  # before version 4 of the format: the only array of any optimizer
+        arrays = {**arrays, OPTIMIZER + "squares": arrays["squares"]}
+    optimizer = {name.removeprefix(OPTIMIZER): name for name in arrays if name.startswith(OPTIMIZER)}
     vae.training_ = State(
         _expect(arrays, "last", len(vector)) if "last" in arrays else vector,
-        _expect(arrays, "squares", len(vector)),
+        {name: _expect(arrays, member, len(vector)) for name, member in optimizer.items()},
         _expect(arrays, "best", len(vector) if len(arrays["best"]) else 0),
         Progress(**progress),
         state if baseline is None else {"mean": np.array([float(baseline)])},

@@ -84,6 +84,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         batch_size: int = 100,
         optimizer: str = "adagrad",
         learning_rate: str | float = "auto",
+        schedule: str = "constant",
+        averaging: str = "none",
         weight_prior: float = 1.0,
         init_std: float = 0.1,
         max_epochs: int = 100,
@@ -104,6 +106,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         self.batch_size = batch_size
         self.optimizer = optimizer
         self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.averaging = averaging
         self.weight_prior = weight_prior
         self.init_std = init_std
         self.max_epochs = max_epochs
@@ -230,8 +234,17 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If the step size is to decay to zero at the end of the training: there is none.
+        NonFiniteError
+            See `fit`.
         """
         values = self._checked_settings()
+        if values.schedule != "constant":
+            raise ValueError(f"schedule is {values.schedule!r}; partial_fit has no last step, and expects 'constant'")
         if not hasattr(self, "parameters_"):
             run, changes = self._begin(values, X, max_epochs=1)._replace(fingerprints=None), {}
         else:
@@ -303,9 +316,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             raise
         finally:
             self.parameters_ = fitting.on_host(fitted.model, self.parameters_)
-        if self.stopped_:
-            self.report_.append(self.stopped_)
-            self._tell(self.stopped_)
+        kept = f"kept: {trainer.kept}" if trainer.best is not None or self.averaging != "none" else None
+        for message in filter(None, (self.stopped_, kept)):
+            self.report_.append(message)
+            self._tell(message)
         if whole:
             fitted = self.fitted_
             self.health_ = examine(fitted, fitting.some_rows(trainer.data, fitted.seed), self.history_)

@@ -36,8 +36,8 @@ SIGNATURES = {
     "take": "float32:3 int32:1 f2",
     "record_value": "f1 f1 float64:1 int32:1 int32:1",
     "count_step": "int64:1 int32:1",
-    "adagrad": "f1 f1 f1 int64:1 int32:1 f f f f I I B",
-    "sgd": "f1 f1 int64:1 int32:1 f f f I B",
+    "plan_step": "int64:1 float64:1 float64 I I I I",
+    "update": "f1 f1 f1 f1 f1 int64:1 int32:1 float64:1 f f I B",
     "_multiply_and_add": "float32:1 I",
     "_copy": "float32:1 float32:1",
 }
