@@ -292,6 +292,24 @@ def test_training_equals_the_references(once, X, monkeypatch, estimator, likelih
     assert isinstance(found.parameters_.vector, np.ndarray)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_decay_and_average_equal_the_references(once, X, optimizer, tmp_path):
+    """The device finds the size of a step from its number; an epoch is resumed where the decay was."""
+    settings = SMALL | {"dtype": "float64", "optimizer": optimizer, "learning_rate": 0.01, "max_epochs": 3}
+    settings |= {"schedule": "cosine", "averaging": "polynomial"}
+    found, expected = (npvae.VAE(**settings, backend=name).fit(X, X_valid=X[:4]) for name in ("cuda", "reference"))
+    np.testing.assert_allclose(found.parameters_.vector, expected.parameters_.vector, rtol=1e-8, atol=1e-12)
+    for name, array in expected.training_.optimizer.items():
+        np.testing.assert_allclose(found.training_.optimizer[name], array, rtol=1e-8, atol=1e-14)
+    assert found.report_[-1] == expected.report_[-1]
+    stopped = npvae.VAE(**settings, backend="cuda", callbacks=(lambda epoch: epoch.epoch == 2,)).fit(X, X_valid=X[:4])
+    stopped.save(tmp_path / "model.npz")
+    resumed = npvae.load(tmp_path / "model.npz").resume(X, X_valid=X[:4])
+    np.testing.assert_array_equal(resumed.parameters_.vector, found.parameters_.vector)
+    for name, array in found.training_.optimizer.items():
+        np.testing.assert_array_equal(resumed.training_.optimizer[name], array)
+
+
 class Captured:
     """What a `Runner` may use of an estimator."""
 
