@@ -44,6 +44,7 @@ def to_file(vae: Any) -> tuple[dict[str, Any], dict[str, NDArray]]:
         "history": _plain(vae.history_),
         "health": _plain(getattr(vae, "health_", None)),
         "progress": _plain(dataclasses.asdict(state.progress)),
+        "optimizer": sorted(state.optimizer),
     }
     arrays = {"parameters": vector, "best": state.best}
     if not np.array_equal(state.parameters, vector):  # `vector` has the best validation bound; training ended elsewhere
@@ -94,9 +95,10 @@ def from_file(kind: type, header: Mapping[str, Any], arrays: Mapping[str, NDArra
     progress = dict(header["progress"])
     baseline = progress.pop("estimator", None)  # before version 0.2: a number, the only state of any estimator
     state = {name.removeprefix(ESTIMATOR): arrays[name] for name in arrays if name.startswith(ESTIMATOR)}
-    if "squares" in arrays:  # before version 4 of the format: the only array of any optimizer
-        arrays = {**arrays, OPTIMIZER + "squares": arrays["squares"]}
-    optimizer = {name.removeprefix(OPTIMIZER): name for name in arrays if name.startswith(OPTIMIZER)}
+    if "optimizer" in header:
+        optimizer = {name: OPTIMIZER + name for name in header["optimizer"]}
+    else:  # before version 4 of the format: the array of any optimizer
+        optimizer = {"squares": "squares"}
     vae.training_ = State(
         _expect(arrays, "last", len(vector)) if "last" in arrays else vector,
         {name: _expect(arrays, member, len(vector)) for name, member in optimizer.items()},

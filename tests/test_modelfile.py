@@ -58,6 +58,7 @@ def rewrite(path, change):
 def as_in_version_3(header, arrays):
     """Every optimizer had the same array, and there were no schedules and no averages."""
     header["version"] = min(header["version"], 3)
+    del header["optimizer"]
     arrays["squares"] = arrays.pop("optimizer.squares", np.zeros_like(arrays["parameters"]))
     for name in ("schedule", "averaging"):
         del header["settings"][name]
@@ -309,6 +310,9 @@ def test_later_versions_and_wrong_sizes_are_refused(model, tmp_path):
     header, arrays = modelfile.load(path)
     modelfile.save(path, header, arrays | {"parameters": arrays["parameters"][:-1]})
     with pytest.raises(ValueError, match="damaged: parameters is float32"):
+        npvae.load(path)
+    modelfile.save(path, header, {name: array for name, array in arrays.items() if name != "optimizer.squares"})
+    with pytest.raises(ValueError, match="damaged: 'optimizer.squares'"):
         npvae.load(path)
     modelfile.save(path, header | {"version": 5}, arrays)
     with pytest.raises(ValueError, match="has format version 5; this npvae reads 2, 3, 4"):

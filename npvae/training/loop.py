@@ -38,7 +38,7 @@ class Epoch(NamedTuple):
     epoch: int  # counted from 1
     samples_seen: int  # rows, since training began
     elbo: float  # mean over the epoch, each minibatch with the parameters of its step
-    elbo_valid: float  # of the validation data after the epoch; NaN without validation data
+    elbo_valid: float  # of the validation data after the epoch (see `Trainer.score`); NaN without validation data
     seconds: float  # since training began
 
 
