@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import backends, training
+from .backends.formulas import UPDATES
 from .backends.interface import Backend
 from .conventions import column_names, compare_names, short_repr
 from .estimators import ESTIMATORS, Scorer, runs_on, suits, supports
@@ -115,7 +116,10 @@ def begin(
     if learning_rate == "auto":
         subset, scorer = some_rows(data, seed), Scorer(model, seed, settings.n_samples)
         learning_rate, bounds = training.choose_step_size(
-            trainer_for, lambda parameters: scorer(parameters, subset).mean(), doing
+            trainer_for,
+            lambda parameters: scorer(parameters, subset).mean(),
+            UPDATES[settings.optimizer].step_sizes,
+            doing,
         )
         tried = ", ".join(f"{candidate:g}: {bound:.1f}" for candidate, bound in bounds.items())
         say(f"learning rate: {learning_rate:g} (training bound in nats after a short trial with {tried})")
@@ -226,6 +230,8 @@ def make_trainer(
         batch_size=settings.batch_size,
         max_epochs=settings.max_epochs,
         patience=settings.patience,
+        schedule=settings.schedule,
+        averaging=settings.averaging,
     )._replace(**changes)
     estimator = ESTIMATORS[settings.estimator].make(model, settings.n_samples, n_datapoints)
     parameters, rng = model.parameters(initial), generator(seed, "training")

@@ -23,8 +23,9 @@ PathLike = str | os.PathLike[str]
 
 FORMAT = "npvae model"
 
-#: The version that is written, and those that are read. Version 2 has other names for some entries of the header.
-VERSION, READABLE = 3, (2, 3)
+#: The version that is written, and those that are read. Version 2 has other names for some entries of the header, and
+#: before version 4 every optimizer had the same array.
+VERSION, READABLE = 4, (2, 3, 4)
 
 #: The allowed types of a member, as written in the file: the header's bytes, and little-endian numbers.
 TYPES = ("|u1", "<f4", "<f8", "<i8")
@@ -113,7 +114,7 @@ def load(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(pathlib.Path(folder, "model.npz"), {"seed": 1}, {"parameters": np.zeros(3)})
     ...     load(pathlib.Path(folder, "model.npz"))
-    ({'format': 'npvae model', 'version': 3, 'seed': 1}, {'parameters': array([0., 0., 0.])})
+    ({'format': 'npvae model', 'version': 4, 'seed': 1}, {'parameters': array([0., 0., 0.])})
     """
     with open(path, "rb") as file:
         try:
@@ -125,7 +126,7 @@ def load(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path} is not an npvae model: its header says {header!r:.80}")
     if header.get("version") not in READABLE:
-        readable = " and ".join(map(str, READABLE))
+        readable = ", ".join(map(str, READABLE))
         raise ValueError(f"{path} has format version {header.get('version')}; this npvae reads {readable}")
     if digest is None or not np.array_equal(digest, _digest(members)):
         raise ValueError(f"{path} is damaged: its members do not match its digest")

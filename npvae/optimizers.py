@@ -1,6 +1,7 @@
-"""Stochastic gradient ascent on the flat parameter vector: Adagrad, as in the paper, and plain SGD.
+"""Stochastic gradient ascent on the flat parameter vector: Adagrad, as in the paper, Adam, and plain SGD.
 
-The arithmetic of a step is the backend's (``reference.adagrad_step``). This module holds its settings and its state.
+`formulas` has the equations of all optimizers, and the backend the arithmetic of a step (``reference.step``). This
+module holds its settings and its state.
 """
 
 from typing import Any, NamedTuple
@@ -8,11 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .backends.formulas import SCHEDULES, UPDATES, share_of_run, step_numbers
 from .backends.interface import Array, Backend
 from .conventions import short_repr
 
-#: The function of a backend that takes a step, by name of the optimizer.
-STEPS = {"adagrad": "adagrad_step", "sgd": "sgd_step"}
+#: Name of the average of the iterates among the arrays of a `State`.
+AVERAGE = "average"
+
+#: How the iterates are averaged: not at all, or as in `formulas.step_numbers`.
+AVERAGING = ("none", "polynomial")
 
 
 class UpdateRule(NamedTuple):
@@ -25,15 +30,29 @@ class UpdateRule(NamedTuple):
     Examples
     --------
     >>> from npvae.optimizers import UpdateRule
-    >>> rule = UpdateRule(step_size=0.02, weight_decay=1 / 1000, accumulate_only=100, n_weights=50)
-    >>> rule._replace(step_size=0.1).step_size
-    0.1
+    >>> rule = UpdateRule(step_size=0.02, weight_decay=1 / 1000, accumulate_only=0, n_weights=50)
+    >>> rule = rule._replace(schedule="linear", n_steps=101)
+    >>> [rule.numbers(count)[0] for count in (1, 51, 101)]  # the sizes of these steps
+    [0.02, 0.01, 0.0]
     """
 
     step_size: float
     weight_decay: float
-    accumulate_only: int  # first steps of Adagrad, which only sum the squares and do not move the parameters
+    accumulate_only: int  # first steps, which do not move the parameters
     n_weights: int  # how many elements of the vector are weights: the first ones
+    schedule: str = "constant"  # a name in `formulas.SCHEDULES`
+    n_steps: int = 1  # of the whole run: where the schedule ends
+    begun: int = 0  # steps that had been taken when the state of the optimizer was new
+    averaging: bool = False  # whether the iterates are averaged
+
+    def numbers(self, count: int) -> tuple[float, ...]:
+        """Return the numbers of a step, counted from 1: see `formulas.step_numbers`."""
+        size = self.step_size * SCHEDULES[self.schedule](share_of_run(count, self.n_steps))
+        return step_numbers(count, self.begun, self.accumulate_only, float(size))
+
+    def names(self, optimizer: str) -> tuple[str, ...]:
+        """Return the names of the arrays that an optimizer needs."""
+        return (*UPDATES[optimizer].arrays, *([AVERAGE] if self.averaging else []))
 
 
 class State(NamedTuple):
@@ -43,11 +62,11 @@ class State(NamedTuple):
     --------
     >>> import numpy as np
     >>> from npvae.optimizers import State
-    >>> State(squares=np.zeros(8), counter=np.array([0, -1])).counter
+    >>> State({"squares": np.zeros(8)}, counter=np.array([0, -1])).counter
     array([ 0, -1])
     """
 
-    squares: Array  # (P,), the sum of squared gradients; SGD does not use it
+    arrays: dict[str, Array]  # (P,) each, by name: see `UpdateRule.names`
     counter: Array  # (2,) int64: steps so far, and the first step that was not taken, or -1
 
     def __repr__(self) -> str:
@@ -59,7 +78,7 @@ class Optimizer:
 
     Parameters
     ----------
-    name : "adagrad" or "sgd"
+    name : a name in `formulas.UPDATES`
     backend : Backend
     rule : UpdateRule
     size : int, the length P of the parameter vector
@@ -83,13 +102,13 @@ class Optimizer:
     """
 
     def __init__(self, name: str, backend: Backend, rule: UpdateRule, size: int, dtype: DTypeLike) -> None:
-        self.rule = rule
-        self.state = State(backend.asarray(np.zeros(size), dtype), backend.asarray([0, -1], np.int64))
-        self._step = getattr(backend, STEPS[name])
+        self.name, self.rule, self._step = name, rule, backend.step
+        arrays = {name: backend.asarray(np.zeros(size), dtype) for name in rule.names(name)}
+        self.state = State(arrays, backend.asarray([0, -1], np.int64))
 
     def launch(self, parameters: Any, gradient: Any) -> None:
         """Update in place and return at once, without checking success. Overwrites the gradient."""
-        self._step(parameters, gradient, self.state, self.rule)
+        self._step(self.name, parameters, gradient, self.state, self.rule)
 
     def step(self, parameters: Any, gradient: Any) -> bool:
         """Update in place, and check success. Overwrites the gradient, which is then NaN where a step overflows.

@@ -7,7 +7,7 @@ and with every one before it is written: what is written can be read.
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +20,13 @@ from .estimators import ESTIMATORS
 from .evaluation.health import Health
 from .likelihoods import LIKELIHOODS
 from .model import POSTERIORS, Architecture, Model
+from .optimizers import AVERAGE
 from .preprocessing import Preprocessor, Scaling
 from .settings import SETTINGS, OneOf
 from .training import Epoch, Progress, State
 
-#: Prefix of the names of the arrays of the estimator's state in the file.
-ESTIMATOR = "estimator."
+#: Prefixes of the names of the arrays of the estimator's and the optimizer's state in the file.
+ESTIMATOR, OPTIMIZER = "estimator.", "optimizer."
 
 #: The least positive float.
 TINY = math.ulp(0.0)
@@ -65,6 +66,10 @@ AS_BUILT = ", as in the architecture"
 
 #: The check for what `preprocessing.fingerprints` returns for a dataset.
 FINGERPRINT = schema.row(schema.integer(1), schema.integer(1), schema.text, schema.integer(0, 2**32 - 1))
+
+#: The least value in an array of the state of an optimizer, by name.
+LEAST = {name: -np.inf for update in formulas.UPDATES.values() for name in update.arrays}
+LEAST |= {"squares": 0.0, "second_moment": 0.0, AVERAGE: -np.inf}
 
 #: Fitted attributes that are stored in the header unchanged; null if the model has no such attribute. From the
 #: architecture to the check of each.
@@ -133,8 +138,11 @@ HEADER: dict[str, Callable[[Mapping[str, Any]], schema.Check]] = {
             "seconds": schema.real(0),
             "best_bound": schema.real(-np.inf),
             "since_best": schema.integer(),
+            "best": schema.text,
+            "begun": schema.integer(),
         }
     ),
+    "optimizer": lambda header: schema.many(OneOf(LEAST).check),  # the names of its arrays
     "notes": lambda header: schema.record({}, others=True),
 }
 
@@ -165,23 +173,22 @@ class Member(NamedTuple):
             raise ValueError(f"{name} is {array[at]} at {at}; expected numbers of at least {self.least:.3g}")
 
 
-def arrays_of(n_parameters: int, n_features: int) -> dict[str, Member]:
-    """Return the table of the arrays. The estimator's state may have others.
+def arrays_of(n_parameters: int, n_features: int, optimizer: Iterable[str]) -> dict[str, Member]:
+    """Return the table of the arrays, from the names of those of the optimizer. The estimator's state may have others.
 
     Examples
     --------
-    >>> [name for name, member in arrays_of(100, 5).items() if member.required]
-    ['parameters', 'squares', 'best', 'shift', 'scale']
+    >>> [name for name, member in arrays_of(100, 5, ["squares"]).items() if member.required]
+    ['parameters', 'best', 'shift', 'scale', 'optimizer.squares']
     """
     return {
         "parameters": Member((n_parameters,)),
-        "squares": Member((n_parameters,), least=0.0),
         "best": Member((n_parameters,), may_be_empty=True),
         "last": Member((n_parameters,), required=False),
         "shift": Member((n_features,)),
         "scale": Member((n_features,), least=TINY),
         ESTIMATOR + "mean": Member((1,), required=False),
-    }
+    } | {OPTIMIZER + name: Member((n_parameters,), least=LEAST[name]) for name in optimizer}
 
 
 def check(header: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> None:
@@ -203,8 +210,10 @@ posterior, random_weights, n_binary
         if name not in header:
             raise ValueError(f"it lacks {name}")
         section(header)(name, header[name])
+    progress = header["progress"]
+    schema.integer(0, progress["counter"][0])("progress.begun", progress["begun"])
     layout = Model(_architecture(header), backends.get("reference")).layout
-    table = arrays_of(layout.size, header["architecture"]["n_features"])
+    table = arrays_of(layout.size, header["architecture"]["n_features"], header["optimizer"])
     if lacking := [name for name, member in table.items() if member.required and name not in arrays]:
         raise ValueError(f"it lacks the array {lacking[0]}")
     for name, array in arrays.items():
@@ -240,12 +249,14 @@ def to_file(vae: Any, notes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
         "history": _plain(vae.history_),
         "health": _plain(getattr(vae, "health_", None)),
         "progress": _plain(dataclasses.asdict(state.progress)),
+        "optimizer": sorted(state.optimizer),
         "notes": notes,
     }
-    arrays = {"parameters": vector, "squares": state.squares, "best": state.best}
+    arrays = {"parameters": vector, "best": state.best}
     if not np.array_equal(state.parameters, vector):  # `vector` has the best validation bound; training ended elsewhere
         arrays["last"] = state.parameters
     arrays |= {ESTIMATOR + name: array for name, array in state.estimator.items()}
+    arrays |= {OPTIMIZER + name: array for name, array in state.optimizer.items()}
     arrays |= vae.preprocessor_.scaling._asdict()
     check(header, arrays)
     return header, arrays
@@ -291,7 +302,7 @@ def from_file(kind: type, header: Mapping[str, Any], arrays: Mapping[str, NDArra
     )
     vae.training_ = State(
         arrays.get("last", vector),
-        arrays["squares"],
+        {name: arrays[OPTIMIZER + name] for name in header["optimizer"]},
         arrays["best"],
         Progress(**header["progress"]),
         {name.removeprefix(ESTIMATOR): array for name, array in arrays.items() if name.startswith(ESTIMATOR)},
@@ -314,6 +325,12 @@ def _as_now(header: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> tuple[d
     if "uint8_scale" in header:
         header["units"] = [header.pop("uint8_scale"), 1.0]
     header.setdefault("binary_columns", [])
+    if "optimizer" not in header and "squares" in arrays:  # before version 4 of the format: the array of any optimizer
+        header["optimizer"] = ["squares"]
+        arrays[OPTIMIZER + "squares"] = arrays.pop("squares")
+    if isinstance(progress, dict):
+        progress.setdefault("best", "")
+        progress.setdefault("begun", 0)
     if isinstance(progress, dict) and "estimator" in progress:  # before version 0.2: the state of any estimator
         mean = progress.pop("estimator")
         schema.optional(schema.real())("progress.estimator", mean)

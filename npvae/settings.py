@@ -18,7 +18,7 @@ from .conventions import check_choice, check_number
 from .estimators import ESTIMATORS, supports
 from .likelihoods import LIKELIHOODS
 from .model import POSTERIORS
-from .optimizers import STEPS
+from .optimizers import AVERAGING
 
 #: The longest line of a docstring.
 LINE_LENGTH = 120
@@ -294,13 +294,37 @@ SETTINGS: dict[str, Setting] = {
     ),
     "n_samples": Setting(1, Integer(1), "Samples z for each datapoint, the L of the paper.", option="--samples"),
     "batch_size": Setting(100, Integer(1), "Datapoints in a minibatch, the M of the paper.", option="--batch-size"),
-    "optimizer": Setting("adagrad", OneOf(STEPS), "Rule that updates the parameters.", option="--optimizer"),
+    "optimizer": Setting(
+        "adagrad",
+        OneOf(formulas.UPDATES),
+        "Rule that updates the parameters.",
+        'Adagrad is that of the paper. Its steps shrink in the course of a training, those of "adam" do not; "sgd" is '
+        "plain gradient ascent.",
+        option="--optimizer",
+    ),
     "learning_rate": Setting(
         "auto",
         StepSize(),
         'Step size, or "auto".',
-        'With "auto" the step sizes 0.01, 0.02 and 0.1 are compared on the training bound after the first iterations.',
+        'With "auto" the step sizes 0.01, 0.02 and 0.1 (for "adam" 0.001, 0.003 and 0.01) are compared on the training '
+        "bound after the first iterations.",
         option="--learning-rate",
+    ),
+    "schedule": Setting(
+        "constant",
+        OneOf(formulas.SCHEDULES),
+        "How the step size changes in the course of a training.",
+        'It stays "constant", or it decays to zero at the last step: "linear", or as half a wave of the "cosine".',
+        option="--schedule",
+    ),
+    "averaging": Setting(
+        "none",
+        OneOf(AVERAGING),
+        "Whether the average of the iterates is kept.",
+        'With "polynomial" the parameters after the k-th step have a weight of about k^3 in the average: 94 % of it is '
+        "the last half of the steps. It is kept in place of the last parameters; with validation data, the better of "
+        "both after any epoch.",
+        option="--averaging",
     ),
     "weight_prior": Setting(
         1.0,

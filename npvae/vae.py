@@ -120,6 +120,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         batch_size: int = 100,
         optimizer: str = "adagrad",
         learning_rate: str | float = "auto",
+        schedule: str = "constant",
+        averaging: str = "none",
         weight_prior: float = 1.0,
         init_std: float = 0.1,
         max_epochs: int = 100,
@@ -140,6 +142,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         self.batch_size = batch_size
         self.optimizer = optimizer
         self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.averaging = averaging
         self.weight_prior = weight_prior
         self.init_std = init_std
         self.max_epochs = max_epochs
@@ -221,7 +225,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         With the same data and settings as at its beginning, it ends with the same bits as if it had not stopped.
         Settings may be changed before, such as ``max_epochs`` or ``learning_rate``; those of the networks and of the
-        likelihood stay as fitted.
+        likelihood stay as fitted. With more epochs, a decay of the step size is that of the longer training. An
+        optimizer or an average that the training did not have begins anew.
 
         Parameters
         ----------
@@ -272,8 +277,17 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If the step size is to decay to zero at the end of the training: there is none.
+        NonFiniteError
+            See `fit`.
         """
         values = self._checked_settings()
+        if values.schedule != "constant":
+            raise ValueError(f"schedule is {values.schedule!r}; partial_fit has no last step, and expects 'constant'")
         if not hasattr(self, "parameters_"):
             run, changes = self._begin(values, X, max_epochs=1)._replace(fingerprints=None), {}
         else:
@@ -354,9 +368,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             raise
         finally:
             self.parameters_ = fitting.on_host(fitted.model, self.parameters_)
-        if self.stopped_:
-            self.report_.append(self.stopped_)
-            self._tell(self.stopped_)
+        kept = f"kept: {trainer.kept}" if trainer.best is not None or self.averaging != "none" else None
+        for message in filter(None, (self.stopped_, kept)):
+            self.report_.append(message)
+            self._tell(message)
         if whole:
             fitted = self.fitted_
             with show_stages(self.verbose) as doing:

@@ -4,12 +4,13 @@ Run as a program by ``test_processes``, which compares processes with each other
 """
 
 import hashlib
-from types import SimpleNamespace
 
 import numpy as np
 
 from npvae import backends, nn
+from npvae.backends import formulas
 from npvae.backends.formulas import HIDDEN
+from npvae.optimizers import State, UpdateRule
 from npvae.parameters import Buffers, Layout
 from npvae.preprocessing import Scaling
 
@@ -51,10 +52,14 @@ def results(dtype, M, D, L):
             place[...] = normal(*place.shape)
         network.backward(parameters, x, done, gradient, buffers, dx)
         yield f"network, {activation}", (*done.hidden, *done.outputs, gradient.vector, dx)
-        state = SimpleNamespace(squares=np.abs(normal(layout.size)), counter=np.array([9, -1]))
-        rule = SimpleNamespace(step_size=0.1, weight_decay=0.01, accumulate_only=1, n_weights=layout.n_weights)
-        cpu.adagrad_step(parameters, gradient, state, rule)
-        yield f"adagrad_step, {activation}", (parameters.vector, state.squares)
+        for optimizer in formulas.UPDATES:
+            averaging = optimizer == "adam"
+            rule = UpdateRule(0.1, 0.01, 1, layout.n_weights, averaging=averaging)
+            arrays = {name: np.abs(normal(layout.size)) for name in rule.names(optimizer)}
+            w, g = (layout.view(array.copy()) for array in (parameters.vector, gradient.vector))
+            g.finite, g.starts = gradient.finite, gradient.starts
+            cpu.step(optimizer, w, g, State(arrays, np.array([9, -1])), rule)
+            yield f"{optimizer}_step, {activation}", (w.vector, *arrays.values())
 
 
 if __name__ == "__main__":

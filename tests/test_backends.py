@@ -4,7 +4,6 @@ The reference itself is held against SciPy and exact answers in ``test_distribut
 """
 
 import inspect
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import scipy.stats
 
 from npvae import backends, nn
 from npvae.backends import formulas, interface, reference
+from npvae.optimizers import Optimizer, UpdateRule
 from npvae.parameters import Buffers, Layout
 from npvae.preprocessing import Scaling
 
@@ -216,56 +216,59 @@ def test_gather(rng, kind):
             assert_close(backend.gather(X, rows, scaling, np.empty((4, 6), dtype)), expected, dtype)
 
 
-def optimizer(backend, dtype, n_weights, n_biases, **rule):
+def optimizer(name, backend, dtype, n_weights, n_biases, **rule):
     """Return (parameters, gradient, state, rule), ready for a step of a backend; all arrays zero."""
     layout = Layout({"layer.W": (n_weights,), "layer.b": (n_biases,)})
     parameters, gradient = layout.view(np.zeros(layout.size, dtype)), backend.gradient(layout, dtype)
-    state = SimpleNamespace(squares=np.zeros(layout.size, dtype), counter=np.array([0, -1]))
     rule = {"weight_decay": 0.5, "accumulate_only": 1, "n_weights": n_weights, "step_size": 0.1} | rule
-    return parameters, gradient, state, SimpleNamespace(**rule)
+    rule = UpdateRule(**rule)
+    return parameters, gradient, Optimizer(name, backend, rule, layout.size, dtype).state, rule
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("step", ["adagrad_step", "sgd_step"])
-def test_steps(rng, dtype, step):
+@pytest.mark.parametrize("name", formulas.UPDATES)
+@pytest.mark.parametrize("averaging", [False, True])
+def test_steps(rng, dtype, name, averaging):
     start, ascent = normal(rng, dtype, 10_000), normal(rng, dtype, 10_000)
     results = []
     for backend, kind in ((cpu, dtype), (reference, "float64")):
-        parameters, gradient, state, rule = optimizer(backend, kind, 6_001, 3_999)
+        settings = {"schedule": "cosine", "n_steps": 4, "averaging": averaging}
+        parameters, gradient, state, rule = optimizer(name, backend, kind, 6_001, 3_999, **settings)
         parameters.vector[...] = start
         for factor in (1, -2, 3):
             gradient.vector[...] = factor * ascent
-            getattr(backend, step)(parameters, gradient, state, rule)
-        results.append(parameters.vector)
+            backend.step(name, parameters, gradient, state, rule)
+        assert set(state.arrays) == {*formulas.UPDATES[name].arrays, *(["average"] if averaging else [])}
+        results.append([parameters.vector, *state.arrays.values()])
         assert state.counter.tolist() == [3, -1]
-    assert_close(results[0], results[1], dtype, 4)
+    for found, expected in zip(*results):
+        assert_close(found, expected, dtype, 4)
 
 
 def test_adagrad_by_hand(backend):
     """Two parameters, three steps, one that only accumulates; the second parameter is a bias, without a prior."""
-    parameters, gradient, state, rule = optimizer(backend, "float64", 1, 1)
+    parameters, gradient, state, rule = optimizer("adagrad", backend, "float64", 1, 1)
     parameters.vector[...] = 2
     gradient.vector[...] = 4, 3
-    backend.adagrad_step(parameters, gradient, state, rule)
-    assert parameters.vector.tolist() == [2, 2] and state.squares.tolist() == [9, 9]  # 4 - 0.5 * 2 = 3
+    backend.step("adagrad", parameters, gradient, state, rule)
+    assert parameters.vector.tolist() == [2, 2] and state.arrays["squares"].tolist() == [9, 9]  # 4 - 0.5 * 2 = 3
     gradient.vector[...] = 5, 4
-    backend.adagrad_step(parameters, gradient, state, rule)
+    backend.step("adagrad", parameters, gradient, state, rule)
     np.testing.assert_allclose(parameters.vector, 2 + 0.1 * 4 / 5, rtol=1e-9)  # sqrt(3^2 + 4^2) = 5
 
 
-@pytest.mark.parametrize("step", ["adagrad_step", "sgd_step"])
+@pytest.mark.parametrize("name", formulas.UPDATES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])  # the square of the last is not finite
-def test_steps_keep_the_last_good_parameters(backend, step, bad):
+def test_steps_keep_the_last_good_parameters(backend, name, bad):
     """After a gradient that is not finite nothing changes any more, and the step is recorded."""
-    parameters, gradient, state, rule = optimizer(backend, "float64", 4000, 1000, accumulate_only=0)
-    step = getattr(backend, step)
+    parameters, gradient, state, rule = optimizer(name, backend, "float64", 4000, 1000, accumulate_only=0)
     gradient.vector[...] = 1
-    step(parameters, gradient, state, rule)
+    backend.step(name, parameters, gradient, state, rule)
     good = parameters.vector.copy()
     for value in (bad, bad, 1):
         gradient.vector[...] = 1
         gradient.vector[3500] = value
-        step(parameters, gradient, state, rule)
+        backend.step(name, parameters, gradient, state, rule)
     np.testing.assert_array_equal(parameters.vector, good)
     assert good.all() and state.counter.tolist() == [2, 2]
 

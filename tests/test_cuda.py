@@ -197,11 +197,11 @@ def test_gather(rng, dtype, X_dtype):
     check([found], [reference.gather(X, rows, scaling, np.empty((3, 5)))], dtype)
 
 
-@pytest.mark.parametrize("name", ["adagrad", "sgd"])
+@pytest.mark.parametrize("name", formulas.UPDATES)
 @pytest.mark.parametrize("bad", [None, np.nan, np.inf, 1e200])
 def test_updates(rng, dtype, name, bad):
     """Steps that only accumulate, steps, one that is not finite, and one after it, which must change nothing."""
-    layout, rule = Layout({"W": (3, 2), "a.W": (1, 3), "a.b": (4,)}), UpdateRule(0.1, 0.05, 1, 9)
+    layout, rule = Layout({"W": (3, 2), "a.W": (1, 3), "a.b": (4,)}), UpdateRule(0.1, 0.05, 1, 9, "linear", 9, 0, True)
     start = normal(rng, float, layout.size)
     states = []
     for backend, kind in ((reference, np.dtype(float)), (cuda, dtype)):
@@ -215,12 +215,12 @@ def test_updates(rng, dtype, name, bad):
             done = optimizer.step(parameters, gradient)
             assert done == (bad is None or step < 2)
         counter = backend.to_numpy(optimizer.state.counter).tolist()
-        states.append((parameters.vector, optimizer.state.squares, counter))
-    assert states[0][2] == states[1][2] == ([4, -1] if bad is None else [3, 3])
-    check(states[1][:2], states[0][:2], dtype)
+        states.append(([parameters.vector, *optimizer.state.arrays.values()], counter))
+    assert states[0][1] == states[1][1] == ([4, -1] if bad is None else [3, 3])
+    check(states[1][0], states[0][0], dtype)
 
 
-@pytest.mark.parametrize("name", ["adagrad", "sgd"])
+@pytest.mark.parametrize("name", formulas.UPDATES)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of overflow, in the simulator
 def test_a_step_that_overflows_in_one_place_is_taken_nowhere(dtype, name):
     layout, largest = Layout({"a.W": (3, 4), "b.W": (2,)}), np.finfo(dtype).max
@@ -286,12 +286,31 @@ def test_training_equals_the_references(once, X, monkeypatch, estimator, likelih
     settings = SMALL | {"dtype": "float64", "estimator": estimator, "likelihood": likelihood, "n_samples": 2}
     found, expected = (npvae.VAE(**settings, backend=name).fit(X) for name in ("cuda", "reference"))
     np.testing.assert_allclose(found.parameters_.vector, expected.parameters_.vector, rtol=1e-8, atol=1e-12)
-    np.testing.assert_allclose(found.training_.squares, expected.training_.squares, rtol=1e-8)
+    for name, array in expected.training_.optimizer.items():
+        np.testing.assert_allclose(found.training_.optimizer[name], array, rtol=1e-8)
     assert found.history_[0].elbo == pytest.approx(expected.history_[0].elbo, rel=1e-10)
     assert found.training_.progress.counter == expected.training_.progress.counter
     np.testing.assert_allclose(found.score_samples(X), expected.score_samples(X), rtol=1e-9)
     np.testing.assert_allclose(found.transform(X), expected.transform(X), rtol=1e-9)
     assert isinstance(found.parameters_.vector, np.ndarray)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_decay_and_average_equal_the_references(once, X, optimizer, tmp_path):
+    """The device finds the size of a step from its number; an epoch is resumed where the decay was."""
+    settings = SMALL | {"dtype": "float64", "optimizer": optimizer, "learning_rate": 0.01, "max_epochs": 3}
+    settings |= {"schedule": "cosine", "averaging": "polynomial"}
+    found, expected = (npvae.VAE(**settings, backend=name).fit(X, X_valid=X[:4]) for name in ("cuda", "reference"))
+    np.testing.assert_allclose(found.parameters_.vector, expected.parameters_.vector, rtol=1e-8, atol=1e-12)
+    for name, array in expected.training_.optimizer.items():
+        np.testing.assert_allclose(found.training_.optimizer[name], array, rtol=1e-8, atol=1e-14)
+    assert found.report_[-1] == expected.report_[-1]
+    stopped = npvae.VAE(**settings, backend="cuda", callbacks=(lambda epoch: epoch.epoch == 2,)).fit(X, X_valid=X[:4])
+    stopped.save(tmp_path / "model.npz")
+    resumed = npvae.load(tmp_path / "model.npz").resume(X, X_valid=X[:4])
+    np.testing.assert_array_equal(resumed.parameters_.vector, found.parameters_.vector)
+    for name, array in found.training_.optimizer.items():
+        np.testing.assert_array_equal(resumed.training_.optimizer[name], array)
 
 
 class Captured:

@@ -6,6 +6,7 @@ import pytest
 import npvae
 from npvae import cli
 from npvae.backends import cpu, reference
+from npvae.backends.formulas import UPDATES
 from npvae.model import POSTERIORS
 from npvae.optimizers import Optimizer, UpdateRule
 from npvae.parameters import Layout
@@ -28,7 +29,7 @@ def assert_sound(model, X):
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-@pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
+@pytest.mark.parametrize("optimizer", UPDATES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_fit_ends_with_an_error_or_with_finite_scores(X, backend, optimizer, dtype):
     outlier, ended = X.copy(), set()
@@ -50,7 +51,7 @@ def test_a_fit_ends_with_an_error_or_with_finite_scores(X, backend, optimizer, d
 
 @pytest.mark.parametrize("backend", [reference, cpu])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", ["adagrad", "sgd"])
+@pytest.mark.parametrize("name", UPDATES)
 def test_a_step_that_overflows_in_one_place_is_taken_nowhere(backend, dtype, name):
     layout, largest = Layout({"a.W": (100, 100), "b.W": (10,)}), np.finfo(dtype).max
     parameters, gradient = layout.view(np.ones(layout.size, dtype)), backend.gradient(layout, dtype)

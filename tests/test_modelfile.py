@@ -59,6 +59,28 @@ def rewrite(path, change):
     modelfile.save(path, header, arrays)
 
 
+def as_in_version_3(header, arrays):
+    """Every optimizer had the same array, and there were no schedules and no averages."""
+    header["version"] = min(header["version"], 3)
+    del header["optimizer"]
+    arrays["squares"] = arrays.pop("optimizer.squares", np.zeros_like(arrays["parameters"]))
+    for name in ("schedule", "averaging"):
+        del header["settings"][name]
+    for name in ("best", "begun"):
+        del header["progress"][name]
+
+
+@pytest.mark.parametrize("optimizer, rate", [("adagrad", 0.05), ("sgd", 1e-3)])
+def test_files_of_version_3(X, tmp_path, optimizer, rate):
+    model = npvae.VAE(2, optimizer=optimizer, learning_rate=rate, max_epochs=2, backend="reference").fit(X)
+    model.save(tmp_path / "old.npz")
+    rewrite(tmp_path / "old.npz", as_in_version_3)
+    old = npvae.load(tmp_path / "old.npz").set_params(max_epochs=4).resume(X)
+    model.set_params(max_epochs=4).resume(X)
+    np.testing.assert_array_equal(old.parameters_.vector, model.parameters_.vector)
+    assert old.training_.optimizer.keys() == model.training_.optimizer.keys()
+
+
 def test_files_of_version_0_1(X, tmp_path):
     """They had another name for random weights, and the running baseline as a number: they load and resume."""
     settings = {"hidden_layer_sizes": (6,), "learning_rate": 0.05, "backend": "reference", "n_samples": 2}
@@ -69,6 +91,7 @@ def test_files_of_version_0_1(X, tmp_path):
         header["architecture"]["random"] = header["architecture"].pop("random_weights")
         state = arrays.pop("estimator.mean", None)
         header["progress"]["estimator"] = None if state is None else float(state[0])
+        as_in_version_3(header, arrays)
 
     for estimator in ("sgvb-b", "score-function-running", "full-vb"):
         model = npvae.VAE(2, estimator=estimator, max_epochs=2, **settings).fit(X)
@@ -301,8 +324,11 @@ def test_later_versions_and_wrong_sizes_are_refused(model, tmp_path):
         ValueError, match=r"damaged: parameters is float32 \(\d+,\); expected floats \(\d+,\), as in the"
     ):
         npvae.load(path)
-    modelfile.save(path, header | {"version": 4}, arrays)
-    with pytest.raises(ValueError, match="has format version 4; this npvae reads 2 and 3"):
+    modelfile.save(path, header, {name: array for name, array in arrays.items() if name != "optimizer.squares"})
+    with pytest.raises(ValueError, match="damaged: it lacks the array optimizer.squares"):
+        npvae.load(path)
+    modelfile.save(path, header | {"version": 5}, arrays)
+    with pytest.raises(ValueError, match="has format version 5; this npvae reads 2, 3, 4"):
         npvae.load(path)
 
 

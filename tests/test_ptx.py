@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 #: Arguments of each kernel: f is a number in the precision, then arrays of it by their dimensions; B bool, I int64,
-#: and arrays of other types.
+#: D float64, and arrays of other types.
 SIGNATURES = {
     "naive": "f2 B f2 B f2 f1 I B",
     "tiled": "f2 B f2 B f2 f1 I B",
@@ -41,8 +41,8 @@ SIGNATURES = {
     "take": "float32:3 int32:1 f2",
     "record_value": "f1 f1 float64:1 int32:1 int32:1",
     "count_step": "int64:1 int32:1",
-    "adagrad": "f1 f1 f1 int64:1 int32:1 f f f f I I B",
-    "sgd": "f1 f1 int64:1 int32:1 f f f I B",
+    "plan_step": "int64:1 float64:1 D I I I I",
+    "update": "f1 f1 f1 f1 f1 int64:1 int32:1 float64:1 f f I B",
     "_multiply_and_add": "float32:1 I",
     "_copy": "float32:1 float32:1",
 }
@@ -63,6 +63,8 @@ def kernels(dtype):
     for step, by_dtype in cuda_product.PRODUCTS.items():
         for kernel, (x, y), (rows, columns) in by_dtype[dtype]:
             yield f"product: {step}, {rows} x {columns} tile, {x} x {y} threads", step, kernel, x * y
+    for name, kernel in module.UPDATES.items():
+        yield f"update: {name}", "update", kernel, module.THREADS
     for name, thing in vars(module).items():
         kernel = thing.get(dtype) if isinstance(thing, dict) else thing
         if is_kernel(kernel):
@@ -80,7 +82,7 @@ def types_of(signature, dtype):
     from numba.cuda import types
 
     number = getattr(types, dtype)
-    plain = {"f": number, "B": types.boolean, "I": types.int64}
+    plain = {"f": number, "B": types.boolean, "I": types.int64, "D": types.float64}
     found = []
     for word in signature.split():
         if word in plain:

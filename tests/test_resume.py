@@ -50,7 +50,7 @@ def same(one, other):
     """Tell whether two models are the same, to the bit, but for the time they took."""
     histories = [[epoch[:4] for epoch in model.history_] for model in (one, other)]
     np.testing.assert_equal(*histories)
-    arrays = [(m.parameters_.vector, m.training_.parameters, m.training_.squares) for m in (one, other)]
+    arrays = [(m.parameters_.vector, m.training_.parameters, *m.training_.optimizer.values()) for m in (one, other)]
     return all(np.array_equal(a, b) for a, b in zip(*arrays))
 
 

@@ -56,7 +56,7 @@ def test_options_keep_their_names():
     options = " ".join(setting.option for setting in SETTINGS.values() if setting.option)
     assert options == (
         "--components --hidden --activation --likelihood --estimator --posterior --samples --batch-size --optimizer "
-        "--learning-rate --weight-prior --init-std --epochs --patience --backend --dtype --seed"
+        "--learning-rate --schedule --averaging --weight-prior --init-std --epochs --patience --backend --dtype --seed"
     )
 
 
@@ -137,7 +137,9 @@ BAD = [
     ({"likelihood": "poisson"}, "likelihood is 'poisson'; expected one of 'auto', 'bernoulli'"),
     ({"estimator": "b"}, "estimator is 'b'; expected one of 'sgvb-a', 'sgvb-b'"),
     ({"posterior": "cauchy"}, "posterior is 'cauchy'; expected one of 'gaussian', 'laplace'"),
-    ({"optimizer": "adam"}, "optimizer is 'adam'; expected one of 'adagrad', 'sgd'"),
+    ({"optimizer": "lion"}, "optimizer is 'lion'; expected one of 'adagrad', 'sgd', 'adam'"),
+    ({"schedule": "step"}, "schedule is 'step'; expected one of 'constant', 'linear', 'cosine'"),
+    ({"averaging": True}, "averaging is True; expected one of 'none', 'polynomial'"),
     ({"backend": "gpu"}, "backend is 'gpu'; expected one of 'auto', 'reference', 'cpu', 'cuda'"),
     ({"weight_prior": -1}, "weight_prior is -1; expected a number of at least 0"),
     ({"init_std": -0.1}, "init_std is -0.1; expected a number of at least 0"),

@@ -16,7 +16,7 @@ from .cpu_network import N_ARRAYS, OPTIONS, Gradient, Network, scratch, writeabl
 from .matmul import dense_job, input_gradient_job, multiply, weight_gradient_job
 from .reference import LOG_2PI
 from .runtime import threads
-from .scalar import adagrad, exp, expm1, multiply_by_derivative, sigmoid, softplus, squared_norm
+from .scalar import exp, expm1, multiply_by_derivative, sigmoid, softplus, squared_norm, update
 
 __all__ = ["Network"]
 
@@ -335,56 +335,55 @@ def _outputs(parameter, out):
 # Updates --------------------------------------------------------------------------------------------------------------
 
 
-def adagrad_step(parameters, gradient, state, rule):
-    """See `reference.adagrad_step`."""
+def step(optimizer, parameters, gradient, state, rule):
+    """See `reference.step`."""
     flags = gradient.finite.values()
     finite = min([flag[0] for flag in flags]) if flags else math.isfinite(squared_norm(gradient.vector))
     if reference.count_step(state.counter, finite):
-        step_size = rule.step_size if state.counter[0] > rule.accumulate_only else 0.0
-        number = gradient.vector.dtype.type
-        arrays = parameters.vector, gradient.vector, state.squares, gradient.starts
-        settings = number(step_size), number(rule.weight_decay), rule.n_weights
-        if _adagrad_step(arrays, settings, _threads(gradient.vector.size)):
-            _take_back(parameters.vector, gradient.vector, state)
+        vector, number = parameters.vector, gradient.vector.dtype.type
+        used = [state.arrays[name] for name in formulas.UPDATES[optimizer].arrays]
+        first, second = (*used, vector, vector)[:2]
+        average = state.arrays["average"] if rule.averaging else vector
+        numbers = tuple(map(number, rule.numbers(int(state.counter[0]))))
+        settings = 2 * formulas.UPDATE_CODES[optimizer] + rule.averaging, number(rule.weight_decay), rule.n_weights
+        arrays = vector, gradient.vector, first, second, average, gradient.starts
+        if _step(arrays, settings, numbers, _threads(vector.size)):
+            _take_back(vector, gradient.vector, (*used, average), state.counter)
 
 
-def _take_back(parameters, before, state):
+def _take_back(parameters, before, arrays, counter):
     """Undo a step that overflowed, given the parameters from before, which become the marked gradient."""
-    bad = ~(np.isfinite(parameters) & np.isfinite(state.squares))
+    bad = ~np.all([np.isfinite(array) for array in (parameters, *arrays)], axis=0)
     parameters[:] = before
     before[bad] = np.nan
-    state.counter[1] = state.counter[0]
+    counter[1] = counter[0]
 
 
 @njit(parallel=True, **OPTIONS)
-def _adagrad_step(arrays, settings, threads):
+def _step(arrays, settings, numbers, threads):
     """Update every array, and return in how many shares a number overflowed."""
     overflowed = 0
     if threads == 1:
-        overflowed += _adagrad_share(arrays, settings, np.int64(0), threads)
+        overflowed += _step_of_share(arrays, settings, numbers, np.int64(0), threads)
     else:
         for thread in prange(threads):
-            overflowed += _adagrad_share(arrays, settings, np.int64(thread), threads)
+            overflowed += _step_of_share(arrays, settings, numbers, np.int64(thread), threads)
     return overflowed
 
 
 @njit(**OPTIONS)
-def _adagrad_share(arrays, settings, thread, threads):
+def _step_of_share(arrays, settings, numbers, thread, threads):
     """Update one thread's share of every array, and return whether a number overflowed.
 
     Shares are cut by rows, as in `matmul`: much of a thread's share of the gradient is still in its core's cache.
     """
-    parameters, gradient, squares, starts = arrays
-    step_size, weight_decay, n_weights = settings
+    parameters, gradient, first, second, average, starts = arrays
+    code, weight_decay, n_weights = settings
     overflowed = False
     for i in range(len(starts) - 1):
         start, size = starts[i], starts[i + 1] - starts[i]
-        share = slice(start + size * thread // threads, start + size * (thread + 1) // threads)
+        part = slice(start + size * thread // threads, start + size * (thread + 1) // threads)
         decay = weight_decay if start < n_weights else parameters.dtype.type(0)
-        overflowed |= adagrad(parameters[share], gradient[share], squares[share], step_size, decay)
+        state = (first[part], second[part]), average[part]
+        overflowed |= update(parameters[part], code, gradient[part], *state, numbers, decay)
     return overflowed
-
-
-def sgd_step(parameters, gradient, state, rule):
-    """See `reference.sgd_step`."""
-    reference.sgd_step(parameters, gradient, state, rule)

@@ -12,12 +12,11 @@ from . import formulas
 from .cuda_graph import Runner
 from .cuda_launch import asarray, empty, gather_rows, get_or_empty, launch, n_blocks, nothing, readable, to_numpy
 from .cuda_product import product
-from .reference import ADAGRAD_EPSILON
 
 __all__ = [
-    "Network", "Runner", "adagrad_step", "add_log_prior", "asarray", "bernoulli_log_prob", "dense", "dense_backward",
+    "Network", "Runner", "add_log_prior", "asarray", "bernoulli_log_prob", "dense", "dense_backward",
     "empty", "gather", "gaussian_latent", "gaussian_latent_backward", "gaussian_log_prob", "gaussian_log_q", "gradient",
-    "mixed_log_prob", "sgd_step", "to_numpy",
+    "mixed_log_prob", "step", "to_numpy",
 ]  # fmt: skip
 
 #: Networks are computed layer by layer: captured as a graph, their kernels cost no calls.
@@ -27,11 +26,14 @@ Network = None
 
 
 class Gradient(Parameters):
-    """The gradient of all parameters; ``bad`` (1,) is set where it, or the value that it belongs to, is not finite."""
+    """The gradient of all parameters; ``bad`` (1,) is set where it, or the value that it belongs to, is not finite.
+
+    ``numbers`` (4,) are those of the step that is taken with it: see `formulas.step_numbers`.
+    """
 
     def __init__(self, layout, vector):
         super().__init__(layout, vector)
-        self.bad = asarray(np.zeros(1), np.int32)
+        self.bad, self.numbers = asarray(np.zeros(1), np.int32), asarray(np.zeros(4), np.float64)
 
 
 def gradient(layout, dtype):
@@ -126,25 +128,16 @@ def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None)
 # Updates --------------------------------------------------------------------------------------------------------------
 
 
-def adagrad_step(parameters, gradient, state, rule):
-    """See `reference.adagrad_step`."""
+def step(optimizer, parameters, gradient, state, rule):
+    """See `reference.step`: see whether the step overflows, count it, and take it if not."""
     number = gradient.vector.dtype.type
-    arrays = parameters.vector, gradient.vector, state.squares, state.counter, gradient.bad
-    settings = map(number, (rule.step_size, rule.weight_decay, ADAGRAD_EPSILON, np.sqrt(np.finfo(number).max)))
-    _update(kernels.adagrad, gradient, state, *arrays, *settings, rule.accumulate_only + 1, rule.n_weights)
-
-
-def sgd_step(parameters, gradient, state, rule):
-    """See `reference.sgd_step`."""
-    number = gradient.vector.dtype.type
-    arrays = parameters.vector, gradient.vector, state.counter, gradient.bad
-    settings = map(number, (rule.step_size, rule.weight_decay, np.sqrt(np.finfo(number).max)))
-    _update(kernels.sgd, gradient, state, *arrays, *settings, rule.n_weights)
-
-
-def _update(kernel, gradient, state, *arguments):
-    """See whether the step overflows, count it, and take it if not."""
-    grid = n_blocks(gradient.vector.shape[0])
-    launch(kernel, grid, kernels.THREADS, *arguments, False)
+    first, second, *_ = [state.arrays[name] for name in formulas.UPDATES[optimizer].arrays] + [nothing(number)] * 2
+    average = state.arrays["average"] if rule.averaging else nothing(number)
+    settings = number(rule.weight_decay), number(np.sqrt(np.finfo(number).max)), rule.n_weights
+    arrays = parameters.vector, gradient.vector, first, second, average, state.counter, gradient.bad, gradient.numbers
+    update = kernels.UPDATES[optimizer], n_blocks(parameters.vector.shape[0]), kernels.THREADS, *arrays, *settings
+    plan = np.float64(rule.step_size), formulas.SCHEDULE_CODES[rule.schedule], rule.n_steps, rule.begun
+    launch(kernels.plan_step, 1, 1, state.counter, gradient.numbers, *plan, rule.accumulate_only)
+    launch(*update, False)
     launch(kernels.count_step, 1, 1, state.counter, gradient.bad)
-    launch(kernel, grid, kernels.THREADS, *arguments, True)
+    launch(*update, True)

@@ -47,16 +47,22 @@ def _where(condition, a, b):
     return a if condition else b
 
 
-_functions, _activations = formulas.lift(
-    cuda.jit(device=True), constant=_constant, exp=math.exp, expm1=math.expm1, log1p=math.log1p, maximum=_maximum,
-    tanh=math.tanh, where=_where,
+@cuda.jit(device=True)
+def _over_sqrt(a, b):
+    return a / math.sqrt(b)
+
+
+_functions, _activations, _updates, _schedules = formulas.lift(
+    cuda.jit(device=True), constant=_constant, cos=math.cos, exp=math.exp, expm1=math.expm1, log1p=math.log1p,
+    maximum=_maximum, over_sqrt=_over_sqrt, sqrt=math.sqrt, tanh=math.tanh, where=_where,
 )  # fmt: skip
-sigmoid, softplus = _functions["sigmoid"], _functions["softplus"]
+sigmoid, softplus, averaged = _functions["sigmoid"], _functions["softplus"], _functions["averaged"]
+share_of_run, step_numbers = _functions["share_of_run"], _functions["step_numbers"]
 
 
 @cuda.jit(device=True)
 def _unknown(number, code):
-    """An activation that does not exist must not pass for the identity: kernels cannot raise, so all becomes NaN."""
+    """What does not exist must not pass for the identity: kernels cannot raise, so all becomes NaN."""
     return type(number)(math.nan)
 
 
@@ -79,6 +85,9 @@ def _one_of_two(place, function, otherwise):
 #: The activation of a code, and its derivative from its output.
 activate = _by_code([row.function for row in _activations])
 derivative = _by_code([row.derivative for row in _activations])
+
+#: The factor of the step size of a code, from the share of the run that is over.
+schedule = _by_code(_schedules)
 
 
 # Sums and places ------------------------------------------------------------------------------------------------------
@@ -375,49 +384,52 @@ def count_step(counter, bad):
 # the step has been counted, to take it. So a step that overflows in one place is taken nowhere, and nobody waits.
 
 
-@cuda.jit(device=True)
-def mark(gradient, i, bad):
-    """Record that a result is not finite."""
-    bad[0] = 1
-    gradient[i] = math.nan
-
-
 @cuda.jit
-def adagrad(
-    parameters, gradient, squares, counter, bad, step_size, weight_decay, epsilon, limit, first, n_weights, take
-):
-    """See `reference.adagrad_step`: a thread for each parameter. ``first`` is the first step that moves them."""
-    i = cuda.grid(1)
-    if i < parameters.shape[0] and counter[1] < 0:
-        w, g = parameters[i], gradient[i]
-        if not abs(g) <= limit:  # of numbers whose square is finite
-            bad[0] = 1
-            return
-        if i < n_weights:
-            g -= weight_decay * w
-        total, moved = squares[i] + g * g, w
-        if counter[0] + (0 if take else 1) >= first:
-            moved = w + step_size * g / math.sqrt(total + epsilon)
-        if take:
-            squares[i] = total
-            parameters[i] = moved
-        elif not (math.isfinite(moved) and math.isfinite(total)):
-            mark(gradient, i, bad)
+def plan_step(counter, numbers, size, code, n_steps, begun, accumulate_only):
+    """Set the numbers (4,) of the next step: one thread. See `formulas.step_numbers`."""
+    count = counter[0] + 1
+    size *= schedule(share_of_run(count, n_steps), code)
+    first, second, third, fourth = step_numbers(count, begun, accumulate_only, size)
+    numbers[0], numbers[1], numbers[2], numbers[3] = first, second, third, fourth
 
 
-@cuda.jit
-def sgd(parameters, gradient, counter, bad, step_size, weight_decay, limit, n_weights, take):
-    """See `reference.sgd_step`: a thread for each parameter."""
-    i = cuda.grid(1)
-    if i < parameters.shape[0] and counter[1] < 0:
-        w, g = parameters[i], gradient[i]
-        if not abs(g) <= limit:
-            bad[0] = 1
-            return
-        if i < n_weights:
-            g -= weight_decay * w
-        moved = w + step_size * g
-        if take:
-            parameters[i] = moved
-        elif not math.isfinite(moved):
-            mark(gradient, i, bad)
+def make_update(function, n_arrays):
+    """Return the kernel of an optimizer with so many arrays in its state."""
+
+    @cuda.jit
+    def update(
+        parameters, gradient, first, second, average, counter, bad, numbers, weight_decay, limit, n_weights, take
+    ):
+        """See `reference.step`: a thread for each parameter. Arrays that are not used have no elements."""
+        i = cuda.grid(1)
+        if i < parameters.shape[0] and counter[1] < 0:
+            w, g = parameters[i], gradient[i]
+            if not abs(g) <= limit:  # of numbers whose square is finite
+                bad[0] = 1
+                return
+            if i < n_weights:
+                g -= weight_decay * w
+            here = (
+                _constant(numbers[0], w), _constant(numbers[1], w), _constant(numbers[2], w), _constant(numbers[3], w)
+            )  # fmt: skip
+            one = first[i] if n_arrays > 0 else _constant(0, w)
+            two = second[i] if n_arrays > 1 else _constant(0, w)
+            w, one, two = function(w, g, here, one, two)
+            mean = averaged(average[i], w, here) if average.shape[0] > 0 else w
+            if take:
+                parameters[i] = w
+                if n_arrays > 0:
+                    first[i] = one
+                if n_arrays > 1:
+                    second[i] = two
+                if average.shape[0] > 0:
+                    average[i] = mean
+            elif not (math.isfinite(w) and math.isfinite(one) and math.isfinite(two) and math.isfinite(mean)):
+                bad[0] = 1
+                gradient[i] = math.nan
+
+    return update
+
+
+#: By name of the optimizer.
+UPDATES = {name: make_update(row.function, len(row.arrays)) for name, row in zip(formulas.UPDATES, _updates)}

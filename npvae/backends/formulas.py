@@ -1,4 +1,4 @@
-"""Scalar formulas, each written once: activations with their derivatives, the sigmoid and the softplus.
+"""Scalar formulas, each written once: activations with their derivatives, and the updates of the optimizers.
 
 They are written with NumPy's functions, so `reference` applies them to arrays. `lift` compiles the same source for
 another backend, with that backend's elementary functions. To add an activation, add a row to ``ACTIVATIONS``.
@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy import exp, expm1, log1p, maximum, tanh, where
+from numpy import cos, exp, expm1, log1p, maximum, sqrt, tanh, where
 
 from ..conventions import check_choice
 
@@ -92,30 +92,138 @@ def code(name: str) -> int:
     return CODES[name]
 
 
-def lift(compile: Callable, **elementary: Any) -> tuple[dict[str, Callable], list[Activation]]:
+# Optimizers: gradient ascent, one parameter at a time ----------------------------------------------------------------
+
+#: Keeps Adagrad's step finite where all gradients so far were zero. The value is that of the authors' code.
+ADAGRAD_EPSILON = 1e-8
+
+#: Adam's decay rates of the moments, and what keeps its step finite (Kingma and Ba, 2015).
+ADAM_DECAY, ADAM_DECAY_OF_SQUARES, ADAM_EPSILON = 0.9, 0.999, 1e-8
+
+#: The average of the iterates weights the k-th one by about k^3: 94 % of it is the last half of the steps.
+AVERAGING_POWER = 3
+
+
+def over_sqrt(a: Any, b: Any) -> Any:
+    """a / sqrt(b)."""
+    return a / sqrt(b)
+
+
+def adagrad(w: Any, g: Any, numbers: Any, squares: Any, unused: Any) -> Any:
+    """``G += g^2``, then ``w += size * g / sqrt(G + 1e-8)``."""
+    squares = squares + g * g
+    return w + over_sqrt(numbers[0] * g, squares + constant(ADAGRAD_EPSILON, g)), squares, unused
+
+
+def adam(w: Any, g: Any, numbers: Any, mean: Any, squares: Any) -> Any:
+    """``m += (1 - b1) (g - m)``, ``v += (1 - b2) (g^2 - v)``, then ``w += size * m^ / (sqrt(v^) + 1e-8)``.
+
+    m^ = m / (1 - b1^t) and v^ = v / (1 - b2^t) are corrected for their start at zero (Kingma and Ba, algorithm 1).
+    """
+    size, correction, correction_of_squares, _ = numbers
+    mean = mean + constant(1 - ADAM_DECAY, g) * (g - mean)
+    squares = squares + constant(1 - ADAM_DECAY_OF_SQUARES, g) * (g * g - squares)
+    root = sqrt(correction_of_squares * squares) + constant(ADAM_EPSILON, g)
+    return w + size * (correction * mean / root), mean, squares
+
+
+def sgd(w: Any, g: Any, numbers: Any, unused: Any, also_unused: Any) -> Any:
+    """``w += size * g``."""
+    return w + numbers[0] * g, unused, also_unused
+
+
+def averaged(average: Any, w: Any, numbers: Any) -> Any:
+    """Return the average of the iterates so far and w: ``a += weight * (w - a)``."""
+    return average + numbers[3] * (w - average)
+
+
+def share_of_run(count: Any, n_steps: Any) -> Any:
+    """The share of a run that is over at a step: 0 at the first step, 1 at the last one."""
+    return min(1.0, (count - 1) / max(n_steps - 1, 1))
+
+
+def step_numbers(count: Any, begun: Any, accumulate_only: Any, size: Any) -> Any:
+    """Return the numbers of a step: its size, Adam's two corrections, and the weight of the new iterate in the average.
+
+    ``count`` is the number of the step; the state of the optimizer is new at ``begun``, and its first
+    ``accumulate_only`` steps after that have the size 0. The k-th iterate enters the average with the weight
+    4 / (k + 3) (polynomial-decay averaging: Shamir and Zhang, 2013). The first one is the average.
+    """
+    t, power = count - begun, AVERAGING_POWER
+    k = max(t - accumulate_only, 1)
+    return (
+        size if t > accumulate_only else 0.0 * size,
+        1 / (1 - ADAM_DECAY ** (1.0 * t)),
+        1 / (1 - ADAM_DECAY_OF_SQUARES ** (1.0 * t)),
+        (power + 1.0) / (k + power),
+    )
+
+
+class Update(NamedTuple):
+    """An optimizer.
+
+    ``function`` takes a parameter w, its gradient, the numbers of the step (see `step_numbers`) and two numbers of its
+    state, and returns w and its state after the step. What it does not use it returns as it was.
+    """
+
+    function: Callable
+    arrays: tuple[str, ...]  # names of the arrays of its state, at most two, each of the length of the parameters
+    accumulates: bool = True  # whether its first steps only sum up, as Adagrad's
+    step_sizes: tuple[float, ...] | None = None  # compared for the learning rate "auto"; None: those of the paper
+
+
+#: All optimizers by name.
+UPDATES = {
+    "adagrad": Update(adagrad, ("squares",)),
+    "sgd": Update(sgd, ()),
+    "adam": Update(adam, ("first_moment", "second_moment"), accumulates=False, step_sizes=(0.001, 0.003, 0.01)),
+}
+
+#: The factor of the step size by name of the schedule, as a function of the share of the run that is over.
+SCHEDULES = {
+    "constant": lambda share: 1.0 + 0.0 * share,
+    "linear": lambda share: 1.0 - share,
+    "cosine": lambda share: 0.5 + 0.5 * cos(np.pi * share),
+}
+
+#: The numbers of optimizers and schedules, for compiled kernels: their positions in these tables.
+UPDATE_CODES, SCHEDULE_CODES = ({name: code for code, name in enumerate(table)} for table in (UPDATES, SCHEDULES))
+
+
+class Lifted(NamedTuple):
+    """All formulas compiled by `lift`."""
+
+    functions: dict[str, Callable]  # by name: sigmoid, softplus, soft_floor, averaged, share_of_run, step_numbers
+    activations: list[Activation]  # in the order of ``CODES``
+    updates: list[Update]  # in the order of ``UPDATE_CODES``
+    schedules: list[Callable]  # in the order of ``SCHEDULE_CODES``
+
+
+def lift(compile: Callable, **elementary: Any) -> Lifted:
     """Compile all formulas, with other elementary functions than NumPy's.
 
     Parameters
     ----------
     compile : callable, from a Python function to a compiled function
-    elementary : constant, exp, expm1, log1p, maximum, tanh, where
-        The functions that take the place of NumPy's functions of these names (and of `constant`) in the formulas.
+    elementary : constant, cos, exp, expm1, log1p, maximum, over_sqrt, sqrt, tanh, where
+        The functions that take the place of NumPy's functions of these names (and of `constant` and `over_sqrt`) in the
+        formulas.
 
     Returns
     -------
-    functions : dict of the compiled sigmoid, softplus and soft_floor by name
-    activations : list of Activation, compiled, in the order of ``CODES``
+    Lifted
 
     Examples
     --------
     Without a compiler, and with the functions of ``math``:
 
     >>> import math
-    >>> functions, activations = lift(
-    ...     lambda function: function, constant=constant, exp=math.exp, expm1=math.expm1, log1p=math.log1p,
-    ...     maximum=max, tanh=math.tanh, where=lambda condition, a, b: a if condition else b,
+    >>> lifted = lift(
+    ...     lambda function: function, constant=constant, cos=math.cos, exp=math.exp, expm1=math.expm1,
+    ...     log1p=math.log1p, maximum=max, over_sqrt=over_sqrt, sqrt=math.sqrt, tanh=math.tanh,
+    ...     where=lambda condition, a, b: a if condition else b,
     ... )
-    >>> functions["sigmoid"](0.0)
+    >>> lifted.functions["sigmoid"](0.0)
     0.5
     """
     names = dict(elementary)
@@ -123,7 +231,11 @@ def lift(compile: Callable, **elementary: Any) -> tuple[dict[str, Callable], lis
     def compiled(function):
         return compile(FunctionType(function.__code__, globals() | names, function.__name__))
 
-    for function in (sigmoid, softplus, soft_floor):
+    for function in (sigmoid, softplus, soft_floor, averaged, share_of_run, step_numbers):
         names[function.__name__] = compiled(function)
-    rows = [Activation(compiled(row.function), compiled(row.derivative)) for row in ACTIVATIONS.values()]
-    return {name: names[name] for name in names if name not in elementary}, rows
+    return Lifted(
+        {name: names[name] for name in names if name not in elementary},
+        [Activation(compiled(row.function), compiled(row.derivative)) for row in ACTIVATIONS.values()],
+        [row._replace(function=compiled(row.function)) for row in UPDATES.values()],
+        [compiled(function) for function in SCHEDULES.values()],
+    )

@@ -93,11 +93,8 @@ class Backend(Protocol):
     ) -> tuple[Array, Array, Array, Array]:
         """See `reference.mixed_log_prob`."""
 
-    def adagrad_step(self, parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
-        """See `reference.adagrad_step`."""
-
-    def sgd_step(self, parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
-        """See `reference.sgd_step`."""
+    def step(self, optimizer: str, parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
+        """See `reference.step`."""
 
 
 #: The names of the functions of `Backend`. A test compares the arguments of each in all backends.

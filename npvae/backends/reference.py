@@ -26,9 +26,6 @@ LOG_2PI = np.log(2 * np.pi)
 #: This backend computes networks layer by layer, and takes one training step at a time.
 Network = Runner = None
 
-#: Keeps Adagrad's step finite where all gradients so far were zero. The value is that of the authors' code.
-ADAGRAD_EPSILON = 1e-8
-
 
 # Arrays: allocate them, copy them to the backend's memory and back ----------------------------------------------------
 
@@ -386,56 +383,53 @@ def mixed_log_prob(
 # Updates: gradient ascent on the bound per datapoint plus the log-prior of the weights, over the flat vector ----------
 
 
-def adagrad_step(parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
-    """Take one Adagrad step in place: ``G += g^2``, then ``w += step_size * g / sqrt(G + 1e-8)``.
+def step(optimizer: str, parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
+    """Take one step of an optimizer in place: gradient ascent on all parameters. `formulas` has the equations.
 
     g is the gradient of the bound plus that of the log-prior of the weights, ``-weight_decay * w``. Biases have no
-    prior. The first ``accumulate_only`` steps update G only, as in the authors' code. Without them the first step would
-    change every parameter by step_size, whatever the size of its gradient.
+    prior. The first ``accumulate_only`` steps do not move the parameters: as in the authors' code, Adagrad sums up
+    gradients first. Without them the first step would change every parameter by the step size, whatever the size of
+    its gradient. Later in the run, the step size may decay: see `formulas.SCHEDULES`. If there is an average of the
+    iterates, it is updated as well.
 
     Parameters
     ----------
+    optimizer : a name in `formulas.UPDATES`
     parameters, gradient : Parameters, whose ``vector`` (P,) has the weights first; the gradient is overwritten
     state : optimizers.State
-        ``squares`` (P,) is G. ``counter[0]`` counts the steps. ``counter[1]`` is -1, or the number of the first step
-        whose gradient was not finite, or whose squared gradient, sum G or parameters were not. That step and all later
-        ones change no parameter, so the last good ones remain; G then has no meaning. Where the gradient was finite, it
-        is now NaN in the places that overflowed.
+        ``arrays`` has the arrays (P,) of the optimizer by name, and perhaps "average". ``counter[0]`` counts the steps.
+        ``counter[1]`` is -1, or the number of the first step whose gradient was not finite, or whose squared gradient
+        or results were not. That step and all later ones change no parameter, so the last good ones remain; the arrays
+        then have no meaning. Where the gradient was finite, it is now NaN in the places that overflowed.
     rule : optimizers.UpdateRule
 
     Examples
     --------
-    The first step has length step_size:
+    The first step of Adagrad has the length step_size:
 
+    >>> from npvae.optimizers import State, UpdateRule
     >>> from types import SimpleNamespace as Space
     >>> w, g = Space(vector=np.array([1.0])), Space(vector=np.array([3.0]))
-    >>> state = Space(squares=np.zeros(1), counter=np.array([0, -1]))
-    >>> adagrad_step(w, g, state, Space(step_size=0.5, weight_decay=0.0, accumulate_only=0, n_weights=1))
-    >>> w.vector.round(6), state.squares
+    >>> state = State({"squares": np.zeros(1)}, counter=np.array([0, -1]))
+    >>> step("adagrad", w, g, state, UpdateRule(step_size=0.5, weight_decay=0.0, accumulate_only=0, n_weights=1))
+    >>> w.vector.round(6), state.arrays["squares"]
     (array([1.5]), array([9.]))
     """
-    w, g, squares, weights = parameters.vector, gradient.vector, state.squares, slice(rule.n_weights)
-    if not count_step(state.counter, squares_are_finite(g)):
-        return
-    with np.errstate(over="ignore", invalid="ignore"):
-        g[weights] -= rule.weight_decay * w[weights]
-        total, moved = squares + g**2, w
-        if state.counter[0] > rule.accumulate_only:
-            moved = w + rule.step_size * g / np.sqrt(total + ADAGRAD_EPSILON)
-    if is_taken(state.counter, g, moved, total):
-        w[...], squares[...] = moved, total
-
-
-def sgd_step(parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
-    """Take one step of plain gradient ascent in place: ``w += step_size * g``. Arguments as in `adagrad_step`."""
     w, g, weights = parameters.vector, gradient.vector, slice(rule.n_weights)
     if not count_step(state.counter, squares_are_finite(g)):
         return
+    numbers, update = rule.numbers(int(state.counter[0])), formulas.UPDATES[optimizer]
+    places = [w, *(state.arrays[name] for name in update.arrays)]
     with np.errstate(over="ignore", invalid="ignore"):
         g[weights] -= rule.weight_decay * w[weights]
-        moved = w + rule.step_size * g
-    if is_taken(state.counter, g, moved):
-        w[...] = moved
+        unused = [None] * (3 - len(places))
+        results = update.function(w, g, numbers, *places[1:], *unused)[: len(places)]
+        if rule.averaging:
+            places.append(state.arrays["average"])
+            results += (formulas.averaged(places[-1], results[0], numbers),)
+    if is_taken(state.counter, g, *results):
+        for place, result in zip(places, results):
+            place[...] = result
 
 
 def squares_are_finite(array: NDArray) -> bool:

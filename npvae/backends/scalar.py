@@ -16,7 +16,6 @@ from numba.extending import intrinsic, overload
 from numpy.polynomial import Chebyshev, Polynomial
 
 from . import formulas
-from .reference import ADAGRAD_EPSILON
 from .runtime import CACHE
 
 IDENTITY = formulas.CODES["identity"]
@@ -201,10 +200,16 @@ def _where(condition, a, b):
     return a if condition else b
 
 
-_functions, _activations = formulas.lift(
-    njit(**INLINE), constant=_constant, exp=exp, expm1=expm1, log1p=log1p, maximum=_maximum, tanh=tanh, where=_where
-)
-sigmoid, softplus = _functions["sigmoid"], _functions["softplus"]
+@njit(**INLINE)
+def _over_sqrt(a, b):
+    return a * inverse_sqrt(b)
+
+
+_functions, _activations, _updates, _ = formulas.lift(
+    njit(**INLINE), constant=_constant, cos=math.cos, exp=exp, expm1=expm1, log1p=log1p, maximum=_maximum,
+    over_sqrt=_over_sqrt, sqrt=math.sqrt, tanh=tanh, where=_where,
+)  # fmt: skip
+sigmoid, softplus, _averaged = _functions["sigmoid"], _functions["softplus"], _functions["averaged"]
 
 
 def _loop(function):
@@ -235,12 +240,51 @@ def _unknown(numbers, code, *rest):
     numbers[:] = np.nan
 
 
-def _by_code(loops):
+def _updating_loop(function, n_arrays, averages):
+    """Return a loop over flat arrays that takes a step of an optimizer with so many arrays, with an average or without.
+
+    What it does not use is some other array.
+    """
+
+    @njit(**INLINE)
+    def loop(parameters, gradient, arrays, average, numbers, weight_decay):
+        (first, second), largest = arrays, np.finfo(parameters.dtype).max
+        overflowed, one, two = False, parameters.dtype.type(0), parameters.dtype.type(0)
+        for i in range(len(parameters)):
+            before = parameters[i]
+            if n_arrays > 0:
+                one = first[i]
+            if n_arrays > 1:
+                two = second[i]
+            after, one, two = function(before, gradient[i] - weight_decay * before, numbers, one, two)
+            parameters[i], gradient[i] = after, before
+            finite = abs(after) <= largest
+            if n_arrays > 0:
+                first[i] = one
+                finite &= abs(one) <= largest
+            if n_arrays > 1:
+                second[i] = two
+                finite &= two <= largest
+            if averages:
+                mean = _averaged(average[i], after, numbers)
+                average[i] = mean
+                finite &= abs(mean) <= largest
+            overflowed |= not finite
+        return overflowed
+
+    return loop
+
+
+@njit(**INLINE)
+def _unknown_update(parameters, code, *rest):
+    return True
+
+
+def _by_code(loops, choice=_unknown):
     """Return a function that chooses a loop by its index in the list.
 
     The choice is made outside the loops; inside, it would keep the compiler from vectorizing them.
     """
-    choice = _unknown
     for place, loop in reversed(list(enumerate(loops))):
         choice = _one_of_two(place, loop, choice)
     return choice
@@ -250,15 +294,19 @@ def _one_of_two(place, loop, otherwise):
     @njit(**INLINE)
     def choose(numbers, code, *rest):
         if code == place:
-            loop(numbers, *rest)
-        else:
-            otherwise(numbers, code, *rest)
+            return loop(numbers, *rest)
+        return otherwise(numbers, code, *rest)
 
     return choose
 
 
 _activate = _by_code([_loop(row.function) for row in _activations])
 _multiply_by_derivative = _by_code([_multiplying_loop(row.derivative) for row in _activations])
+#: The code is twice that of the optimizer, and one more with an average.
+_update = _by_code(
+    [_updating_loop(row.function, len(row.arrays), averages) for row in _updates for averages in (False, True)],
+    _unknown_update,
+)
 
 
 @njit(**OPTIONS)
@@ -274,21 +322,13 @@ def multiply_by_derivative(dy, y, code):
 
 
 @njit(**OPTIONS)
-def adagrad(parameters, gradient, squares, step_size, weight_decay):
-    """Update flat arrays in place, and return whether a number overflowed: the arithmetic of `reference.adagrad_step`.
+def update(parameters, code, gradient, arrays, average, numbers, weight_decay):
+    """Update flat arrays in place by an optimizer and with an average or without, given by their code.
 
-    The gradient gets the parameters from before, so that a step that overflowed somewhere can be taken back.
+    The arithmetic is that of `reference.step`. Returns whether a number overflowed. The gradient gets the parameters
+    from before, so that a step that overflowed somewhere can be taken back.
     """
-    epsilon, largest = parameters.dtype.type(ADAGRAD_EPSILON), np.finfo(parameters.dtype).max
-    overflowed = False
-    for i in range(len(parameters)):
-        w = parameters[i]
-        g = gradient[i] - weight_decay * w
-        total = squares[i] + g * g
-        moved = w + step_size * g * inverse_sqrt(total + epsilon)
-        squares[i], parameters[i], gradient[i] = total, moved, w
-        overflowed |= not ((abs(moved) <= largest) & (total <= largest))
-    return overflowed
+    return _update(parameters, code, gradient, arrays, average, numbers, weight_decay)
 
 
 @njit(**OPTIONS | {"fastmath": {"contract", "reassoc"}})

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ..backends.formulas import UPDATES
 from ..conventions import short_repr
 from ..estimators import first_nonfinite
 from ..estimators.interface import Estimator
-from ..optimizers import Optimizer, UpdateRule
+from ..optimizers import AVERAGE, Optimizer, UpdateRule
 from ..parameters import Buffers, Parameters
 from ..preprocessing import Data
 from .interruption import interruptible
@@ -38,7 +39,7 @@ class Epoch(NamedTuple):
     epoch: int  # counted from 1
     samples_seen: int  # rows, since training began
     elbo: float  # mean over the epoch, each minibatch with the parameters of its step
-    elbo_valid: float  # of the validation data after the epoch; NaN without validation data
+    elbo_valid: float  # of the validation data after the epoch (see `Trainer.score`); NaN without validation data
     seconds: float  # since training began
 
 
@@ -58,6 +59,8 @@ class Settings(NamedTuple):
     batch_size: int = 100
     max_epochs: int = 100
     patience: int = 10  # epochs without a better validation bound, before training stops
+    schedule: str = "constant"  # of the step size: a name in `formulas.SCHEDULES`
+    averaging: str = "none"  # of the iterates: one of `optimizers.AVERAGING`
 
 
 @dataclasses.dataclass
@@ -71,7 +74,7 @@ class Progress:
     1
     """
 
-    accumulate_only: int  # first steps of Adagrad that do not move the parameters; fixed at the beginning
+    accumulate_only: int  # first steps that do not move the parameters; fixed at the beginning
     counter: list = dataclasses.field(default_factory=lambda: [0, -1])  # of the optimizer: see `optimizers.State`
     epoch: int = 1  # the current epoch
     seen: int = 0  # rows of the current epoch that have been used
@@ -82,6 +85,8 @@ class Progress:
     seconds: float = 0.0
     best_bound: float = -math.inf  # best bound of the validation data
     since_best: int = 0  # epochs since then
+    best: str = ""  # what these parameters are
+    begun: int = 0  # steps that had been taken when the state of the optimizer was new
 
 
 class State(NamedTuple):
@@ -91,12 +96,12 @@ class State(NamedTuple):
     --------
     >>> import numpy as np
     >>> from npvae.training import Progress, State
-    >>> State(np.zeros(8), np.zeros(8), np.zeros(0), Progress(100), {}).progress.samples_seen
+    >>> State(np.zeros(8), {"squares": np.zeros(8)}, np.zeros(0), Progress(100), {}).progress.samples_seen
     0
     """
 
     parameters: NDArray  # (P,)
-    squares: NDArray  # (P,), of the optimizer
+    optimizer: dict[str, NDArray]  # the arrays (P,) of the optimizer's State by name
     best: NDArray  # (P,), the parameters with the best validation bound; (0,) without validation data
     progress: Progress
     estimator: dict[str, NDArray]  # the arrays of the estimator's State by name; empty if it has none
@@ -154,9 +159,11 @@ class Trainer:
     Attributes
     ----------
     progress : Progress
-    best : array (P,), the parameters with the best validation bound, or None
+    best : array (P,), the parameters with the best validation bound, iterate or average, or None
     optimizer : Optimizer
     estimator_state : the estimator's State, or None
+    kept : str
+        What the parameters are after training: the best or last iterate, or the average of the iterates.
     sound : State
         From the last beginning of an epoch whose parameters have been found to give a finite bound.
 
@@ -196,28 +203,38 @@ class Trainer:
         self._buffers = Buffers(estimator.model.backend, estimator.model.dtype)
         # Steps that do not move the parameters: as many as in the authors' code, but at most a tenth of a short run.
         updates = int(settings.max_epochs) * self.steps_per_epoch * estimator.updates_per_sample
-        accumulate_only = min(100, updates // 10)
+        accumulate_only = min(100, updates // 10) if UPDATES[settings.optimizer].accumulates else 0
         self.progress = Progress(accumulate_only) if state is None else dataclasses.replace(state.progress)
         self.best: NDArray | None = None if state is None or not len(state.best) else state.best.copy()
         layout, model = parameters.layout, estimator.model
         # Random weights have their prior in the bound. The encoder's weights, which are not random, then have none.
         decay = 0.0 if model.architecture.random_weights else settings.weight_prior / len(data.X)
-        rule = UpdateRule(settings.learning_rate, decay, self.progress.accumulate_only, layout.n_weights)
+        rule = UpdateRule(
+            settings.learning_rate, decay, self.progress.accumulate_only, layout.n_weights, settings.schedule, updates,
+            self.progress.begun, settings.averaging != "none",
+        )  # fmt: skip
+        if state is not None and not set(rule.names(settings.optimizer)) <= set(state.optimizer):
+            # An optimizer, or an average, that is new in this run: its state is new, too.
+            self.progress.begun, self.progress.accumulate_only = state.progress.counter[0], accumulate_only
+            state = state._replace(optimizer={})
+            rule = rule._replace(begun=self.progress.begun, accumulate_only=accumulate_only)
         self.optimizer = Optimizer(settings.optimizer, model.backend, rule, layout.size, model.dtype)
         self.estimator_state: Any = None
         if state is not None:
             asarray = model.backend.asarray
             parameters.vector[:] = asarray(state.parameters, model.dtype)
-            self.optimizer.state.squares[:] = asarray(state.squares, model.dtype)
+            for name in state.optimizer.keys() & self.optimizer.state.arrays.keys():
+                self.optimizer.state.arrays[name][:] = asarray(state.optimizer[name], model.dtype)
             self.optimizer.state.counter[:] = asarray(state.progress.counter, np.int64)
             rng.bit_generator.state = state.progress.rng
             self.estimator_state = _as_state(estimator.State, state.estimator)
         self._runner: Any = None  # made for the first run of steps
-        self.sound = self.snapshot()
+        self.sound, self.kept = self.snapshot(), ""
 
-    def _copy(self) -> NDArray:
-        """Return a copy of the parameters on the host."""
-        return np.array(self.estimator.model.backend.to_numpy(self.parameters.vector))
+    def _copy(self, parameters: Parameters | None = None) -> NDArray:
+        """Return a copy of the parameters, or of other ones, on the host."""
+        vector = (self.parameters if parameters is None else parameters).vector
+        return np.array(self.estimator.model.backend.to_numpy(vector))
 
     def _put(self, vector: NDArray) -> None:
         """Set the parameters."""
@@ -231,7 +248,7 @@ class Trainer:
         estimator = {} if self.estimator_state is None else self.estimator_state._asdict()
         return State(
             parameters=self._copy(),
-            squares=np.array(to_numpy(optimizer.squares)),
+            optimizer={name: np.array(to_numpy(array)) for name, array in optimizer.arrays.items()},
             best=np.array([] if self.best is None else self.best),
             progress=dataclasses.replace(self.progress),
             estimator={name: np.array(array) for name, array in estimator.items()},
@@ -387,16 +404,49 @@ class Trainer:
         return elbo, whole
 
     def score(self, score_valid: Callable[[Parameters], float] | None) -> float:
-        """Return the bound of the validation data (NaN without), and store the parameters if it is the best so far."""
-        if self.optimizer.state.counter[0] > self.progress.accumulate_only:  # the parameters have moved
-            self.progress.since_best += 1
+        """Return the bound of the validation data (NaN without), and store the parameters if it is the best so far.
+
+        With averaging, it is the better bound of the two: of the last iterate and of the average.
+        """
+        progress, bounds = self.progress, {}
+        if self._has_moved:
+            progress.since_best += 1
         if score_valid is None:
             return math.nan
-        bound = float(score_valid(self.parameters))
-        if bound > self.progress.best_bound:
-            self.best = self._copy()
-            self.progress.best_bound, self.progress.since_best = bound, 0
-        return bound
+        for name, parameters in self._candidates().items():
+            bounds[name] = bound = float(score_valid(parameters))
+            if bound > progress.best_bound:
+                self.best, progress.best = self._copy(parameters), f"the {name} after epoch {progress.epoch - 1}"
+                progress.best_bound, progress.since_best = bound, 0
+        return max(bounds.values())
+
+    @property
+    def _has_moved(self) -> bool:
+        """Whether a step has moved the parameters."""
+        return bool(self.optimizer.state.counter[0] > self.progress.begun + self.progress.accumulate_only)
+
+    def _candidates(self) -> dict[str, Parameters]:
+        """Return what may be kept, by name: the last iterate, and with averaging the average of the iterates."""
+        candidates = {"iterate": self.parameters}
+        if self.optimizer.rule.averaging and self._has_moved:
+            average = self.optimizer.state.arrays[AVERAGE]
+            candidates["average of the iterates"] = self.estimator.model.layout.view(average)
+        return candidates
+
+    def settle(self) -> None:
+        """Set the parameters to those that training leads to: the best ones, or else the average, or the last ones."""
+        if self.best is not None:
+            self.restore_best()
+            self.kept = f"{self.progress.best}, with the best validation bound ({self.progress.best_bound:.2f} nats)"
+            return
+        *_, (name, parameters) = self._candidates().items()
+        self._put(self._copy(parameters))
+        self.kept = f"the {name}"
+
+    def restore_best(self) -> None:
+        """Set the parameters to those with the best validation bound, if there are any."""
+        if self.best is not None:
+            self._put(self.best)
 
 
 def train(
@@ -409,7 +459,7 @@ def train(
 
     Training also ends if a callback returns True, after that epoch, and if Ctrl-C is pressed, after the current
     minibatch (or the current run of up to ``RUN`` minibatches). Afterwards ``trainer.parameters`` are the last ones, or
-    with validation data the best ones.
+    with averaging the average, or with validation data the best ones of both: ``trainer.kept`` says which.
 
     Parameters
     ----------
@@ -452,6 +502,17 @@ def train(
     >>> trainer.progress.samples_seen
     60
     """
+    try:
+        stopped = _train(trainer, score_valid, callbacks, keep)
+    except BaseException:
+        trainer.restore_best()
+        raise
+    trainer.settle()
+    return stopped
+
+
+def _train(trainer, score_valid, callbacks, keep):
+    """Do what `train` does but for the choice of the parameters."""
     progress, started = trainer.progress, time.perf_counter() - trainer.progress.seconds
 
     def out_of_patience() -> bool:
@@ -462,25 +523,19 @@ def train(
         keep(trainer, None)
         return interrupted()
 
-    try:
-        with interruptible() as interrupted:
-            while progress.epoch <= trainer.settings.max_epochs and not out_of_patience():
-                number = progress.epoch
-                elbo, whole = trainer.epoch(after_step)
-                bound = trainer.score(score_valid) if whole else math.nan
-                progress.seconds = time.perf_counter() - started
-                record = Epoch(number, progress.samples_seen, elbo, bound, progress.seconds)
-                keep(trainer, record)
-                answers = [callback(record) for callback in callbacks]
-                if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
-                    return f"a callback stopped training after epoch {record.epoch}"
-                if interrupted() and progress.epoch <= trainer.settings.max_epochs:
-                    return f"{INTERRUPTED} in epoch {record.epoch}: what was learnt until then is kept"
-        if out_of_patience():
-            return (
-                f"stopped after epoch {progress.epoch - 1}: no better validation bound for {progress.since_best} epochs"
-            )
-    finally:
-        if trainer.best is not None:
-            trainer._put(trainer.best)
+    with interruptible() as interrupted:
+        while progress.epoch <= trainer.settings.max_epochs and not out_of_patience():
+            number = progress.epoch
+            elbo, whole = trainer.epoch(after_step)
+            bound = trainer.score(score_valid) if whole else math.nan
+            progress.seconds = time.perf_counter() - started
+            record = Epoch(number, progress.samples_seen, elbo, bound, progress.seconds)
+            keep(trainer, record)
+            answers = [callback(record) for callback in callbacks]
+            if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
+                return f"a callback stopped training after epoch {record.epoch}"
+            if interrupted() and progress.epoch <= trainer.settings.max_epochs:
+                return f"{INTERRUPTED} in epoch {record.epoch}: what was learnt until then is kept"
+    if out_of_patience():
+        return f"stopped after epoch {progress.epoch - 1}: no better validation bound for {progress.since_best} epochs"
     return None

@@ -1,7 +1,7 @@
 """The choice of a step size by the paper's protocol: compare the training bound after the first steps (section 5)."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ TRIAL_STEPS = 200
 def choose_step_size(
     make_trainer: Callable[[float], Trainer],
     score: Callable[[Parameters], float],
+    step_sizes: Sequence[float] | None = None,
     doing: Callable[[str], object] = lambda stage: None,
 ) -> tuple[float, dict[float, float]]:
     """Choose the step size with the best training bound after a short trial.
@@ -29,6 +30,8 @@ def choose_step_size(
     ----------
     make_trainer : callable, from a step size to a new Trainer
     score : callable, from Parameters to the bound of (part of) the training data, in nats per datapoint
+    step_sizes : sequence of float, optional
+        Those of the paper by default.
     doing : callable, told of each trial when it begins
 
     Returns
@@ -63,13 +66,15 @@ def choose_step_size(
     >>> step_size, sorted(bounds)
     (0.1, [0.01, 0.02, 0.1])
     """
-    bounds = {}
-    for number, step_size in enumerate(STEP_SIZES, 1):
-        doing(f"choosing the step size: trial {number} of {len(STEP_SIZES)}, with {step_size:g}")
+    step_sizes, bounds = STEP_SIZES if step_sizes is None else step_sizes, {}
+    for number, step_size in enumerate(step_sizes, 1):
+        doing(f"choosing the step size: trial {number} of {len(step_sizes)}, with {step_size:g}")
         bounds[step_size] = _trial(make_trainer(step_size), score)
     best = max(bounds, key=lambda step_size: bounds[step_size])
     if bounds[best] == -np.inf:
-        raise FloatingPointError(f"training diverges with every step size of {STEP_SIZES}; set learning_rate lower")
+        raise FloatingPointError(
+            f"training diverges with every step size of {tuple(step_sizes)}; set learning_rate lower"
+        )
     return best, bounds
 
 
