@@ -185,8 +185,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         With the same data and settings as at its beginning, it ends with the same bits as if it had not stopped.
         Settings may be changed before, such as ``max_epochs`` or ``learning_rate``; those of the networks and of the
-        likelihood stay as fitted. With more epochs, a decay of the step size is that of the longer training. An optimizer
-        or an average that the training did not have begins anew.
+        likelihood stay as fitted. With more epochs, a decay of the step size is that of the longer training. An
+        optimizer or an average that the training did not have begins anew.
 
         Parameters
         ----------
