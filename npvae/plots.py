@@ -348,11 +348,13 @@ def tables(figure: FigureBase, table: Table) -> None:
     for number, contestant in enumerate(names):
         chosen = [key for key in medians if key[1] == contestant]
         gaps, heights = [best[key[0]] - medians[key] for key in chosen], [places.index(key[0]) for key in chosen]
-        marker = "D" if contestant.startswith("npvae") else "osv^<>Px*p"[number % 10]
-        ax.plot(gaps, heights, marker, color="k" if marker == "D" else f"C{number % 10}", alpha=0.8, label=contestant)
+        ours = contestant.startswith("npvae")
+        marker, color = ("D", "k") if ours else ("osv^<>Px*p"[number % 10], f"C{number % 10}")
+        ax.plot(gaps, heights, marker, color=color, alpha=0.8, zorder=3 if ours else 2, label=contestant)
     ax.axvline(1, color="0.7", linestyle=":")
     ax.set_xscale("symlog", linthresh=1)
+    ax.set_xlim(left=-0.1)
     ax.set_yticks(range(len(places)), places)
     ax.invert_yaxis()
     ax.set(xlabel="nats a row below the best", title="Small tables: held-out rows, medians over seeds")
-    ax.legend()
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))

@@ -164,8 +164,8 @@ def _results(scores):
     for table, results in medians(scores).items():
         split, cells = small_tables.load(table), []
         for name in names:
-            median, worst = results.get(name, (None, None))
-            cell = "" if median is None else f"{median:.2f}" + (f" ({worst:.2f})" if worst != median else "")
+            median, worst = (f"{nats:.2f}" for nats in results[name]) if name in results else ("", "")
+            cell = median if worst == median else f"{median} ({worst})"
             cells.append(f"**{cell}**" if below[table].get(name) == 0 else cell)
         rows = str(len(split.train) + len(split.test))
         yield table, TABLES[table].half, rows, str(split.train.shape[1]), *cells
