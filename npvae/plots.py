@@ -867,3 +867,42 @@ def growth(table: Table, *, figure: FigureBase | None = None) -> FigureBase:
         ax.plot(sizes, seconds, "o-")
         ax.set(xlabel=title, ylabel="seconds an epoch", xscale="log", yscale="log")
     return figure
+
+
+def tables(table: Table, *, figure: FigureBase | None = None) -> FigureBase:
+    """Draw the benchmark of small tables: how far each contestant's median is below the best one, in nats a row.
+
+    The scale is logarithmic above 1 nat. A density that the rows were drawn from counts as a contestant.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> figure = Figure()
+    >>> header = "table", "contestant", "seed", "nats", "seconds"
+    >>> _ = tables([header, ("iris", "npvae.fit", 0, -2.0, 3.0), ("iris", "FA", 0, -2.5, 0.1)], figure=figure)
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['npvae.fit', 'FA']
+    """
+    figure, (header, *rows) = _figure(figure), table
+    place, name, nats = (header.index(column) for column in ("table", "contestant", "nats"))
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        found.setdefault((row[place], row[name]), []).append(float(row[nats]))
+    medians = {key: float(np.median(values)) for key, values in found.items()}
+    places, names = (list(dict.fromkeys(key[part] for key in medians)) for part in (0, 1))
+    best = {place: max(median for key, median in medians.items() if key[0] == place) for place in places}
+    ax = figure.subplots()
+    for number, contestant in enumerate(names):
+        chosen = [key for key in medians if key[1] == contestant]
+        gaps, heights = [best[key[0]] - medians[key] for key in chosen], [places.index(key[0]) for key in chosen]
+        ours = contestant.startswith("npvae")
+        marker, color = ("D", "k") if ours else ("osv^<>Px*p"[number % 10], f"C{number % 10}")
+        ax.plot(gaps, heights, marker, color=color, alpha=0.8, zorder=3 if ours else 2, label=contestant)
+    ax.axvline(1, color="0.7", linestyle=":")
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_xlim(left=-0.1)
+    ax.set_yticks(range(len(places)), places)
+    ax.invert_yaxis()
+    ax.set(xlabel="nats a row below the best", title="Small tables: held-out rows, medians over seeds")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure

@@ -1,6 +1,7 @@
-"""The command ``bench``: measures the kernels, and training epochs beside other libraries."""
+"""The command ``bench``: measures kernels, epochs beside other libraries, and held-out bounds on small tables."""
 
 import argparse
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ from .options import Commands, add_command, add_force
 from .outputs import check_overwriting, save_figure
 
 #: What is measured, and the backends on which it can be. `npvae.plots` has a function of the same name that draws it.
-PARTS = {"kernels": ("cpu", "cuda"), "epochs": ("cpu", "cuda"), "growth": ("cpu",)}
+PARTS = {"kernels": ("cpu", "cuda"), "epochs": ("cpu", "cuda"), "growth": ("cpu",), "tables": ("cpu",)}
+
+#: What is measured by default: "tables" takes hours.
+DEFAULT_PARTS = ("kernels", "epochs", "growth")
 
 #: Backends that are measured, the default first.
 MEASURED = ("cpu", "cuda")
@@ -22,14 +26,19 @@ def add_commands(commands: Commands) -> None:
         commands,
         "bench",
         run_bench,
-        "measure the kernels, and training epochs beside other libraries that are installed",
+        "measure the kernels, and training beside other libraries that are installed",
         "bench kernels --out benchmark",
     )
-    bench.add_argument("parts", nargs="*", metavar="PART", default=PARTS, help=f"{', '.join(PARTS)}; default: all")
+    bench.add_argument(
+        "parts", nargs="*", metavar="PART", default=DEFAULT_PARTS, help=f"{', '.join(PARTS)}; default: all but tables"
+    )
     bench.add_argument("--epochs", type=int, default=7, help="epochs of each contestant (7)")
     bench.add_argument(
         "--out", type=Path, default=Path("benchmark"), help="folder for the tables and the picture (benchmark)"
     )
+    bench.add_argument("--tables", nargs="+", metavar="NAME", help="small tables to train on; default: all")
+    bench.add_argument("--contestants", nargs="+", metavar="NAME", help="who trains on them; default: all installed")
+    bench.add_argument("--seeds", nargs="+", type=int, default=list(range(5)), help="their seeds (0 1 2 3 4)")
     add_force(bench)
     bench.add_argument("--data-dir", type=Path, help="folder of MNIST and Frey Face; default: random pixels")
     bench.add_argument(
@@ -52,6 +61,10 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if not parts:
         asked, expected = dict.fromkeys(arguments.parts), [part for part in PARTS if backend in PARTS[part]]
         raise ValueError(f"{', '.join(asked)} cannot be measured with {backend!r}; expected {' or '.join(expected)}")
+    if "tables" in parts:
+        if len(parts) > 1:
+            raise ValueError(f"bench measures tables alone; got {', '.join(parts)}")
+        return run_tables(arguments)
     names = [*(f"{part}.csv" for part in parts), "benchmark.png"]
     check_overwriting([arguments.out / name for name in names], arguments.force)
     folder = arguments.data_dir and str(arguments.data_dir)
@@ -62,3 +75,40 @@ def run_bench(arguments: argparse.Namespace) -> int:
     save_figure(arguments.out / "benchmark.png", figure)
     print(f"tables and picture: {arguments.out}")
     return 0
+
+
+def run_tables(arguments: argparse.Namespace) -> int:
+    """Train on small tables what the file does not have yet, print all of it and draw it; return the exit status."""
+    from matplotlib.figure import Figure
+
+    from .. import plots
+    from ..bench import densities, small_tables, tables
+
+    chosen = _known("--tables", arguments.tables, small_tables.TABLES, small_tables.TABLES)
+    contestants = _known("--contestants", arguments.contestants, densities.CONTESTANTS, densities.available())
+    if min(arguments.seeds) < 0:
+        raise ValueError(f"--seeds is {min(arguments.seeds)}; expected integers of at least 0")
+    path = arguments.out if arguments.out.suffix == ".csv" else arguments.out / "tables.csv"
+    picture = path.with_suffix(".png")
+    check_overwriting([path, picture], force=True)  # rows are appended, and the picture is drawn again
+    if arguments.force:
+        path.unlink(missing_ok=True)
+    missing = [name for name in densities.CONTESTANTS if name not in densities.available()]
+    print(f"not installed: {', '.join(missing)}" if missing else "", flush=True)
+    scores = tables.run(chosen, contestants, arguments.seeds, path)
+    print(tables.markdown(scores))
+    figure = Figure(figsize=(10, 8), layout="constrained")
+    plots.tables([tables.Score._fields, *scores], figure=figure)
+    save_figure(picture, figure)
+    print(f"scores and picture: {path}, {picture}")
+    return 0
+
+
+def _known(option: str, names: Sequence[str] | None, known: Collection[str], usable: Collection[str]) -> list[str]:
+    """Return the names given with an option, or by default all that can be used."""
+    chosen = list(usable if names is None else names)
+    unknown = [name for name in chosen if name not in usable]
+    if unknown:
+        why = "is not installed" if unknown[0] in known else "is unknown"
+        raise ValueError(f"{option}: {unknown[0]!r} {why}; expected {', '.join(usable)}")
+    return chosen

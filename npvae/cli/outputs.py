@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 CURVE_COLUMNS = ("epoch", "samples", "elbo_train", "elbo_valid", "elbo_test", "seconds")
 
 #: How the first lines of the tables begin that npvae writes: learning curves and benchmarks.
-FIRST_LINES = (",".join(CURVE_COLUMNS), "kernel,unit,npvae,ceiling", "setup,contestant,median s", "what grows,size,")
+FIRST_LINES = (
+    ",".join(CURVE_COLUMNS),
+    "kernel,unit,npvae,ceiling",
+    "setup,contestant,median s",
+    "what grows,size,",
+    "table,contestant,seed,nats,seconds",
+)
 
 #: What a PNG file begins with, and the text by which the pictures of npvae are known.
 PNG_SIGNATURE, PNG_SOFTWARE = b"\x89PNG\r\n\x1a\n", b"Software\0npvae"
