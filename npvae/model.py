@@ -139,10 +139,11 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model: {self.architecture} on {self.backend.__name__.rpartition('.')[2]} in {self.dtype}>"
 
-    def initial(self, rng: np.random.Generator, std: float) -> NDArray[np.float64]:
+    def initial(self, rng: np.random.Generator, std: float | str) -> NDArray[np.float64]:
         """Draw initial values.
 
-        Weights are drawn from N(0, std^2), biases are zero, and random weights start with a standard deviation of 0.01.
+        Weights are drawn from N(0, std^2), or as `Layout.initial` says. Biases are zero, and random weights start with
+        a standard deviation of 0.01.
 
         Returns
         -------

@@ -52,15 +52,28 @@ class Layout:
         """Return `Parameters` that share the memory of ``vector`` (P,)."""
         return Parameters(self, vector)
 
-    def initial(self, rng: np.random.Generator, std: float) -> NDArray[np.float64]:
+    def initial(self, rng: np.random.Generator, std: float | str) -> NDArray[np.float64]:
         """Draw initial values: weights from N(0, std^2), zero biases.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+        std : float or "fan-in"
+            "fan-in" is 1 / sqrt(I) for an array (I, O): the sums of I terms then start with a variance of about 1
+            (LeCun, Bottou, Orr and Mueller, 1998).
 
         Returns
         -------
         vector (P,) float64
         """
         vector = np.zeros(self.size)
-        vector[: self.n_weights] = std * rng.standard_normal(self.n_weights)
+        vector[: self.n_weights] = rng.standard_normal(self.n_weights)
+        if not isinstance(std, str):
+            vector[: self.n_weights] *= std
+            return vector
+        for name, shape in self.shapes.items():
+            if self.slices[name].start < self.n_weights:
+                vector[self.slices[name]] /= np.sqrt(max(shape[0], 1))
         return vector
 
 

@@ -116,57 +116,45 @@ class Integer(Kind):
 
 @dataclass(frozen=True)
 class Real(Kind):
-    """A finite number of at least `least`.
+    """A finite number of at least `least`, or above it, or a word.
 
     Examples
     --------
-    >>> Real(0).check("init_std", 0.1)
+    >>> Real().check("init_std", 0.1)
+    >>> Real(above=True, word="auto").check("learning_rate", "auto")
     """
 
-    least: float
+    least: float = 0.0
+    above: bool = False
+    word: str | None = None
 
     def check(self, name: str, value: Any) -> None:
-        check_number(name, value, np.floating, self.least)
-
-    def describe(self) -> str:
-        return "float"
-
-    def argument(self) -> dict[str, Any]:
-        return {"type": float}
-
-
-@dataclass(frozen=True)
-class StepSize(Kind):
-    """A finite number above 0, or "auto".
-
-    Examples
-    --------
-    >>> StepSize().check("learning_rate", "auto")
-    """
-
-    def check(self, name: str, value: Any) -> None:
-        if value == "auto":
+        if self.word is not None and isinstance(value, str) and value == self.word:
             return
-        check_number(name, value, np.floating, 0)
-        if value == 0:
-            raise ValueError(f"{name} is 0; expected 'auto' or a number above 0")
+        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+        if not number or not self.least <= value < np.inf or (self.above and value == self.least):
+            range_ = f"a number {'above' if self.above else 'of at least'} {self.least:g}"
+            raise ValueError(f"{name} is {value!r}; expected {f'{self.word!r} or ' if self.word else ''}{range_}")
 
     def describe(self) -> str:
-        return '"auto" or float'
+        return f'"{self.word}" or float' if self.word else "float"
 
     def argument(self) -> dict[str, Any]:
-        return {"type": step_size}
+        return {"type": number_or_word if self.word else float}
 
 
-def step_size(text: str) -> str | float:
-    """Read a step size: "auto" or a number.
+def number_or_word(text: str) -> str | float:
+    """Read a number; return a text that is none, which the check of the setting accepts or refuses.
 
     Examples
     --------
-    >>> step_size("auto"), step_size("0.02")
+    >>> number_or_word("auto"), number_or_word("0.02")
     ('auto', 0.02)
     """
-    return text if text == "auto" else float(text)
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 @dataclass(frozen=True)
@@ -304,7 +292,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "learning_rate": Setting(
         "auto",
-        StepSize(),
+        Real(above=True, word="auto"),
         'Step size, or "auto".',
         'With "auto" the step sizes 0.01, 0.02 and 0.1 (for "adam" 0.001, 0.003 and 0.01) are compared on the training '
         "bound after the first iterations.",
@@ -328,13 +316,19 @@ SETTINGS: dict[str, Setting] = {
     ),
     "weight_prior": Setting(
         1.0,
-        Real(0),
+        Real(),
         "Precision of the Gaussian prior on the weights.",
         "The prior is on all weights, but not on the biases: training is maximum a posteriori, and maximum likelihood "
         "with 0. In full variational Bayes the prior of the decoder is N(0, I), and this setting must be 1.",
         option="--weight-prior",
     ),
-    "init_std": Setting(0.1, Real(0), "Standard deviation of the initial weights.", option="--init-std"),
+    "init_std": Setting(
+        0.1,
+        Real(word="fan-in"),
+        "Standard deviation of the initial weights.",
+        'With "fan-in" it is 1 / sqrt(I) in a layer with I inputs.',
+        option="--init-std",
+    ),
     "max_epochs": Setting(100, Integer(1), "Passes through the training data.", option="--epochs"),
     "patience": Setting(
         10,
@@ -416,10 +410,10 @@ def _check_sizes(values: Mapping[str, Any]) -> None:
     """Check that numbers that are computed with are finite in the precision of the arithmetic; a step size, not 0."""
     dtype = np.dtype(values["dtype"])
     for name, setting in SETTINGS.items():
-        if isinstance(setting.kind, Real | StepSize) and values[name] != "auto":
+        if isinstance(setting.kind, Real) and not isinstance(values[name], str):
             with np.errstate(over="ignore"):
                 number = dtype.type(values[name])
-            if not np.isfinite(number) or (number == 0 and isinstance(setting.kind, StepSize)):
+            if not np.isfinite(number) or (number == 0 and setting.kind.above):
                 limits = np.finfo(dtype)
                 size = f"at most {limits.max:.2g}" if number else f"at least {limits.smallest_subnormal:.2g}"
                 raise ValueError(

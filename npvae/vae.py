@@ -123,7 +123,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         schedule: str = "constant",
         averaging: str = "none",
         weight_prior: float = 1.0,
-        init_std: float = 0.1,
+        init_std: float | str = 0.1,
         max_epochs: int = 100,
         patience: int = 10,
         backend: str = "auto",

@@ -39,6 +39,16 @@ def test_weights_stand_before_biases(make_model, rng, likelihood):
     assert np.std(initial[: layout.n_weights]) == pytest.approx(0.1, rel=0.2)
 
 
+def test_weights_scaled_by_their_inputs(make_model):
+    """The same draws for any scale; a layer without inputs has no weights."""
+    layout = make_model(likelihood="gaussian", constant_log_var=True)[0].layout
+    plain, scaled = (layout.view(layout.initial(np.random.default_rng(0), std)) for std in (1.0, "fan-in"))
+    for name, shape in layout.shapes.items():
+        if name.endswith(".W"):
+            np.testing.assert_allclose(scaled[name], plain[name] / np.sqrt(max(shape[0], 1)), rtol=1e-15)
+    assert not scaled.vector[layout.n_weights :].any()
+
+
 def test_heads_without_inputs(make_model):
     model, _ = make_model(likelihood="gaussian", constant_log_var=True)
     assert model.layout.shapes["encoder.log_var.W"] == (0, 3) and model.layout.shapes["decoder.log_var.W"] == (0, 7)

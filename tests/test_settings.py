@@ -142,7 +142,7 @@ BAD = [
     ({"averaging": True}, "averaging is True; expected one of 'none', 'polynomial'"),
     ({"backend": "gpu"}, "backend is 'gpu'; expected one of 'auto', 'reference', 'cpu', 'cuda'"),
     ({"weight_prior": -1}, "weight_prior is -1; expected a number of at least 0"),
-    ({"init_std": -0.1}, "init_std is -0.1; expected a number of at least 0"),
+    ({"init_std": -0.1}, "init_std is -0.1; expected 'fan-in' or a number of at least 0"),
     ({"init_std": np.inf}, "init_std is inf"),
     ({"random_state": "seed"}, "random_state is 'seed'; expected an integer of at least 0"),
     ({"random_state": -1}, "random_state is -1"),
