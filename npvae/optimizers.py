@@ -103,7 +103,7 @@ class Optimizer:
 
     def __init__(self, name: str, backend: Backend, rule: UpdateRule, size: int, dtype: DTypeLike) -> None:
         self.name, self.rule, self._step = name, rule, backend.step
-        arrays = {name: backend.asarray(np.zeros(size), dtype) for name in rule.names(name)}
+        arrays = {array: backend.asarray(np.zeros(size), dtype) for array in rule.names(name)}
         self.state = State(arrays, backend.asarray([0, -1], np.int64))
 
     def launch(self, parameters: Any, gradient: Any) -> None:
