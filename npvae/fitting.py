@@ -247,7 +247,7 @@ def train(run: Run, scorer: Scorer, callbacks: Any, keep: Any) -> str | None:
     score_valid = None if valid is None else lambda parameters: scorer(parameters, valid).mean()
     stopped = training.train(trainer, score_valid, callbacks, keep)
     trainer.check(scorer, trainer.batch_size if run.fingerprints is None else SOME_ROWS)
-    if valid is not None and trainer.best is None and trainer.progress.epoch > 1:
+    if valid is not None and trainer.progress.best_bound == -np.inf and trainer.progress.epoch > 1:
         warn(
             "X_valid has a finite bound after no epoch, and training could not use it: its rows are too far from the "
             "training data; score_samples(X_valid) shows which"
