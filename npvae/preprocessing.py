@@ -13,6 +13,17 @@ from .conventions import short_repr, warn
 from .likelihoods import LIKELIHOODS
 from .table import PIXELS_REACH, ROUNDING, Survey, chunks
 
+#: In a table of integers most of whose columns begin at 0, as those of counts and levels do, a column of 0 and 1 may be
+#: a rare count or a pixel that is hardly ever set. It is binary if the rarer value has this share of the rows, and no
+#: column ends at 2 or 3.
+RARE = 0.05
+
+#: See `Preprocessor.far_from`.
+FAR = 5
+
+#: A deviation of so many rounding errors may be what is left of a calculation, such as (a + 0.7) - a for large a.
+FEW = 256
+
 
 class Scaling(NamedTuple):
     """The scaling of each column, ``(x - shift) * scale``.
@@ -108,15 +119,15 @@ class Preprocessor(NamedTuple):
                 f"{name} has {X.shape[1]} features, but VAE is expecting {len(scale)} features as input, as fitted"
             )
         unit = self.unit_of(X.dtype)
-        binary = self.order[: len(self.binary_columns) if likelihood.density else None]
+        bounded = self.order[: len(self.binary_columns) if likelihood.density else None]
         if unit < 1 and not table.integers and table.low.min() >= 0 and table.high.max() <= 1:
             warn(f"{name} lies in [0, 1], and is divided by 255 as the training data was: is it divided already?")
-        excess = _check_unit_interval(table, unit, self.likelihood, name, binary)
+        excess = _check_unit_interval(table, unit, self.likelihood, name, bounded)
         if self.binary_columns:
             X = X[:, self.order]
         if excess > 0:
             warn(f"{name} has values up to {excess:.1g} outside [0, 1]: they are clipped, as rounding errors")
-            X = np.concatenate([np.clip(X[:, : len(binary)], 0, 1 / unit), X[:, len(binary) :]], axis=1)
+            X = np.concatenate([np.clip(X[:, : len(bounded)], 0, 1 / unit), X[:, len(bounded) :]], axis=1)
         log_jacobian = float(np.sum(np.log(scale * unit))) if likelihood.density else 0.0
         return Data(X, Scaling(shift / unit, scale * unit), log_jacobian)
 
@@ -135,8 +146,7 @@ class Preprocessor(NamedTuple):
         """
         if LIKELIHOODS[self.likelihood].unit_interval:
             return ""
-        unit, (shift, scale) = self.unit_of(table.X.dtype), self.scaling
-        order = self.order
+        unit, (shift, scale), order = self.unit_of(table.X.dtype), self.scaling, self.order
         remedy = "The first piece fixes the scaling of the columns: shuffle the rows before they are cut into pieces"
         mean, deviation = _column_moments(table)
         varies = deviation > _rounding(table)
@@ -153,18 +163,6 @@ class Preprocessor(NamedTuple):
             f"piece as those of the first piece were, and those of {np.sum(factor > FAR)} of {len(factor)} columns "
             f"more than {FAR} times. {remedy}"
         )
-
-
-#: In a table of integers most of whose columns begin at 0, as those of counts and levels do, a column of 0 and 1 may be
-#: a rare count or a pixel that is hardly ever set. It is binary if the rarer value has this share of the rows, and no
-#: column ends at 2 or 3.
-RARE = 0.05
-
-#: See `Preprocessor.far_from`.
-FAR = 5
-
-#: A deviation of so many rounding errors may be what is left of a calculation, such as (a + 0.7) - a for large a.
-FEW = 256
 
 
 def _check_unit_interval(table: Survey, unit: float, likelihood: str, name: str, columns: NDArray) -> float:
