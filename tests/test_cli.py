@@ -298,6 +298,7 @@ def test_resume_needs_a_model_of_this_command(folder, capsys):
         ("split", None, "notes.split is None; expected a record"),
         ("split", {"seed": -1}, "notes.split.seed is -1; expected an integer of at least 0"),
         ("image_shape", [6], "notes.image_shape is [6]; expected a list of 2"),
+        ("image_shape", [2, 3, 4], "notes.image_shape[2] is 4; expected 3 colours"),
         ("choice", [], "notes.choice is []; expected a list of 4"),
         ("dataset", 3, "notes.dataset is 3; expected a string"),
         ("patient", "yes", "notes.patient is 'yes'; expected true or false"),
