@@ -6,7 +6,6 @@ import `VAE`.
 
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import backends, training
 from .backends.formulas import UPDATES
 from .backends.interface import Backend
-from .conventions import column_names, compare_names, short_repr
+from .conventions import column_names, compare_names, short_repr, warn
 from .estimators import ESTIMATORS, Scorer, runs_on, suits, supports
 from .fitted import Fitted, generator
 from .model import Architecture, Model
@@ -25,6 +24,7 @@ from .parameters import Parameters
 from .preprocessing import Data, Preprocessor, choose_likelihood, fingerprints, fit_preprocessor
 from .progress import Doing
 from .table import Survey, survey
+from .training.interruption import undropped
 
 #: Maximum number of training rows used to compare step sizes, and to examine a fitted model.
 SOME_ROWS = 2000
@@ -172,9 +172,12 @@ def _compile(make: Callable[[], training.Trainer], model: Model, doing: Doing) -
     if stage := backends.compiling(model.backend, model.dtype):
         doing(stage)
         trainer = make()
-        with contextlib.suppress(training.NonFiniteError):  # the training itself will meet it again
-            for rows in itertools.islice(trainer.minibatches(), 1):
-                trainer.step(rows)
+
+        def first_step() -> None:
+            with contextlib.suppress(training.NonFiniteError):  # the training itself will meet it again
+                trainer.step(next(trainer.minibatches()))
+
+        undropped(first_step)
 
 
 def next_piece(
@@ -250,6 +253,11 @@ def train(run: Run, scorer: Scorer, callbacks: Any, keep: Any) -> str | None:
     score_valid = None if valid is None else lambda parameters: scorer(parameters, valid).mean()
     stopped = training.train(trainer, score_valid, callbacks, keep)
     trainer.check(scorer, trainer.batch_size if run.fingerprints is None else SOME_ROWS)
+    if valid is not None and trainer.progress.best_bound == -np.inf and trainer.progress.epoch > 1:
+        warn(
+            "X_valid has a finite bound after no epoch, and training could not use it: its rows are too far from the "
+            "training data; score_samples(X_valid) shows which"
+        )
     return stopped
 
 

@@ -55,7 +55,7 @@ def _binary_columns(header: Mapping[str, Any]) -> schema.Check:
     def check(name: str, value: Any) -> None:
         of_range(name, value)
         is_mixed, n = built["likelihood"] == "mixed", len(value)
-        if value != sorted(set(value)) or (0 < n < built["n_features"]) != is_mixed or (n and not is_mixed):
+        if value != sorted(set(value)) or (n > 0) != is_mixed or n == built["n_features"]:
             raise ValueError(f"{name} is {value!r:.60}; expected increasing numbers, for the likelihood 'mixed' alone")
 
     return check

@@ -425,7 +425,7 @@ def _curves(
     try:
         seen, bounds = np.array([(x, y) for x, y in test], float).reshape(-1, 2).T
     except (TypeError, ValueError):
-        raise TypeError(f"test is {test!r}; expected pairs (samples seen, bound)") from None
+        raise TypeError(f"test is {test!r:.60}; expected pairs (samples seen, bound)") from None
     curves = {"training": (samples, training)}
     if np.any(np.isfinite(validation)):
         curves["validation"] = samples, validation

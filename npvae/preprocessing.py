@@ -13,6 +13,17 @@ from .conventions import short_repr, warn
 from .likelihoods import LIKELIHOODS
 from .table import PIXELS_REACH, ROUNDING, Survey, chunks
 
+#: In a table of integers most of whose columns begin at 0, as those of counts and levels do, a column of 0 and 1 may be
+#: a rare count or a pixel that is hardly ever set. It is binary if the rarer value has this share of the rows, and no
+#: column ends at 2 or 3.
+RARE = 0.05
+
+#: See `Preprocessor.far_from`.
+FAR = 5
+
+#: A deviation of so many rounding errors may be what is left of a calculation, such as (a + 0.7) - a for large a.
+FEW = 256
+
 
 class Scaling(NamedTuple):
     """The scaling of each column, ``(x - shift) * scale``.
@@ -108,13 +119,15 @@ class Preprocessor(NamedTuple):
                 f"{name} has {X.shape[1]} features, but VAE is expecting {len(scale)} features as input, as fitted"
             )
         unit = self.unit_of(X.dtype)
-        binary = self.order[: len(self.binary_columns) if likelihood.density else None]
-        excess = _check_unit_interval(table, unit, self.likelihood, name, binary)
+        bounded = self.order[: len(self.binary_columns) if likelihood.density else None]
+        if unit < 1 and not table.integers and table.low.min() >= 0 and table.high.max() <= 1:
+            warn(f"{name} lies in [0, 1], and is divided by 255 as the training data was: is it divided already?")
+        excess = _check_unit_interval(table, unit, self.likelihood, name, bounded)
         if self.binary_columns:
             X = X[:, self.order]
         if excess > 0:
             warn(f"{name} has values up to {excess:.1g} outside [0, 1]: they are clipped, as rounding errors")
-            X = np.concatenate([np.clip(X[:, : len(binary)], 0, 1 / unit), X[:, len(binary) :]], axis=1)
+            X = np.concatenate([np.clip(X[:, : len(bounded)], 0, 1 / unit), X[:, len(bounded) :]], axis=1)
         log_jacobian = float(np.sum(np.log(scale * unit))) if likelihood.density else 0.0
         return Data(X, Scaling(shift / unit, scale * unit), log_jacobian)
 
@@ -133,8 +146,7 @@ class Preprocessor(NamedTuple):
         """
         if LIKELIHOODS[self.likelihood].unit_interval:
             return ""
-        unit, (shift, scale) = self.unit_of(table.X.dtype), self.scaling
-        order = self.order
+        unit, (shift, scale), order = self.unit_of(table.X.dtype), self.scaling, self.order
         remedy = "The first piece fixes the scaling of the columns: shuffle the rows before they are cut into pieces"
         mean, deviation = _column_moments(table)
         varies = deviation > _rounding(table)
@@ -153,15 +165,6 @@ class Preprocessor(NamedTuple):
         )
 
 
-#: In a table of integers most of whose columns begin at 0, as those of counts and levels do, a column of 0 and 1 may be
-#: a rare count or a pixel that is hardly ever set. It is binary if the rarer value has this share of the rows, and no
-#: column ends at 2 or 3.
-RARE = 0.05
-
-#: See `Preprocessor.far_from`.
-FAR = 5
-
-
 def _check_unit_interval(table: Survey, unit: float, likelihood: str, name: str, columns: NDArray) -> float:
     """Return by how much values of these columns are outside [0, 1], at most `ROUNDING`; ValueError if it is more."""
     if len(columns) == 0:
@@ -172,9 +175,10 @@ def _check_unit_interval(table: Survey, unit: float, likelihood: str, name: str,
     if excess <= ROUNDING:
         return max(excess, 0.0)
     low, high, read = ends[0].min(), ends[1].max(), " after dividing by 255" if unit < 1 else ""
+    remedy = "Divide these pixels by 255" if table.has_levels and unit == 1 else "Scale or clip them"
     raise ValueError(
         f"{name} has values from {low:g} to {high:g}{read}, by {excess:.3g} outside [0, 1] in column {column}; the "
-        f"{likelihood} likelihood expects values in [0, 1]. Scale or clip them, or fit with likelihood='gaussian', "
+        f"{likelihood} likelihood expects values in [0, 1]. {remedy}, or fit with likelihood='gaussian', "
         "which takes any number"
     )
 
@@ -317,8 +321,8 @@ def _mixed(table: Survey, scaling: Scaling) -> Preprocessor:
 
 def _standardizing(table: Survey) -> tuple[Scaling, list[str]]:
     """Return the scaling that standardizes the columns, and notices."""
-    mean, deviation = _column_moments(table)
-    deviation[deviation <= _rounding(table)] = 0  # below the rounding error of its size, it is no information
+    (mean, deviation), rounding = _column_moments(table), _rounding(table)
+    deviation[deviation <= rounding] = 0  # below the rounding error of its size, it is no information
     constant, notices = deviation == 0, []
     with np.errstate(over="ignore"):
         scale = 1 / np.where(constant, 1, deviation)
@@ -326,12 +330,22 @@ def _standardizing(table: Survey) -> tuple[Scaling, list[str]]:
         column = int(np.argmin(np.isfinite(scale)))
         raise ValueError(f"X varies by less than a float can resolve in column {column}; expected more than 1e-308")
     if constant.any():
-        columns = ", ".join(map(str, np.flatnonzero(constant)[:10])) + (", ..." if constant.sum() > 10 else "")
         notices.append(
-            f"{constant.sum()} of {len(mean)} columns are constant ({columns}): they carry no information, "
+            f"{constant.sum()} of {len(mean)} columns are constant ({_listed(constant)}): they carry no information, "
             "and only the lower limit of the variance keeps their density finite"
         )
+    little = ~constant & (deviation <= FEW * rounding)
+    if little.any():
+        notices.append(
+            f"{little.sum()} of {len(mean)} columns vary by few rounding errors of their size ({_listed(little)}): "
+            "every such error counts in a score. If they are what is left of a calculation, leave them out"
+        )
     return Scaling(mean, scale), notices
+
+
+def _listed(columns: NDArray[np.bool_]) -> str:
+    """Return the numbers of these columns (D,), at most ten."""
+    return ", ".join(map(str, np.flatnonzero(columns)[:10])) + (", ..." if columns.sum() > 10 else "")
 
 
 def _rounding(table: Survey) -> NDArray[np.float64]:

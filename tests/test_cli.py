@@ -86,6 +86,17 @@ def test_score(trained, capsys):
     assert ", 60 rows" in capsys.readouterr().out
 
 
+def test_score_of_two_rows_and_of_one(trained, capsys):
+    """The standard error has n - 1 degrees of freedom: for two rows it is half their difference. One row has none."""
+    X = np.load("images.npy")
+    scores = npvae.load("model.npz").score_samples(X[:2])
+    for n, error in ((2, f" +- {abs(scores[0] - scores[1]) / 2:.3f}"), (1, "")):
+        np.save("few.npy", X[:n])
+        assert cli.main(["score", "model.npz", "few.npy"]) == 0
+        said = f"{scores[:n].mean():.3f}{error} nats, {n} row{'s' * (n > 1)}"
+        assert capsys.readouterr().out.splitlines()[-1] == said
+
+
 @pytest.mark.parametrize("command", [["sample"], ["manifold", "images.npy"], ["reconstruct", "images.npy"]])
 def test_pictures(trained, capsys, command):
     assert cli.main([command[0], "model.npz", *command[1:], "--out", "picture.png"]) == 0
@@ -287,6 +298,7 @@ def test_resume_needs_a_model_of_this_command(folder, capsys):
         ("split", None, "notes.split is None; expected a record"),
         ("split", {"seed": -1}, "notes.split.seed is -1; expected an integer of at least 0"),
         ("image_shape", [6], "notes.image_shape is [6]; expected a list of 2"),
+        ("image_shape", [2, 3, 4], "notes.image_shape[2] is 4; expected 3 colours"),
         ("choice", [], "notes.choice is []; expected a list of 4"),
         ("dataset", 3, "notes.dataset is 3; expected a string"),
         ("patient", "yes", "notes.patient is 'yes'; expected true or false"),

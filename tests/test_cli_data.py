@@ -27,6 +27,11 @@ def npz(path, **arrays):
     np.savez(path, **arrays)
 
 
+def misnamed(write, path, suffix, **arrays):
+    write(path.with_name("b" + suffix), **arrays)
+    path.with_name("b" + suffix).rename(path)
+
+
 def mat(path, **arrays):
     scipy.io.savemat(path, arrays)
 
@@ -62,6 +67,15 @@ KINDS = [
     ("`.npy` of objects", "a.npy", lambda path: npy(path, X.astype(object)), {}, "Python objects"),
     ("`.npy` with `--array`", "a.npy", lambda path: npy(path, X), {"array": "X"}, "it holds one array, without a name"),
     ("`.npy`, empty file", "a.npy", lambda path: path.write_bytes(b""), {}, "cannot be read as a table of numbers"),
+    ("`.npy`, another file", "a.npy", lambda path: path.write_bytes(b"version 1\n"), {}, "magic string is not correct"),
+    ("`.npy` that is a `.npz`", "a.npy", lambda path: misnamed(npz, path, ".npz", X=X), {}, "it is a .npz file"),
+    (
+        "`.npz` that is a `.npy`",
+        "a.npz",
+        lambda path: misnamed(npy, path, ".npy", array=X),
+        {},
+        "it is not a .npz file",
+    ),
     ("`.npz` of one array", "a.npz", lambda path: npz(path, anything=X), {}, X),
     ("`.npz` of a table and vectors", "a.npz", lambda path: npz(path, y=X[:, 0], X=X, ids=np.arange(50)), {}, X),
     (
@@ -86,6 +100,21 @@ KINDS = [
         {},
         "choose one with --array",
     ),
+    (
+        "`.npz` of labels named `trainLabels` and vectors",
+        "a.npz",
+        lambda path: npz(path, trainLabels=ONE_HOT, ids=np.arange(50)),
+        {},
+        "choose one with --array",
+    ),
+    (
+        "`.npz` of labels named `y_train` and vectors",
+        "a.npz",
+        lambda path: npz(path, y_train=ONE_HOT, ids=np.arange(50)),
+        {},
+        "choose one with --array",
+    ),
+    ("`.npz` of a table named `style` and vectors", "a.npz", lambda path: npz(path, style=X, ids=X[0]), {}, X),
     (
         "`.npz` of training and test data",
         "a.npz",

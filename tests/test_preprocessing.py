@@ -1,5 +1,7 @@
 """How often data is looked at before training, and what one look finds."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -121,6 +123,30 @@ def test_a_column_constant_but_for_rounding_is_constant(rng, column, constant):
     preprocessor, notices = fit_preprocessor(survey(X), "gaussian")
     assert (preprocessor.scaling.scale[1] == 1) == constant
     assert any("1 of 2 columns are constant (1)" in notice for notice in notices) == constant
+
+
+@pytest.mark.parametrize("size, named", [(10, True), (100, True), (1e5, False)])
+def test_a_column_that_varies_by_few_rounding_errors_is_named(rng, size, named):
+    """What is left of a calculation with numbers of this size; beyond that, nothing tells it from measurements."""
+    a = size * rng.random(300)
+    _, notices = fit_preprocessor(survey(np.c_[a, (a + 0.7) - a]), "gaussian")
+    assert any("1 of 2 columns vary by few rounding errors of their size (1)" in notice for notice in notices) == named
+
+
+def test_pixels_of_another_type_than_in_training(rng):
+    """Of type uint8 they are always divided by 255; of other types they are what they were in training, with a word."""
+    pixels = rng.integers(0, 256, (40, 6))
+    of_bytes = npvae.VAE(1, hidden_layer_sizes=(3,), learning_rate=0.02, max_epochs=1, backend="reference")
+    of_bytes.fit(pixels.astype(np.uint8))
+    with pytest.raises(ValueError, match="Divide these pixels by 255, or fit"):
+        of_bytes.score(pixels)
+    with warnings.catch_warnings(action="error"):
+        assert of_bytes.score(pixels / 255) == of_bytes.score(pixels.astype(np.uint8))
+        of_levels = npvae.VAE(**of_bytes.get_params()).fit(pixels)
+        assert of_levels.score(pixels) == of_levels.score(pixels.astype(np.uint8))
+        of_levels.score(np.zeros((1, 6)))
+    with pytest.warns(UserWarning, match="X lies in .0, 1., and is divided by 255 as the training data was"):
+        of_levels.score(pixels / 255)
 
 
 @pytest.mark.parametrize("shape", [(30, 28, 28), (30, 28, 28, 1), (30, 2, 2, 2, 2)])

@@ -1,6 +1,8 @@
 """The training loop: what is seen, when it stops, what it keeps, and that it repeats to the bit."""
 
+import ctypes
 import signal
+import sys
 import tracemalloc
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ import pytest
 import npvae
 from npvae import datasets, fitting, training
 from npvae.training import NonFiniteError, step_size
-from npvae.training.interruption import interruptible
+from npvae.training.interruption import interruptible, undropped
 
 SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "learning_rate": 0.05, "batch_size": 10, "backend": "reference"}
 
@@ -142,6 +144,33 @@ def test_ctrl_c_stops_after_the_running_minibatch(X):
     assert len(steps) == 9 and trainer.optimizer.state.counter[0] == 9
     assert [epoch.samples_seen for epoch in history] == [55, 85]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_ctrl_c_is_not_dropped(fails, capsys):
+    """An exception in a function that C calls is dropped, with a traceback, and what called C goes on or fails."""
+
+    def run():
+        ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))()
+        if fails:
+            raise RuntimeError
+        goes_on()
+
+    def goes_on():
+        reached.append(True)
+
+    before, hook, reached = signal.getsignal(signal.SIGINT), sys.unraisablehook, []
+    with pytest.raises(KeyboardInterrupt):
+        undropped(run)
+    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook, sys.getprofile()) == (before, hook, None)
+    assert not reached and capsys.readouterr().err == ""
+
+
+def test_validation_data_without_a_finite_bound_is_named(rng):
+    X = rng.standard_normal((55, 6))
+    far = np.where(np.arange(len(X))[:, None] == 3, 1e200, X)
+    with pytest.warns(UserWarning, match="X_valid has a finite bound after no epoch"), np.errstate(all="ignore"):
+        npvae.VAE(**SMALL, max_epochs=2).fit(X, X_valid=far)
 
 
 def test_ctrl_c_through_fit(X):

@@ -4,6 +4,7 @@ Where a file holds several arrays, one must be chosen, unless only one of them c
 taken for data.
 """
 
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,8 +17,9 @@ from ..conventions import did_you_mean
 from . import csvfile
 from .choice import EVERYTHING, Choice, Table
 
-#: Names that labels have. A lone array of such a name among vectors is not taken for data unless it is chosen.
-LABELS = {"y", "label", "labels", "target", "targets", "class", "classes", "t"}
+#: Words in the names that labels have. A lone array of such a name among vectors is not taken for data unless it is
+#: chosen.
+LABELS = {"y", "label", "labels", "target", "targets", "class", "classes", "t", "onehot", "hot"}
 
 #: Suffixes of images.
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
@@ -26,10 +28,14 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".pp
 def _read_npy(path: Path, choice: Choice) -> Table:
     if choice.array is not None:
         raise ValueError(f"it holds one array, without a name; --array is {choice.array!r}")
-    return _of_array(np.load(path, mmap_mode="r", allow_pickle=False), choice)
+    if zipfile.is_zipfile(path):
+        raise ValueError("it is a .npz file; name it so")
+    return _of_array(np.lib.format.open_memmap(path, mode="r"), choice)
 
 
 def _read_npz(path: Path, choice: Choice) -> Table:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is not a .npz file, which is a zip archive of arrays")
     with np.load(path, allow_pickle=False) as arrays:
         if {"header", "digest", "parameters"} <= set(arrays.files):
             raise ValueError("it is a model of npvae, not data")
@@ -160,9 +166,14 @@ def choose_array(shapes: Mapping[str, tuple[int, ...]], chosen: str | None) -> s
     if len(shapes) == 1:
         return next(iter(shapes))
     tables = [name for name, shape in shapes.items() if len(shape) != 1 and len(shape) != 0]
-    if len(tables) != 1 or tables[0].lower() in LABELS:
+    if len(tables) != 1 or not LABELS.isdisjoint(_words(tables[0])):
         raise ValueError(f"it holds several arrays: {listed}; choose one with --array NAME")
     return tables[0]
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a name: "y_train", "trainLabels" and "LABELS2" have "y", "labels" and "labels"."""
+    return [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)]
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -48,12 +48,19 @@ _OTHER_NAMES = {name: option for name, option in OPTIONS.items() if option != f"
     "checkpoint_every": "--checkpoint-every"
 }
 
+
+def _check_shape(name: str, value: Any) -> None:
+    """Check for the shape of an image, grey or with three colours: see `image_shape`."""
+    colours = [schema.exactly(3, " colours")] if isinstance(value, list) and len(value) == 3 else []
+    schema.row(schema.integer(1), schema.integer(1), *colours)(name, value)
+
+
 #: What ``train`` writes to the notes of a model file; the last two not before version 0.2.
 NOTES: dict[str, schema.Check] = {
     "patient": schema.flag,
     "dataset": schema.text,
     "data_dir": schema.optional(schema.text),
-    "image_shape": schema.optional(schema.many(schema.integer(1), 2)),
+    "image_shape": schema.optional(_check_shape),
     "test_curve": schema.many(schema.row(schema.integer(), schema.real(-math.inf, math.inf, nan=True))),
     "choice": schema.row(
         schema.optional(schema.text), schema.many(schema.text), schema.many(schema.text), schema.optional(schema.flag)

@@ -41,8 +41,9 @@ def run_score(arguments: argparse.Namespace) -> int:
         scores = model.score_samples(X)
     if message := not_finite("the bound", scores):
         raise ValueError(message)
-    error = scores.std() / math.sqrt(len(scores))
-    print(f"{scores.mean():.3f} +- {error:.3f} nats, {len(scores)} rows")
+    n = len(scores)
+    error = f" +- {scores.std(ddof=1) / math.sqrt(n):.3f}" if n > 1 else ""  # one row does not tell it
+    print(f"{scores.mean():.3f}{error} nats, {n} row{'s' * (n > 1)}")
     return 0
 
 
