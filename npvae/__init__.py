@@ -7,7 +7,8 @@ begin with ``backends/reference.py``, then ``model.py``, ``estimators/bound.py``
 from typing import TYPE_CHECKING
 
 from .checks import check_gradient, gradcheck
-from .vae import VAE, fit, load
+from .selection import fit
+from .vae import VAE, load
 from .version import __version__
 
 __all__ = [

@@ -469,13 +469,27 @@ class Choice(NamedTuple):
     reason: str
 
 
-def for_data(n_rows: int, n_features: int) -> tuple[Choice, ...]:
+#: Up to so many numbers data is a table, for which `npvae.fit` finds out by trials what only data can tell.
+TABLE = 1_000_000
+
+#: Updates of the parameters in a training on a table, and its longest training in epochs.
+UPDATES, LONGEST = 8000, 2000
+
+#: Weight priors that are compared on held-out rows of a table.
+WEIGHT_PRIORS = (1.0, 10.0, 100.0)
+
+
+def for_data(n_rows: int, n_features: int, given: Mapping[str, Any] = {}) -> tuple[Choice, ...]:
     """Choose the settings that depend on the size of the data.
+
+    The rules for tables were chosen on the design half of the benchmark of small tables; see ``docs/benchmarks.md``.
 
     Parameters
     ----------
     n_rows, n_features : int
         Shape of the training data.
+    given : mapping
+        Settings that the user has chosen.
 
     Returns
     -------
@@ -489,19 +503,57 @@ def for_data(n_rows: int, n_features: int) -> tuple[Choice, ...]:
     hidden_layer_sizes = (500,): for 784 columns
     max_epochs = 20: a million samples of 50000 rows, in 10 to 1000 epochs
     """
-    return (
+    choices = [
         Choice(
             "n_components",
             min(20, max(1, n_features // 2)),
             "at most half the columns; those that are not needed stay at the prior",
-        ),
-        Choice("hidden_layer_sizes", (500,) if n_features >= 100 else (100,), f"for {n_features} columns"),
+        )
+    ]
+    if n_rows * n_features > TABLE:
+        choices += [
+            Choice("hidden_layer_sizes", (500,) if n_features >= 100 else (100,), f"for {n_features} columns"),
+            Choice(
+                "max_epochs",
+                int(np.clip(1_000_000 // n_rows, 10, 1000)),
+                f"a million samples of {n_rows} rows, in 10 to 1000 epochs",
+            ),
+        ]
+        return tuple(choice for choice in choices if choice.name not in given)
+    batch_size = given.get("batch_size", int(np.clip(n_rows // 5, 20, 100)))
+    epochs = int(np.clip(UPDATES * batch_size // n_rows, 10, LONGEST))
+    choices += [
+        Choice("hidden_layer_sizes", (100,), "for a table"),
+        Choice("batch_size", batch_size, f"for {n_rows} rows; the noise of small batches keeps from overfitting"),
         Choice(
-            "max_epochs",
-            int(np.clip(1_000_000 // n_rows, 10, 1000)),
-            f"a million samples of {n_rows} rows, in 10 to 1000 epochs",
+            "max_epochs", epochs, f"about {UPDATES} updates, at most {LONGEST} epochs; held-out rows may choose fewer"
         ),
-    )
+        Choice("patience", max(10, epochs // 4), "a quarter of the epochs"),
+    ]
+    if "optimizer" not in given:
+        choices += [
+            Choice("optimizer", "adam", "its steps do not shrink as those of Adagrad do"),
+            Choice("learning_rate", 0.01, "the largest that is safe; smaller ones overfit"),
+            Choice("averaging", "polynomial", "the average of the iterates is better than the last one"),
+            Choice("init_std", "fan-in", "weights of 0.1 start on a plateau in layers with few inputs"),
+        ]
+    return tuple(choice for choice in choices if choice.name not in given)
+
+
+def candidates(n_rows: int, n_features: int, given: Mapping[str, Any] = {}) -> tuple[dict[str, Any], ...]:
+    """Return the settings that `npvae.fit` compares on held-out rows.
+
+    Examples
+    --------
+    >>> candidates(500, 10)
+    ({'weight_prior': 1.0}, {'weight_prior': 10.0}, {'weight_prior': 100.0})
+    >>> candidates(500, 10, {"weight_prior": 0.0})
+    ()
+    """
+    spec = ESTIMATORS.get(given.get("estimator", SETTINGS["estimator"].default))
+    if n_rows * n_features > TABLE or "weight_prior" in given or spec is None or spec.random_weights:
+        return ()
+    return tuple({"weight_prior": prior} for prior in WEIGHT_PRIORS)
 
 
 def numpydoc(indent: int = 4) -> str:

@@ -1,4 +1,4 @@
-"""The estimator that users hold: `VAE`, with scikit-learn's conventions, and the one call `fit`.
+"""The estimator that users hold: `VAE`, with scikit-learn's conventions.
 
 Its methods are thin: ``settings`` checks and documents the settings, ``fitting`` decides and sets up the training,
 ``fitted`` computes with the result.
@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from . import fitting, modelfile, persistence, settings
 from .conventions import (
     SklearnEstimator,
-    check_keywords,
     check_number,
     not_finite,
     not_fitted,
@@ -552,43 +551,6 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 def _float_type(given: np.dtype, otherwise: np.dtype) -> np.dtype:
     """Return the type of floats given; for integers and bools the other one."""
     return given.newbyteorder("=") if given.kind == "f" else otherwise
-
-
-def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE:
-    """Train a `VAE` on X with settings suited to its size, and report what was chosen and why.
-
-    Parameters
-    ----------
-    X : array (N, D)
-        See `VAE.fit`.
-    X_valid : array (N', D), optional
-        Validation data: training then stops after ``patience`` epochs without a better bound on it.
-    **values
-        Any setting of `VAE`; the settings given are not chosen.
-
-    Returns
-    -------
-    VAE
-        Fitted; ``report_`` lists the choices.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import npvae
-    >>> X = np.random.default_rng(0).normal(size=(200, 5))
-    >>> model = npvae.fit(X, max_epochs=2, learning_rate=0.02, backend="reference", verbose=False)
-    >>> model.report_[0]
-    'n_components: 2 (at most half the columns; those that are not needed stay at the prior)'
-    """
-    check_keywords("fit", values, ("X_valid", *settings.SETTINGS))
-    choices = [choice for choice in settings.for_data(*as_table(X).shape) if choice.name not in values]
-    model = VAE(**{"verbose": True} | {choice.name: choice.value for choice in choices} | values)
-    report = [f"{name}: {value} ({reason})" for name, value, reason in choices]
-    for line in report:
-        model._tell(line)
-    model.fit(X, X_valid=X_valid)
-    model.report_ = report + model.report_
-    return model
 
 
 def load(path: str | PathLike) -> VAE:

@@ -27,6 +27,7 @@ LAYERS = (
     ("checks", "evaluation", "fitting"),
     ("persistence",),
     ("vae",),
+    ("selection",),
     ("datasets", "plots"),  # only what stands on top of the library imports them
     ("npvae",),
     ("bench",),

@@ -17,7 +17,8 @@ from scipy.special import logsumexp
 from .. import settings
 from ..backends.formulas import MIN_LOG_VAR
 from ..likelihoods import LIKELIHOODS
-from ..vae import VAE, fit
+from ..selection import fit
+from ..vae import VAE
 from .small_tables import Floats, LogProb
 
 #: The family of p(x|z) for a table of a kind. It is set, so that all contestants give densities of the same columns.
