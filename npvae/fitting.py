@@ -235,6 +235,7 @@ def make_trainer(
         patience=settings.patience,
         schedule=settings.schedule,
         averaging=settings.averaging,
+        clip_norm=None if settings.clip_norm == "none" else settings.clip_norm,
     )._replace(**changes)
     estimator = ESTIMATORS[settings.estimator].make(model, settings.n_samples, n_datapoints)
     parameters, rng = model.parameters(initial), generator(seed, "training")

@@ -44,6 +44,7 @@ class UpdateRule(NamedTuple):
     n_steps: int = 1  # of the whole run: where the schedule ends
     begun: int = 0  # steps that had been taken when the state of the optimizer was new
     averaging: bool = False  # whether the iterates are averaged
+    clip_norm: float | None = None  # largest norm of the gradient of the bound
 
     def numbers(self, count: int) -> tuple[float, ...]:
         """Return the numbers of a step, counted from 1: see `formulas.step_numbers`."""
@@ -102,12 +103,14 @@ class Optimizer:
     """
 
     def __init__(self, name: str, backend: Backend, rule: UpdateRule, size: int, dtype: DTypeLike) -> None:
-        self.name, self.rule, self._step = name, rule, backend.step
+        self.name, self.rule, self._step, self._clip_norm = name, rule, backend.step, backend.clip_norm
         arrays = {array: backend.asarray(np.zeros(size), dtype) for array in rule.names(name)}
         self.state = State(arrays, backend.asarray([0, -1], np.int64))
 
     def launch(self, parameters: Any, gradient: Any) -> None:
         """Update in place and return at once, without checking success. Overwrites the gradient."""
+        if self.rule.clip_norm is not None:
+            self._clip_norm(gradient, self.rule.clip_norm)
         self._step(self.name, parameters, gradient, self.state, self.rule)
 
     def step(self, parameters: Any, gradient: Any) -> bool:

@@ -80,6 +80,7 @@ def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE
     'n_components: 2 (at most half the columns; those that are not needed stay at the prior)'
     """
     check_keywords("fit", values, ("X_valid", *settings.SETTINGS))
+    settings.check({name: setting.default for name, setting in settings.SETTINGS.items()} | values)
     n_rows, n_features = as_table(X).shape
     choices = settings.for_data(n_rows, n_features, values)
     model = VAE(**{"verbose": True} | {choice.name: choice.value for choice in choices} | values)

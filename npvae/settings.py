@@ -314,6 +314,13 @@ SETTINGS: dict[str, Setting] = {
         "both after any epoch.",
         option="--averaging",
     ),
+    "clip_norm": Setting(
+        "none",
+        Real(above=True, word="none"),
+        "Largest norm of the gradient of the bound.",
+        "A longer one is scaled to it: a single minibatch then does not throw the parameters far.",
+        option="--clip-norm",
+    ),
     "weight_prior": Setting(
         1.0,
         Real(),
@@ -472,8 +479,9 @@ class Choice(NamedTuple):
 #: Up to so many numbers data is a table, for which `npvae.fit` finds out by trials what only data can tell.
 TABLE = 1_000_000
 
-#: Updates of the parameters in a training on a table, and its longest training in epochs.
-UPDATES, LONGEST = 8000, 2000
+#: Updates of the parameters in a training on a table of so many numbers, and on a larger one; its longest training in
+#: epochs.
+SMALL, UPDATES, LONGEST = 10_000, (6000, 12_000), 2000
 
 #: Weight priors that are compared on held-out rows of a table.
 WEIGHT_PRIORS = (1.0, 10.0, 100.0)
@@ -521,19 +529,22 @@ def for_data(n_rows: int, n_features: int, given: Mapping[str, Any] = {}) -> tup
         ]
         return tuple(choice for choice in choices if choice.name not in given)
     batch_size = given.get("batch_size", int(np.clip(n_rows // 5, 20, 100)))
-    epochs = int(np.clip(UPDATES * batch_size // n_rows, 10, LONGEST))
+    updates = UPDATES[n_rows * n_features > SMALL]
+    epochs = int(np.clip(updates * batch_size // n_rows, 10, LONGEST))
     choices += [
         Choice("hidden_layer_sizes", (100,), "for a table"),
         Choice("batch_size", batch_size, f"for {n_rows} rows; the noise of small batches keeps from overfitting"),
         Choice(
-            "max_epochs", epochs, f"about {UPDATES} updates, at most {LONGEST} epochs; held-out rows may choose fewer"
+            "max_epochs", epochs, f"about {updates} updates, at most {LONGEST} epochs; held-out rows may choose fewer"
         ),
         Choice("patience", max(10, epochs // 4), "a quarter of the epochs"),
     ]
     if "optimizer" not in given:
         choices += [
             Choice("optimizer", "adam", "its steps do not shrink as those of Adagrad do"),
-            Choice("learning_rate", 0.01, "the largest that is safe; smaller ones overfit"),
+            Choice("learning_rate", 0.01, "smaller ones overfit, larger ones diverge at times"),
+            Choice("schedule", "linear", "the steps end at zero"),
+            Choice("clip_norm", 10.0, "no minibatch throws the parameters far"),
             Choice("averaging", "polynomial", "the average of the iterates is better than the last one"),
             Choice("init_std", "fan-in", "weights of 0.1 start on a plateau in layers with few inputs"),
         ]

@@ -121,6 +121,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         learning_rate: str | float = "auto",
         schedule: str = "constant",
         averaging: str = "none",
+        clip_norm: str | float = "none",
         weight_prior: float = 1.0,
         init_std: float | str = 0.1,
         max_epochs: int = 100,
@@ -143,6 +144,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.averaging = averaging
+        self.clip_norm = clip_norm
         self.weight_prior = weight_prior
         self.init_std = init_std
         self.max_epochs = max_epochs

@@ -43,6 +43,8 @@ SIGNATURES = {
     "count_step": "int64:1 int32:1",
     "plan_step": "int64:1 float64:1 D I I I I",
     "update": "f1 f1 f1 f1 f1 int64:1 int32:1 float64:1 f f I B",
+    "norm": "f1 f1",
+    "shrink": "f1 f1 f",
     "_multiply_and_add": "float32:1 I",
     "_copy": "float32:1 float32:1",
 }

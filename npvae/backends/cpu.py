@@ -351,6 +351,13 @@ def step(optimizer, parameters, gradient, state, rule):
             _take_back(vector, gradient.vector, (*used, average), state.counter)
 
 
+def clip_norm(gradient, limit):
+    """See `reference.clip_norm`."""
+    norm = math.sqrt(squared_norm(gradient.vector))
+    if limit < norm < math.inf:
+        gradient.vector *= gradient.vector.dtype.type(limit / norm)
+
+
 def _take_back(parameters, before, arrays, counter):
     """Undo a step that overflowed, given the parameters from before, which become the marked gradient."""
     bad = ~np.all([np.isfinite(array) for array in (parameters, *arrays)], axis=0)

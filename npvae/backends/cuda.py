@@ -14,7 +14,7 @@ from .cuda_launch import asarray, empty, gather_rows, get_or_empty, launch, n_bl
 from .cuda_product import product
 
 __all__ = [
-    "Network", "Runner", "add_log_prior", "asarray", "bernoulli_log_prob", "dense", "dense_backward",
+    "Network", "Runner", "add_log_prior", "asarray", "bernoulli_log_prob", "clip_norm", "dense", "dense_backward",
     "empty", "gather", "gaussian_latent", "gaussian_latent_backward", "gaussian_log_prob", "gaussian_log_q", "gradient",
     "mixed_log_prob", "step", "to_numpy",
 ]  # fmt: skip
@@ -28,12 +28,14 @@ Network = None
 class Gradient(Parameters):
     """The gradient of all parameters; ``bad`` (1,) is set where it, or the value that it belongs to, is not finite.
 
-    ``numbers`` (4,) are those of the step that is taken with it: see `formulas.step_numbers`.
+    ``numbers`` (4,) are those of the step that is taken with it: see `formulas.step_numbers`. ``norm`` (1,) is its
+    norm, where it is clipped.
     """
 
     def __init__(self, layout, vector):
         super().__init__(layout, vector)
         self.bad, self.numbers = asarray(np.zeros(1), np.int32), asarray(np.zeros(4), np.float64)
+        self.norm = asarray(np.zeros(1), vector.dtype)
 
 
 def gradient(layout, dtype):
@@ -126,6 +128,13 @@ def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None)
 
 
 # Updates --------------------------------------------------------------------------------------------------------------
+
+
+def clip_norm(gradient, limit):
+    """See `reference.clip_norm`."""
+    vector, number = gradient.vector, gradient.vector.dtype.type
+    launch(kernels.NORM[vector.dtype], 1, kernels.THREADS, vector, gradient.norm)
+    launch(kernels.shrink, n_blocks(vector.shape[0]), kernels.THREADS, vector, gradient.norm, number(limit))
 
 
 def step(optimizer, parameters, gradient, state, rule):

@@ -393,6 +393,34 @@ def plan_step(counter, numbers, size, code, n_steps, begun, accumulate_only):
     numbers[0], numbers[1], numbers[2], numbers[3] = first, second, third, fourth
 
 
+def make_norm(dtype):
+    """Return the kernel of the norm of a vector: one block."""
+
+    @cuda.jit
+    def norm(vector, result):
+        """``result[0]`` is the norm of the vector."""
+        parts, total = cuda.shared.array(THREADS, dtype), dtype(0)
+        for i in range(cuda.threadIdx.x, vector.shape[0], THREADS):
+            total += vector[i] * vector[i]
+        parts[cuda.threadIdx.x] = total
+        total = sum_of_block(parts)
+        if cuda.threadIdx.x == 0:
+            result[0] = math.sqrt(total)
+
+    return norm
+
+
+NORM = by_precision(make_norm)
+
+
+@cuda.jit
+def shrink(vector, norm, limit):
+    """Scale a vector whose norm is above the limit, and finite, to the limit: a thread for each element."""
+    i = cuda.grid(1)
+    if i < vector.shape[0] and norm[0] > limit and norm[0] < math.inf:
+        vector[i] *= limit / norm[0]
+
+
 def make_update(function, n_arrays):
     """Return the kernel of an optimizer with so many arrays in its state."""
 

@@ -93,6 +93,9 @@ class Backend(Protocol):
     ) -> tuple[Array, Array, Array, Array]:
         """See `reference.mixed_log_prob`."""
 
+    def clip_norm(self, gradient: Any, limit: float) -> None:
+        """See `reference.clip_norm`."""
+
     def step(self, optimizer: str, parameters: Any, gradient: Any, state: Any, rule: Any) -> None:
         """See `reference.step`."""
 

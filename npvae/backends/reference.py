@@ -432,6 +432,26 @@ def step(optimizer: str, parameters: Any, gradient: Any, state: Any, rule: Any) 
             place[...] = result
 
 
+def clip_norm(gradient: Any, limit: float) -> None:
+    """Scale a gradient in place so that its norm is at most the limit (Pascanu, Mikolov and Bengio, 2013).
+
+    One that is not finite, or whose squares are not, is left as it is: `step` finds it.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace as Space
+    >>> gradient = Space(vector=np.array([3.0, 4.0]))
+    >>> clip_norm(gradient, 10.0)
+    >>> clip_norm(gradient, 1.0)
+    >>> gradient.vector
+    array([0.6, 0.8])
+    """
+    with np.errstate(over="ignore"):
+        norm = np.sqrt(np.sum(gradient.vector**2))
+    if limit < norm < np.inf:
+        gradient.vector *= limit / norm
+
+
 def squares_are_finite(array: NDArray) -> bool:
     """Return whether all elements are finite, and their squares too, in the array's precision."""
     with np.errstate(over="ignore"):

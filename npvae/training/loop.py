@@ -61,6 +61,7 @@ class Settings(NamedTuple):
     patience: int = 10  # epochs without a better validation bound, before training stops
     schedule: str = "constant"  # of the step size: a name in `formulas.SCHEDULES`
     averaging: str = "none"  # of the iterates: one of `optimizers.AVERAGING`
+    clip_norm: float | None = None  # largest norm of the gradient of the bound
 
 
 @dataclasses.dataclass
@@ -211,7 +212,7 @@ class Trainer:
         decay = 0.0 if model.architecture.random_weights else settings.weight_prior / len(data.X)
         rule = UpdateRule(
             settings.learning_rate, decay, self.progress.accumulate_only, layout.n_weights, settings.schedule, updates,
-            self.progress.begun, settings.averaging != "none",
+            self.progress.begun, settings.averaging != "none", settings.clip_norm,
         )  # fmt: skip
         if state is not None and not set(rule.names(settings.optimizer)) <= set(state.optimizer):
             # An optimizer, or an average, that is new in this run: its state is new, too.
