@@ -130,18 +130,17 @@ def gaps(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
 
 def table_of_contestants(scores: Sequence[Score]) -> str:
     """Return what each contestant is, how far it is below the best one and how long it trains, as Markdown."""
-    return _markdown(_contestants(scores))
+    return _markdown(*_contestants(scores))
 
 
 def table_of_scores(scores: Sequence[Score]) -> str:
     """Return the median score of each contestant on each table, with the worst if it differs, as Markdown."""
-    return _markdown(_results(scores))
+    return _markdown(*_results(scores))
 
 
-def _markdown(rows):
-    """Return a table in Markdown; the first row is the header."""
-    header, *others = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *others))
+def _markdown(header, *rows):
+    lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
 def _contestants(scores):
