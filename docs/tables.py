@@ -1,6 +1,7 @@
 """The tables of measurements in the pages, from the data files in ``results``: ``python docs/tables.py`` writes them.
 
-A line ``<!-- table: SOURCE -->`` above a table names its data: a row of TABLES, or the test that makes the table.
+A line ``<!-- table: SOURCE -->`` above a table names its data: a row of TABLES, or the test that makes the table. The
+word after a ``#`` tells several tables of a file apart.
 Nothing is measured here: the data files are written by the scripts beside this one, by `npvae bench`, and by
 ``tests/test_ptx.py``.
 """
@@ -10,6 +11,7 @@ import re
 import statistics
 from pathlib import Path
 
+from npvae.bench import tables as small_tables
 from npvae.evaluation import Measurement
 from npvae.evaluation import table as table_of_variances
 
@@ -172,11 +174,27 @@ def gradient_variance(source):
     )
 
 
+def contestants(source):
+    """Return what the contestants on small tables are, how far below the best one, and how long they train."""
+    return small_tables.table_of_contestants(small_tables.read(file_of(source)))
+
+
+def scores(source):
+    """Return the scores of the contestants on small tables."""
+    return small_tables.table_of_scores(small_tables.read(file_of(source)))
+
+
+def file_of(source):
+    return HERE / source.partition("#")[0]
+
+
 #: Source -> function that makes its table.
 TABLES = {
     "results/benchmark-epochs.csv": plain,
     "results/benchmark-kernels.csv": plain,
     "results/benchmark-growth.csv": plain,
+    "results/benchmark-tables.csv#contestants": contestants,
+    "results/benchmark-tables.csv#scores": scores,
     "results/cuda-kernels.csv": plain,
     "results/mnist.csv": curve,
     "results/frey.csv": curve,

@@ -1,6 +1,7 @@
 """The benchmark of small tables: its densities are right, its rows always the same, and a run can be continued."""
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,6 @@ from npvae import cli
 from npvae.bench import densities, small_tables, tables
 from npvae.bench.densities import CONTESTANTS, Rows
 from npvae.bench.small_tables import TABLES
-
-RESULTS = Path(__file__).parents[1] / "docs" / "results" / "benchmark-tables.csv"
-
 
 # Tables ---------------------------------------------------------------------------------------------------------------
 
@@ -153,6 +151,22 @@ def test_torch_learns(monkeypatch):
         assert bound > independent + 0.2
 
 
+@pytest.mark.parametrize("kind", densities.FAMILIES)
+def test_kernels_are_warmed_up_on_rows_of_the_kind(monkeypatch, kind):
+    """A likelihood refuses rows of another kind."""
+    likelihoods = []
+
+    def kept(make, *X, **given):
+        model = make(*X, **given, backend="reference")
+        likelihoods.append(model.likelihood)
+        return model
+
+    for name in ("fit", "VAE"):
+        monkeypatch.setattr(densities, name, partial(kept, getattr(densities, name)))
+    densities.warm_up(kind)
+    assert likelihoods == 2 * [densities.FAMILIES[kind]]
+
+
 def test_choice_on_held_out_rows():
     """Of two constant densities, the one is taken that is larger on rows that were not trained on; it gets all rows."""
     rows, seen = tiny("real"), []
@@ -249,8 +263,3 @@ def test_gaps_are_to_the_best_contestant():
     Score = tables.Score
     scores = [Score("iris", name, 0, nats, 1.0) for name, nats in (("FA", -3.0), ("PPCA", -2.0), (tables.TRUTH, -1.0))]
     assert tables.gaps(scores) == {"iris": {"FA": 1.0, "PPCA": 0.0}}
-
-
-def test_page_has_the_tables_of_the_file():
-    page = (RESULTS.parents[1] / "benchmarks.md").read_text()
-    assert tables.markdown(tables.read(RESULTS)) in page

@@ -128,17 +128,20 @@ def gaps(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
     return found
 
 
-def markdown(scores: Sequence[Score]) -> str:
-    """Return the tables of the page: the contestants, and the scores."""
-    return "\n".join([*_lines(_contestants(scores)), "", *_lines(_results(scores))])
+def table_of_contestants(scores: Sequence[Score]) -> str:
+    """Return what each contestant is, how far it is below the best one and how long it trains, as Markdown."""
+    return _markdown(_contestants(scores))
 
 
-def _lines(rows):
-    """Yield the lines of a table in Markdown; the first row is the header."""
-    for number, row in enumerate(rows):
-        yield "| " + " | ".join(row) + " |"
-        if number == 0:
-            yield "|" + "---|" * len(row)
+def table_of_scores(scores: Sequence[Score]) -> str:
+    """Return the median score of each contestant on each table, with the worst if it differs, as Markdown."""
+    return _markdown(_results(scores))
+
+
+def _markdown(rows):
+    """Return a table in Markdown; the first row is the header."""
+    header, *others = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *others))
 
 
 def _contestants(scores):

@@ -96,7 +96,7 @@ def run_tables(arguments: argparse.Namespace) -> int:
     missing = [name for name in densities.CONTESTANTS if name not in densities.available()]
     print(f"not installed: {', '.join(missing)}" if missing else "", flush=True)
     scores = tables.run(chosen, contestants, arguments.seeds, path)
-    print(tables.markdown(scores))
+    print(tables.table_of_contestants(scores), tables.table_of_scores(scores), sep="\n\n")
     figure = Figure(figsize=(10, 8), layout="constrained")
     plots.tables([tables.Score._fields, *scores], figure=figure)
     save_figure(picture, figure)
