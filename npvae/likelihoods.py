@@ -58,6 +58,11 @@ class Likelihood(NamedTuple):
     floor: int | None  # index of the head whose values have a lower limit, or None
     baseline: Callable  # from mean and variance (D,) of the data, and the number of binary columns, to the baseline
 
+    @property
+    def has_kinds(self) -> bool:
+        """Whether the data has columns of several kinds."""
+        return any(head.columns != "all" for head in self.heads)
+
 
 def _draw_bernoulli(rng: np.random.Generator, outputs: Sequence) -> NDArray:
     return (rng.random(outputs[0].shape) < sigmoid(outputs[0])).astype(outputs[0].dtype)

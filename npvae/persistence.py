@@ -110,6 +110,9 @@ HEADER: dict[str, Callable[[Mapping[str, Any]], schema.Check]] = {
     "fitted": lambda header: schema.record({name: make(header["architecture"]) for name, make in FITTED.items()}),
     "units": lambda header: schema.row(schema.real(TINY, 1), schema.real(TINY, 1)),  # as in `Preprocessor`
     "binary_columns": _binary_columns,
+    "fixed": lambda header: schema.many(  # as in `Preprocessor`
+        schema.row(schema.integer(0, header["architecture"]["n_features"] - 1), schema.real(most=0))
+    ),
     "history": lambda header: schema.many(
         schema.row(  # as `Epoch`: the validation bound may be NaN
             schema.integer(1), schema.integer(), schema.real(), schema.real(-np.inf, np.inf, nan=True), schema.real(0)
@@ -246,6 +249,7 @@ def to_file(vae: Any, notes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
         "architecture": _plain(vae.architecture_._asdict()),
         "units": [vae.preprocessor_.uint8_unit, vae.preprocessor_.unit],
         "binary_columns": _plain(vae.preprocessor_.binary_columns),
+        "fixed": _plain(vae.preprocessor_.fixed),
         "history": _plain(vae.history_),
         "health": _plain(getattr(vae, "health_", None)),
         "progress": _plain(dataclasses.asdict(state.progress)),
@@ -298,7 +302,12 @@ def from_file(kind: type, header: Mapping[str, Any], arrays: Mapping[str, NDArra
     vae.parameters_ = Model(vae.architecture_, backends.get("reference")).layout.view(np.array(vector))
     scaling, (uint8_unit, unit) = Scaling(arrays["shift"], arrays["scale"]), header["units"]
     vae.preprocessor_ = Preprocessor(
-        vae.architecture_.likelihood, scaling, uint8_unit, unit, tuple(header["binary_columns"])
+        vae.architecture_.likelihood,
+        scaling,
+        uint8_unit,
+        unit,
+        tuple(header["binary_columns"]),
+        tuple((column, log_var) for column, log_var in header["fixed"]),
     )
     vae.training_ = State(
         arrays.get("last", vector),
@@ -325,6 +334,7 @@ def _as_now(header: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> tuple[d
     if "uint8_scale" in header:
         header["units"] = [header.pop("uint8_scale"), 1.0]
     header.setdefault("binary_columns", [])
+    header.setdefault("fixed", [])
     if "optimizer" not in header and "squares" in arrays:  # before version 4 of the format: the array of any optimizer
         header["optimizer"] = ["squares"]
         arrays[OPTIMIZER + "squares"] = arrays.pop("squares")

@@ -18,6 +18,12 @@ from .table import PIXELS_REACH, ROUNDING, Survey, chunks
 #: column ends at 2 or 3.
 RARE = 0.05
 
+#: A column hardly varies if all but this share of its values are the same.
+HARDLY = 0.01
+
+#: The most frequent value of a column that hardly varies is the median of so many rows.
+MEDIAN_OF = 100
+
 #: See `Preprocessor.far_from`.
 FAR = 5
 
@@ -61,6 +67,7 @@ class Data(NamedTuple):
     X: NDArray  # (N, D)
     scaling: Scaling
     log_jacobian: float  # the sum of log(scale) over columns
+    fixed: tuple[tuple[int, float], ...] = ()  # columns of x that hardly vary, and the log-variance of their density
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -92,6 +99,7 @@ class Preprocessor(NamedTuple):
     uint8_unit: float
     unit: float = 1.0  # of all other types
     binary_columns: tuple[int, ...] = ()  # of X, where the likelihood has columns of several kinds
+    fixed: tuple[tuple[int, float], ...] = ()  # columns of X that hardly vary; the log-variances of x there
 
     @property
     def order(self) -> NDArray[np.int64]:
@@ -129,7 +137,14 @@ class Preprocessor(NamedTuple):
             warn(f"{name} has values up to {excess:.1g} outside [0, 1]: they are clipped, as rounding errors")
             X = np.concatenate([np.clip(X[:, : len(bounded)], 0, 1 / unit), X[:, len(bounded) :]], axis=1)
         log_jacobian = float(np.sum(np.log(scale * unit))) if likelihood.density else 0.0
-        return Data(X, Scaling(shift / unit, scale * unit), log_jacobian)
+        return Data(X, Scaling(shift / unit, scale * unit), log_jacobian, self._fixed_in(table) if self.fixed else ())
+
+    def _fixed_in(self, table: Survey) -> tuple[tuple[int, float], ...]:
+        """Return the columns of x with a fixed density; not those that were constant and are not in this table."""
+        with np.errstate(over="ignore"):
+            varies = table.high.astype(float) - table.low.astype(float) > FEW * _rounding(table)
+        places = np.argsort(self.order)
+        return tuple((int(places[d]), log_var) for d, log_var in self.fixed if log_var == 0 or not varies[d])
 
     def restore(self, x: NDArray) -> NDArray:
         """Convert means x (R, D) of the model to the units of the data. Pixels remain floats in [0, 1]."""
@@ -148,10 +163,10 @@ class Preprocessor(NamedTuple):
             return ""
         unit, (shift, scale), order = self.unit_of(table.X.dtype), self.scaling, self.order
         remedy = "The first piece fixes the scaling of the columns: shuffle the rows before they are cut into pieces"
-        mean, deviation = _column_moments(table)
+        mean, deviation, _ = _column_moments(table)
         varies = deviation > _rounding(table)
         varies[: len(self.binary_columns)] = False
-        constant = np.flatnonzero((scale == 1) & varies)  # no other column has exactly the scale 1
+        constant = np.flatnonzero(np.isin(order, [d for d, log_var in self.fixed if log_var < 0]) & varies)
         if len(constant):
             return f"column {order[constant[0]]} was constant in the first piece, and is not in this one. {remedy}"
         factor = np.hypot((mean * unit - shift) * scale, deviation * unit * scale)
@@ -287,12 +302,13 @@ def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list
     n_features, row = table.X.shape[1], LIKELIHOODS[likelihood]
     is_uint8 = table.X.dtype == np.uint8
     if not row.unit_interval:
-        scaling, notices = _standardizing(table)
-        if likelihood == "mixed":
-            return _mixed(table, scaling), notices
+        scaling, fixed, notices = _standardizing(table, table.both if row.has_kinds else np.zeros(n_features, bool))
+        if row.has_kinds:
+            return _mixed(table, likelihood, scaling)._replace(fixed=fixed), notices
         # Of floats in [0, 1], uint8 rows are the pixels; otherwise a number of any type is just this number.
         fractions = not table.integers and table.low.min() >= 0 and table.high.max() <= 1
-        return Preprocessor(likelihood, scaling, uint8_unit=1 / 255 if fractions else 1.0), notices
+        uint8_unit = 1 / 255 if fractions else 1.0
+        return Preprocessor(likelihood, scaling, uint8_unit, fixed=fixed), notices
     unit = 1 / 255 if table.has_levels and not is_uint8 else 1.0
     uint8_unit = 1.0 if table.is_binary else 1 / 255
     _check_unit_interval(table, uint8_unit if is_uint8 else unit, likelihood, "X", np.arange(n_features))
@@ -306,24 +322,33 @@ def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list
     return Preprocessor(likelihood, Scaling(np.zeros(n_features), np.ones(n_features)), uint8_unit, unit), notices
 
 
-def _mixed(table: Survey, scaling: Scaling) -> Preprocessor:
+def _mixed(table: Survey, likelihood: str, scaling: Scaling) -> Preprocessor:
     """Return the `Preprocessor` of columns of several kinds, from the scaling that standardizes all of them."""
     binary = table.both
     if not binary.any() or binary.all():
         raise ValueError(
-            f"likelihood is 'mixed', but {binary.sum()} of {len(binary)} columns of X have the values 0 and 1; "
+            f"likelihood is {likelihood!r}, but {binary.sum()} of {len(binary)} columns of X have the values 0 and 1; "
             "expected some, but not all. For columns of one kind there are 'bernoulli' and 'gaussian'"
         )
     scaling = Scaling(np.where(binary, 0, scaling.shift), np.where(binary, 1, scaling.scale))
-    mixed = Preprocessor("mixed", scaling, uint8_unit=1.0, binary_columns=tuple(map(int, np.flatnonzero(binary))))
+    mixed = Preprocessor(likelihood, scaling, uint8_unit=1.0, binary_columns=tuple(map(int, np.flatnonzero(binary))))
     return mixed._replace(scaling=Scaling(*(part[mixed.order] for part in scaling)))
 
 
-def _standardizing(table: Survey) -> tuple[Scaling, list[str]]:
-    """Return the scaling that standardizes the columns, and notices."""
-    (mean, deviation), rounding = _column_moments(table), _rounding(table)
+def _standardizing(
+    table: Survey, binary: NDArray[np.bool_]
+) -> tuple[Scaling, tuple[tuple[int, float], ...], list[str]]:
+    """Return the scaling that standardizes the columns, those that are not binary and hardly vary, and notices.
+
+    Of a column that hardly varies a decoder would make the density as narrow as it can be, and a single new value would
+    then decide about the score of a data set. Such columns are taken as independent, with a fixed density. N equal
+    values tell that others have a probability of about 1/N: a constant column has the variance 1/N. One with a few
+    other values has its own variance.
+    """
+    (mean, deviation, repeats), rounding = _column_moments(table), _rounding(table)
     deviation[deviation <= rounding] = 0  # below the rounding error of its size, it is no information
-    constant, notices = deviation == 0, []
+    constant, notices, n_rows = deviation == 0, [], len(table.X)
+    still = ~constant & ~binary & (repeats >= (1 - HARDLY) * n_rows)
     with np.errstate(over="ignore"):
         scale = 1 / np.where(constant, 1, deviation)
     if not np.all(np.isfinite(scale)):
@@ -332,7 +357,12 @@ def _standardizing(table: Survey) -> tuple[Scaling, list[str]]:
     if constant.any():
         notices.append(
             f"{constant.sum()} of {len(mean)} columns are constant ({_listed(constant)}): they carry no information, "
-            "and only the lower limit of the variance keeps their density finite"
+            f"and have the density N(constant, 1/{n_rows})"
+        )
+    if still.any():
+        notices.append(
+            f"{still.sum()} of {len(mean)} columns have the same value in all but {HARDLY:.0%} of the rows "
+            f"({_listed(still)}): they are taken as independent of the others"
         )
     little = ~constant & (deviation <= FEW * rounding)
     if little.any():
@@ -340,7 +370,9 @@ def _standardizing(table: Survey) -> tuple[Scaling, list[str]]:
             f"{little.sum()} of {len(mean)} columns vary by few rounding errors of their size ({_listed(little)}): "
             "every such error counts in a score. If they are what is left of a calculation, leave them out"
         )
-    return Scaling(mean, scale), notices
+    log_vars = np.where(constant, -np.log(n_rows), 0.0)
+    fixed = tuple((int(d), float(log_vars[d])) for d in np.flatnonzero(constant | still))
+    return Scaling(mean, scale), fixed, notices
 
 
 def _listed(columns: NDArray[np.bool_]) -> str:
@@ -356,8 +388,10 @@ def _rounding(table: Survey) -> NDArray[np.float64]:
     return np.asarray(precision * np.maximum(abs(table.low), abs(table.high)), float)
 
 
-def _column_moments(table: Survey) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and standard deviation (D,) of each column, in one pass.
+def _column_moments(table: Survey) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Return mean and standard deviation of each column, and how often its most frequent value occurs, in one pass.
+
+    Of a value that is not nearly everywhere, the number may be too small: it is that of the median of the first rows.
 
     The first row is subtracted, so that the deviation of a constant column is exactly zero. The differences are divided
     by the largest of them, so that their squares do not overflow. The squares of a chunk are summed about the mean of
@@ -371,11 +405,14 @@ def _column_moments(table: Survey) -> tuple[NDArray[np.float64], NDArray[np.floa
         raise ValueError(f"X spans more than a float can hold in column {column}; expected numbers below 1e308 in size")
     unit = np.where(furthest == 0, 1, furthest)
     sizes, sums, squares = [], [], []
+    frequent = np.sort(table.X[: 2 * (min(len(table.X), MEDIAN_OF) // 2) + 1], axis=0)
+    frequent, repeats = frequent[len(frequent) // 2], np.zeros(table.X.shape[1], np.int64)
     for chunk in chunks(table.X):
+        repeats += np.count_nonzero(chunk == frequent, axis=0)
         x = (chunk - first) / unit
         sizes.append(len(x))
         sums.append(np.sum(x, axis=0))
         squares.append(np.sum((x - sums[-1] / len(x)) ** 2, axis=0))
     shift, n = np.sum(sums, axis=0) / len(table.X), np.array(sizes)[:, None]
     variance = np.sum(squares + n * (sums / n - shift) ** 2, axis=0) / len(table.X)
-    return first + unit * shift, unit * np.sqrt(variance)
+    return first + unit * shift, unit * np.sqrt(variance), repeats

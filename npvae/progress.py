@@ -4,6 +4,7 @@ Epochs are a bar in a terminal if tqdm is installed, and lines otherwise: a log 
 """
 
 import contextlib
+import logging
 import math
 import sys
 import threading
@@ -26,6 +27,21 @@ LINES, RARELY = 1.0, 10.0
 UPDATES = 0.2
 
 Doing = Callable[[str | None], None]
+
+logger = logging.getLogger(__name__)
+
+
+def tell(verbose: bool, message: str) -> None:
+    """Print a message on standard error, or log it unless ``verbose``.
+
+    Examples
+    --------
+    >>> tell(False, "likelihood: gaussian")
+    """
+    if verbose:
+        print(message, file=sys.stderr)
+    else:
+        logger.info(message)
 
 
 class _Stages:

@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from . import settings
 from .conventions import check_keywords
 from .fitted import generator
+from .likelihoods import LIKELIHOODS
 from .preprocessing import choose_likelihood
-from .progress import show_stages
+from .progress import show_stages, tell
 from .table import Survey, as_table, survey
 from .training import NonFiniteError
 from .vae import VAE
@@ -33,7 +34,13 @@ MORE_STARTS = 2
 
 
 class Trial(NamedTuple):
-    """A candidate, and the model that was trained with it on a part of the rows."""
+    """A candidate, and the model that was trained with it on a part of the rows.
+
+    Examples
+    --------
+    >>> print(Trial({"weight_prior": 10.0}))
+    weight_prior 10.0: diverged
+    """
 
     changes: dict[str, Any]
     model: VAE | None = None  # None if training diverged
@@ -88,10 +95,10 @@ def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE
 
     def say(line: str) -> None:
         report.append(line)
-        model._tell(line)
+        tell(model.verbose, line)
 
     for line in report:
-        model._tell(line)
+        tell(model.verbose, line)
     candidates = settings.candidates(n_rows, n_features, values)
     if len(candidates) < 2:
         model.fit(X, X_valid=X_valid)
@@ -103,15 +110,15 @@ def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE
 
 def _selected(model, X, X_valid, candidates, values, say):
     """Return the model trained with the best candidate, on all rows of X."""
-    settings.check(model.get_params())
     table = survey(X)
     likelihood = choose_likelihood(table)[0] if model.likelihood == "auto" else model.likelihood
     own = {"verbose": model.verbose, "callbacks": model.callbacks}
     common = model.get_params() | {"verbose": False, "callbacks": (), "likelihood": likelihood}
-    parts = (X, X_valid) if X_valid is not None else _parts(table, likelihood, model.random_state)
-    if parts is None:
+    rows = None if X_valid is not None else _parts(table, likelihood, model.random_state)
+    if X_valid is None and rows is None:
         say("held-out rows: none (there are too few rows, or columns that vary in few of them)")
         return model.fit(X)
+    parts = (X, X_valid) if rows is None else tuple(_rows(X, part) for part in rows)
     with show_stages(model.verbose) as doing:
         trials = _trials(common, candidates, parts, doing)
         best = max(trials, key=lambda trial: trial.bound)
@@ -142,17 +149,27 @@ def _selected(model, X, X_valid, candidates, values, say):
 
 
 def _parts(table: Survey, likelihood: str, random_state: int | None) -> tuple[NDArray, NDArray] | None:
-    """Return rows to train on and rows to choose on; None if there are too few, or some columns do not allow it."""
+    """Return the numbers of the rows to train on and of those to choose on.
+
+    None if there are too few, or if a binary column is constant in the rows to train on.
+    """
     order = generator(random_state or 0, "held-out rows").permutation(len(table.X))
-    held, train = np.split(order, [int(HELD_OUT * len(order))])
-    train, held = table.X[np.sort(train)], table.X[np.sort(held)]
-    part = survey(train)
-    if likelihood == "mixed" and not np.array_equal(part.both, table.both):
+    held, train = (np.sort(rows) for rows in np.split(order, [int(HELD_OUT * len(order))]))
+    if len(held) < FEWEST:
         return None
-    if likelihood not in ("bernoulli", "sigmoid-gaussian"):
-        mean, deviation = train.mean(axis=0, dtype=float), train.std(axis=0, dtype=float)
-        held = held[np.all(abs(held - mean) <= OUTLIER * deviation, axis=1)]
+    if LIKELIHOODS[likelihood].has_kinds and not np.array_equal(survey(table.X[train]).both, table.both):
+        return None
+    if not LIKELIHOODS[likelihood].unit_interval:
+        mean, deviation = (moment(table.X[train], axis=0, dtype=float) for moment in (np.mean, np.std))
+        held = held[np.all(abs(table.X[held] - mean) <= OUTLIER * deviation, axis=1)]
     return (train, held) if len(held) >= FEWEST else None
+
+
+def _rows(X: Any, rows: NDArray) -> Any:
+    """Return some rows of an array or a data frame, which keep the names of the columns."""
+    if hasattr(X, "iloc"):
+        return X.iloc[rows]
+    return X[rows] if hasattr(X, "columns") else as_table(X)[rows]
 
 
 def _trials(common, candidates, parts, doing):

@@ -5,8 +5,6 @@ Its methods are thin: ``settings`` checks and documents the settings, ``fitting`
 """
 
 import functools
-import logging
-import sys
 from collections.abc import Callable, Sequence
 from os import PathLike
 from types import SimpleNamespace
@@ -27,11 +25,9 @@ from .conventions import (
 from .description import describe
 from .evaluation.health import examine
 from .fitted import Fitted
-from .progress import show_progress, show_stages
+from .progress import show_progress, show_stages, tell
 from .table import as_table, survey
 from .training import Checkpointer, Epoch, NonFiniteError
-
-logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 
@@ -258,7 +254,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             )  # fmt: skip
         done = state.progress.epoch - 1
         if done >= self.max_epochs:
-            self._tell(f"nothing to resume: {done} epochs are done; for more, set max_epochs higher")
+            tell(self.verbose, f"nothing to resume: {done} epochs are done; for more, set max_epochs higher")
         history = [epoch for epoch in self.history_ if epoch.epoch <= done]
         return self._run(run, checkpointer, learning_rate_=learning_rate, history_=history)
 
@@ -309,7 +305,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         def say(message):
             report.append(message)
-            self._tell(message)
+            tell(self.verbose, message)
 
         with show_stages(self.verbose) as doing:
             decided, run = fitting.begin(values, X, X_valid, max_epochs=max_epochs, say=say, doing=doing)
@@ -372,13 +368,13 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         kept = f"kept: {trainer.kept}" if trainer.best is not None or self.averaging != "none" else None
         for message in filter(None, (self.stopped_, kept)):
             self.report_.append(message)
-            self._tell(message)
+            tell(self.verbose, message)
         if whole:
             fitted = self.fitted_
             with show_stages(self.verbose) as doing:
                 doing("examining the model")
                 self.health_ = examine(fitted, fitting.some_rows(trainer.data, fitted.seed), self.history_)
-            self._tell(str(self.health_))
+            tell(self.verbose, str(self.health_))
         checkpointer.save()
         return self
 
@@ -388,12 +384,6 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         if "parameters_" in state and not isinstance(self.parameters_.vector, np.ndarray):
             state["parameters_"] = fitting.on_host(self.fitted_.model, self.parameters_)
         return state
-
-    def _tell(self, message):
-        if self.verbose:
-            print(message, file=sys.stderr)
-        else:
-            logger.info(message)
 
     def _summary(self):
         return describe(self) if hasattr(self, "parameters_") else ()

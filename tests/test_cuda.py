@@ -189,6 +189,17 @@ def test_likelihoods(rng, dtype, shape):
     check(found, reference.mixed_log_prob(x, *parts, weights), dtype)
 
 
+@pytest.mark.parametrize("limit", [1.0, 1e3])
+def test_clipping(rng, dtype, limit):
+    layout = Layout({"a.W": (30, 20), "a.b": (20,)})
+    host, found = (backend.gradient(layout, dtype) for backend in (reference, cuda))
+    host.vector[:] = normal(rng, float, layout.size)
+    found.vector[:] = cuda.asarray(host.vector, dtype)
+    for backend, gradient in ((reference, host), (cuda, found)):
+        backend.clip_norm(gradient, limit)
+    check([found.vector], [host.vector], dtype)
+
+
 @pytest.mark.parametrize("X_dtype", [np.uint8, np.float32, np.float64, np.int64])
 def test_gather(rng, dtype, X_dtype):
     X, rows = rng.integers(0, 200, (7, 5)).astype(X_dtype), np.array([6, 0, 3])

@@ -222,7 +222,7 @@ def test_a_subclass_has_its_own_arguments():
         (lambda X: npvae.VAE(likelihood="Gausian").fit(X), ValueError, "gaussian"),
         (lambda X: npvae.VAE(estimator="sgvb_a").fit(X), ValueError, "sgvb-a"),
         (lambda X: npvae.VAE(backend="refrence").fit(X), ValueError, "reference"),
-        (lambda X: npvae.VAE(optimizer="ada").fit(X), ValueError, "adagrad"),
+        (lambda X: npvae.VAE(optimizer="adagard").fit(X), ValueError, "adagrad"),
         (lambda X: npvae.VAE(activation="TanH").fit(X), ValueError, "tanh"),
         (lambda X: npvae.VAE(posterior="laplase").fit(X), ValueError, "laplace"),
         (lambda X: npvae.VAE(dtype="float 32").fit(X), ValueError, "float32"),

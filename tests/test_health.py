@@ -5,7 +5,6 @@ import pytest
 import scipy.stats
 
 import npvae
-from npvae.backends.formulas import MIN_LOG_VAR
 from npvae.evaluation.health import examine
 from npvae.training import Epoch
 
@@ -26,11 +25,10 @@ def test_bernoulli_baseline_and_divergence(rng):
 
 def test_gaussian_baseline_is_in_nats_of_the_data_as_given(rng):
     X = rng.standard_normal((300, 4)) * [1, 20, 0.01, 3] + [0, 100, 0, 1]
-    X[:, 3] = 7  # constant: its density is bounded by the floor of the variance, one standard deviation being 1
+    X[:, 3] = 7  # constant: its variance is 1/N
     health = npvae.VAE(**SMALL).fit(X).health_
     expected = scipy.stats.norm.logpdf(X[:, :3], X[:, :3].mean(axis=0), X[:, :3].std(axis=0)).sum(axis=1).mean()
-    floor = scipy.stats.norm.logpdf(0, 0, np.exp(MIN_LOG_VAR / 2))
-    assert health.baseline == pytest.approx(expected + floor, rel=1e-9)
+    assert health.baseline == pytest.approx(expected + scipy.stats.norm.logpdf(0, 0, 300**-0.5), rel=1e-9)
 
 
 def low_rank(rng, rows, columns):
@@ -55,7 +53,8 @@ def test_fit_ends_above_independent_columns(rng, name):
     X = TABLES[name](rng)
     model = npvae.fit(X, verbose=False)
     assert model.health_.elbo > model.health_.baseline + 0.1 and sum(model.health_.active) >= 1
-    assert not [warning for warning in model.health_.warnings if "floor" not in warning]
+    lags = "lags" if len(X) < 50 else "floor"  # too few rows to hold some out: the average of the iterates is kept
+    assert not [warning for warning in model.health_.warnings if "floor" not in warning and lags not in warning]
 
 
 @pytest.mark.parametrize("columns", [1, 5])

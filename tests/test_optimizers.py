@@ -70,6 +70,40 @@ def test_against_pytorch(rng, backend, name, theirs, schedule):
         np.testing.assert_allclose(vector, w.detach().numpy(), rtol=1e-7)
 
 
+@pytest.mark.parametrize("backend", [reference, cpu])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_clipping(rng, backend, dtype):
+    """A long gradient is scaled to the limit, before the prior of the weights; others are as they were."""
+    g = rng.normal(size=9).astype(dtype)
+    size = float(np.linalg.norm(g))
+    settings = {"dtype": dtype, "weight_decay": 0.5}
+    plain, start = steps("sgd", backend, [g], **settings)[1][0], np.linspace(-1, 1, 9)
+    same = steps("sgd", backend, [g], clip_norm=1.01 * size, **settings)[1][0]
+    np.testing.assert_array_equal(same, plain)
+    clipped = steps("sgd", backend, [g], clip_norm=size / 4, **settings)[1][0]
+    expected = start + 0.1 * (g / 4 - 0.5 * start * (np.arange(9) < 6))
+    np.testing.assert_allclose(clipped, expected, rtol=4 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("backend", [reference, cpu])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_clipping_does_not_hide_what_is_not_finite(backend, bad):
+    """Also where only the squares overflow."""
+    layout = Layout({"a.W": (2, 3), "a.b": (3,)})
+    parameters, gradient = layout.view(np.zeros(9, np.float32)), backend.gradient(layout, "float32")
+    optimizer = Optimizer("sgd", backend, UpdateRule(0.1, 0.0, 0, 6, clip_norm=1.0), 9, "float32")
+    gradient.vector[:] = [bad, *range(8)]
+    assert not optimizer.step(parameters, gradient) and not parameters.vector.any()
+
+
+def test_a_clipped_training_is_the_same_on_every_backend(X):
+    models = [npvae.VAE(**SMALL | {"backend": name, "dtype": "float64"}, learning_rate=0.05, clip_norm=0.1).fit(X)
+              for name in ("reference", "cpu")]  # fmt: skip
+    np.testing.assert_allclose(models[0].parameters_.vector, models[1].parameters_.vector, rtol=1e-9, atol=1e-12)
+    free = npvae.VAE(**SMALL | {"dtype": "float64"}, learning_rate=0.05).fit(X)
+    assert np.abs(free.parameters_.vector - models[0].parameters_.vector).max() > 1e-3
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("backend", [reference, cpu])
 def test_the_last_step_of_a_decay_is_zero(rng, backend, schedule):

@@ -56,7 +56,8 @@ def test_options_keep_their_names():
     options = " ".join(setting.option for setting in SETTINGS.values() if setting.option)
     assert options == (
         "--components --hidden --activation --likelihood --estimator --posterior --samples --batch-size --optimizer "
-        "--learning-rate --schedule --averaging --weight-prior --init-std --epochs --patience --backend --dtype --seed"
+        "--learning-rate --schedule --averaging --clip-norm --weight-prior --init-std --epochs --patience --backend "
+        "--dtype --seed"
     )
 
 
@@ -195,13 +196,27 @@ def test_a_backend_without_a_device_is_an_error(monkeypatch):
 @pytest.mark.parametrize(
     "shape, expected",
     [
-        ((50_000, 784), (20, (500,), 20)),
-        ((300, 6), (3, (100,), 1000)),
-        ((10**6, 100), (20, (500,), 10)),
-        ((5, 1), (1, (100,), 1000)),
+        ((50_000, 784), {"n_components": 20, "hidden_layer_sizes": (500,), "max_epochs": 20}),
+        ((10**6, 100), {"n_components": 20, "hidden_layer_sizes": (500,), "max_epochs": 10}),
+        ((10**6, 8), {"n_components": 4, "hidden_layer_sizes": (100,), "max_epochs": 10}),
+        ((300, 6), {"n_components": 3, "batch_size": 60, "max_epochs": 1200, "optimizer": "adam"}),
+        ((1400, 64), {"n_components": 20, "batch_size": 100, "max_epochs": 857, "patience": 214}),
+        ((100_000, 5), {"n_components": 2, "batch_size": 100, "max_epochs": 12, "patience": 10}),
+        ((5, 1), {"n_components": 1, "batch_size": 20, "max_epochs": 2000}),
     ],
 )
 def test_choices_for_data_of_a_size(shape, expected):
-    choices = settings.for_data(*shape)
-    assert tuple(choice.value for choice in choices) == expected
-    settings.check(DEFAULTS | {choice.name: choice.value for choice in choices})
+    choices = {choice.name: choice.value for choice in settings.for_data(*shape)}
+    assert expected.items() <= choices.items() and ("optimizer" in choices) == (shape[0] * shape[1] <= 10**6)
+    settings.check(DEFAULTS | choices)
+
+
+def test_what_is_given_is_not_chosen():
+    chosen = {choice.name for choice in settings.for_data(300, 6)}
+    for name in chosen:
+        without = {choice.name for choice in settings.for_data(300, 6, {name: DEFAULTS[name]})}
+        of_adam = {"optimizer", "learning_rate", "schedule", "clip_norm", "averaging", "init_std"}
+        assert without == chosen - (of_adam if name == "optimizer" else {name})
+    assert not settings.candidates(300, 6, {"weight_prior": 1.0})
+    assert not settings.candidates(300, 6, {"estimator": "full-vb"})  # its prior is N(0, I)
+    assert not settings.candidates(10**6, 6)

@@ -230,6 +230,8 @@ class Trainer:
             rng.bit_generator.state = state.progress.rng
             self.estimator_state = _as_state(estimator.State, state.estimator)
         self._runner: Any = None  # made for the first run of steps
+        if state is None:
+            self._fix()
         self.sound, self.kept = self.snapshot(), ""
 
     def _copy(self, parameters: Parameters | None = None) -> NDArray:
@@ -402,7 +404,18 @@ class Trainer:
         elbo, whole = progress.total / progress.seen, progress.seen == len(self.data.X)
         if whole:
             progress.epoch, progress.seen, progress.total = progress.epoch + 1, 0, 0.0
+            self._fix()
         return elbo, whole
+
+    def _fix(self) -> None:
+        """Set the density of columns that hardly vary, in the parameters and in the average of the iterates."""
+        if not self.data.fixed:
+            return
+        model, average = self.estimator.model, self.optimizer.state.arrays.get(AVERAGE)
+        for vector in (self.parameters.vector,) if average is None else (self.parameters.vector, average):
+            fixed = np.array(model.backend.to_numpy(vector))
+            model.fix(fixed, self.data.fixed)
+            vector[:] = model.backend.asarray(fixed, model.dtype)
 
     def score(self, score_valid: Callable[[Parameters], float] | None) -> float:
         """Return the bound of the validation data (NaN without), and store the parameters if it is the best so far.
