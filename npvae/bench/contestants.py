@@ -44,6 +44,8 @@ class Setup(NamedTuple):
 
             load = {784: datasets.load_mnist, 560: datasets.load_frey_face}[self.n_features]
             X = load(self.data_dir).X_train
+            if X.dtype != np.uint8:
+                X = np.round(X * 255).astype(np.uint8)
         if X is None:
             X = np.random.default_rng(0).integers(0, 256, (min(self.rows, 20_000), self.n_features), dtype=np.uint8)
         return np.resize(X, (self.rows, self.n_features))
@@ -91,7 +93,10 @@ class Npvae:
             batch_size=setup.batch_size, learning_rate=LEARNING_RATE, init_std=0.01, max_epochs=1,
             backend=self.backend or setup.device,
         ).get_params()  # fmt: skip
-        _, run = fitting.begin(SimpleNamespace(**settings), setup.pixels(), say=lambda message: None)
+        X = setup.pixels()
+        if LIKELIHOODS[setup.likelihood].density:  # in the units of the others, and of the paper
+            X = (X * (1 / 255)).astype(np.float32)
+        _, run = fitting.begin(SimpleNamespace(**settings), X, say=lambda message: None)
         self.trainer = run.trainer
 
     def epoch(self) -> float:
