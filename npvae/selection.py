@@ -16,7 +16,7 @@ from .likelihoods import LIKELIHOODS
 from .preprocessing import choose_likelihood
 from .progress import show_stages, tell
 from .table import Survey, as_table, survey
-from .training import NonFiniteError
+from .training import INTERRUPTED, NonFiniteError
 from .vae import VAE
 
 #: The share of the rows that are held out, and how many there must be.
@@ -185,6 +185,8 @@ def _trials(common, candidates, parts, doing):
         except NonFiniteError:
             trials.append(Trial(changes))
             continue
+        if (model.stopped_ or "").startswith(INTERRUPTED):  # there is no model yet that could be kept
+            raise KeyboardInterrupt
         bounds = [epoch.elbo_valid for epoch in model.history_]
         best = int(np.nanargmax(bounds))
         trials.append(Trial(changes, model, bounds[best], model.history_[best].epoch))

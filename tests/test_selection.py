@@ -191,3 +191,17 @@ def test_names_of_columns_are_kept(X):
     frame = pandas.DataFrame(X, columns=list("abcdef"))
     model = npvae.fit(frame, **QUICK)
     assert list(model.feature_names_in_) == list("abcdef") and model.transform(frame).shape == (150, 3)
+
+
+def test_ctrl_c_in_a_trial_ends_it_all(X, monkeypatch, capsys):
+    calls = recorded(monkeypatch)
+    right = npvae.training.train
+
+    def train(*arguments, **options):
+        right(*arguments, **options)
+        return "interrupted in epoch 3: what was learnt until then is kept"
+
+    monkeypatch.setattr(npvae.training, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        npvae.fit(X, **QUICK | {"verbose": True})
+    assert len(calls) == 1 and "interrupted while trial 1 of 3: weight_prior 1.0" in capsys.readouterr().err
