@@ -47,7 +47,13 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("name", TABLES)
+#: Those whose fits take longest.
+LONG = ("raw scales", "a constant column", "booleans")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in TABLES]
+)
 def test_fit_ends_above_independent_columns(rng, name):
     """Each with `npvae.fit` and no setting; the model that it leaves is worth having."""
     X = TABLES[name](rng)

@@ -397,7 +397,7 @@ def refused_or_works(monkeypatch, header, arrays, names, X):
     return None
 
 
-@pytest.fixture(params=["sgvb-b", "score-function-running", "full-vb", "mixed"])
+@pytest.fixture(params=["sgvb-b", "score-function-running", pytest.param("full-vb", marks=pytest.mark.slow), "mixed"])
 def contents(request, X, tmp_path):
     """Header and arrays of a file, and the data of its model."""
     settings = {"hidden_layer_sizes": (6, 4), "learning_rate": 0.05, "backend": "reference", "n_samples": 2}
