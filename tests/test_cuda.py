@@ -423,6 +423,7 @@ def test_gradcheck(once, X):
     assert report.passed, str(report)
 
 
+@pytest.mark.filterwarnings("ignore:the values of column")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of overflow, in the simulator
 def test_divergence_stops_at_the_step_of_the_reference(once, X):
     """With the parameters before it, though steps after it were already on their way."""
