@@ -85,6 +85,9 @@ class Scorer:
     by all rows would also do this, but then the errors of the rows would not average out.) Where weights are random,
     the score is the mean over `WEIGHT_DRAWS` draws of them.
 
+    A `Scorer` keeps its buffers from call to call, for training scores validation data after every epoch. It is for one
+    thread at a time.
+
     Parameters
     ----------
     model : Model
@@ -107,19 +110,20 @@ class Scorer:
 
     def __init__(self, model: Model, seed: int, n_samples: int = 1) -> None:
         self.model, self.seed, self.n_samples = model, seed, n_samples
+        self._buffers = Buffers(model.backend, model.dtype)
 
     def __call__(self, parameters: Parameters, data: Data) -> np.ndarray:
         """Return the bound of each row of the data, in nats of the data as given: float64 (N,)."""
-        buffers, draws = Buffers(self.model.backend, self.model.dtype), []
+        draws = []
         for drawn in self.model.weight_posterior.draws(parameters, self.seed, WEIGHT_DRAWS):
             draws.append(np.empty(len(data.X)))
             for start in range(0, len(data.X), self.batch_size):
                 rows = np.arange(start, min(start + self.batch_size, len(data.X)))
-                draws[-1][rows] = self._batch(drawn, data, rows, buffers)
+                draws[-1][rows] = self._batch(drawn, data, rows)
         return np.mean(draws, axis=0) + data.log_jacobian
 
-    def _batch(self, parameters, data, rows, buffers):
-        model = self.model
+    def _batch(self, parameters, data, rows):
+        model, buffers = self.model, self._buffers
         x = model.gather(data, rows, buffers)
         uniform = keyed_uniform(model.backend.to_numpy(x), self.seed, (self.n_samples, model.architecture.n_components))
         eps = model.backend.asarray(model.posterior.icdf(uniform), model.dtype)
