@@ -81,7 +81,7 @@ class Preprocessor(NamedTuple):
     2. For a likelihood of data in [0, 1], this is x. For the others, the columns are standardized.
     3. Where the likelihood has columns of several kinds, the binary ones are not scaled, and are put before the others.
 
-    Where p(x|z) is a density, ``Data.log_jacobian`` has the factors of both steps.
+    Where p(x|z) is a density, ``Data.log_jacobian`` has the factors of the first two steps.
 
     Examples
     --------
@@ -99,7 +99,9 @@ class Preprocessor(NamedTuple):
     uint8_unit: float
     unit: float = 1.0  # of all other types
     binary_columns: tuple[int, ...] = ()  # of X, where the likelihood has columns of several kinds
-    fixed: tuple[tuple[int, float], ...] = ()  # columns of X that hardly vary; the log-variances of x there
+    fixed: tuple[
+        tuple[int, float], ...
+    ] = ()  # columns of X that hardly vary; the log-variances of x there, below 0 where constant
 
     @property
     def order(self) -> NDArray[np.int64]:
@@ -342,8 +344,8 @@ def _standardizing(
 
     Of a column that hardly varies a decoder would make the density as narrow as it can be, and a single new value would
     then decide about the score of a data set. Such columns are taken as independent, with a fixed density. N equal
-    values tell that others have a probability of about 1/N: a constant column has the variance 1/N. One with a few
-    other values has its own variance.
+    values tell that others have a probability of about 1/N: a constant column has the variance 1/(N + 1), also where N
+    is 1. One with a few other values has its own variance.
     """
     (mean, deviation, repeats), rounding = _column_moments(table), _rounding(table)
     deviation[deviation <= rounding] = 0  # below the rounding error of its size, it is no information
@@ -357,7 +359,7 @@ def _standardizing(
     if constant.any():
         notices.append(
             f"{constant.sum()} of {len(mean)} columns are constant ({_listed(constant)}): they carry no information, "
-            f"and have the density N(constant, 1/{n_rows})"
+            f"and have the density N(constant, 1/{n_rows + 1})"
         )
     if still.any():
         notices.append(
@@ -370,7 +372,7 @@ def _standardizing(
             f"{little.sum()} of {len(mean)} columns vary by few rounding errors of their size ({_listed(little)}): "
             "every such error counts in a score. If they are what is left of a calculation, leave them out"
         )
-    log_vars = np.where(constant, -np.log(n_rows), 0.0)
+    log_vars = np.where(constant, -np.log(n_rows + 1), 0.0)
     fixed = tuple((int(d), float(log_vars[d])) for d in np.flatnonzero(constant | still))
     return Scaling(mean, scale), fixed, notices
 

@@ -13,7 +13,7 @@ from . import settings
 from .conventions import check_keywords
 from .fitted import generator
 from .likelihoods import LIKELIHOODS
-from .preprocessing import choose_likelihood
+from .preprocessing import choose_likelihood, fit_preprocessor
 from .progress import show_stages, tell
 from .table import Survey, as_table, survey
 from .training import INTERRUPTED, NonFiniteError
@@ -157,11 +157,12 @@ def _parts(table: Survey, likelihood: str, random_state: int | None) -> tuple[ND
     held, train = (np.sort(rows) for rows in np.split(order, [int(HELD_OUT * len(order))]))
     if len(held) < FEWEST:
         return None
-    if LIKELIHOODS[likelihood].has_kinds and not np.array_equal(survey(table.X[train]).both, table.both):
+    part = survey(table.X[train])
+    if LIKELIHOODS[likelihood].has_kinds and not np.array_equal(part.both, table.both):
         return None
-    if not LIKELIHOODS[likelihood].unit_interval:
-        mean, deviation = (moment(table.X[train], axis=0, dtype=float) for moment in (np.mean, np.std))
-        held = held[np.all(abs(table.X[held] - mean) <= OUTLIER * deviation, axis=1)]
+    data = fit_preprocessor(part, likelihood)[0].data(survey(table.X[held]))
+    standardized = (data.X - data.scaling.shift) * data.scaling.scale
+    held = held[np.all(abs(standardized) <= OUTLIER, axis=1)]
     return (train, held) if len(held) >= FEWEST else None
 
 

@@ -25,10 +25,10 @@ def test_bernoulli_baseline_and_divergence(rng):
 
 def test_gaussian_baseline_is_in_nats_of_the_data_as_given(rng):
     X = rng.standard_normal((300, 4)) * [1, 20, 0.01, 3] + [0, 100, 0, 1]
-    X[:, 3] = 7  # constant: its variance is 1/N
+    X[:, 3] = 7  # constant: its variance is 1/(N + 1)
     health = npvae.VAE(**SMALL).fit(X).health_
     expected = scipy.stats.norm.logpdf(X[:, :3], X[:, :3].mean(axis=0), X[:, :3].std(axis=0)).sum(axis=1).mean()
-    assert health.baseline == pytest.approx(expected + scipy.stats.norm.logpdf(0, 0, 300**-0.5), rel=1e-9)
+    assert health.baseline == pytest.approx(expected + scipy.stats.norm.logpdf(0, 0, 301**-0.5), rel=1e-9)
 
 
 def low_rank(rng, rows, columns):

@@ -117,3 +117,11 @@ def test_a_piece_of_another_scale_is_named(rng, recwarn, later, message):
         return
     with pytest.warns(UserWarning, match=message):
         model.partial_fit(piece)
+
+
+def test_a_first_piece_of_one_row_fixes_no_column_that_varies_later(X):
+    """All of its columns are constant; later pieces are learnt, with a word."""
+    model = npvae.VAE(**SMALL, backend="reference").partial_fit(X[:1])
+    with pytest.warns(UserWarning, match="column 0 was constant in the first piece"):
+        model.partial_fit(X)
+    assert np.abs(model.parameters_["decoder.mu.b"]).min() > 0

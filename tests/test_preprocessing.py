@@ -62,8 +62,8 @@ def test_fit_looks_at_the_data_at_most_twice_before_the_first_step(rng, monkeypa
     with pytest.raises(Stop):
         npvae.VAE(2, **settings).fit(X) if call == "VAE" else npvae.fit(X, **settings, verbose=False)
     standardized = kind in ("unit interval", "real", "integers")
-    # And the rows of the fingerprint. `fit` looks once to choose the likelihood, and then trains on a part of the rows.
-    assert 1 <= read[0] < (2.1 if standardized else 1.1) + (1.8 if call == "fit" else 0)
+    # And the rows of the fingerprint. `fit` looks once to choose the likelihood, and takes its two parts twice.
+    assert 1 <= read[0] < (2.1 if standardized else 1.1) + (2 if call == "fit" else 0)
 
 
 def test_counted_sees_each_way_to_look(rng):
@@ -86,7 +86,7 @@ def test_moments_of_any_number_of_chunks(rng, rows):
     np.testing.assert_allclose(1 / preprocessor.scaling.scale[: 3 if rows > 1 else 0],
                                scale[: 3 if rows > 1 else 0].astype(float), rtol=1e-9)  # fmt: skip
     assert [column for column, _ in preprocessor.fixed] == ([0, 1, 2, 3] if rows == 1 else [3])
-    assert all(log_var == -np.log(rows) for _, log_var in preprocessor.fixed)
+    assert all(log_var == -np.log(rows + 1) for _, log_var in preprocessor.fixed)
     assert "(0, 1, 2, 3)" in notices[0] if rows == 1 else "(3)" in notices[0]
 
 
@@ -124,7 +124,7 @@ def test_a_column_constant_but_for_rounding_is_constant(rng, column, constant):
     a = rng.random(300)
     X = np.c_[a.astype(column(a).dtype) if column(a).dtype.kind == "f" else np.arange(300), column(a)]
     preprocessor, notices = fit_preprocessor(survey(X), "gaussian")
-    assert preprocessor.fixed == (((1, -np.log(300)),) if constant else ())
+    assert preprocessor.fixed == (((1, -np.log(301)),) if constant else ())
     assert any("1 of 2 columns are constant (1)" in notice for notice in notices) == constant
 
 

@@ -121,6 +121,14 @@ def test_outliers_do_not_decide(rng):
     assert len(train) == 160 and len(held) == 37 and X[held].max() < 10
 
 
+@pytest.mark.filterwarnings("error")
+def test_outliers_are_found_in_numbers_of_any_size(rng):
+    X = rng.standard_normal((200, 3)) * [1e-300, 1e300, 1]
+    X[:, 2] = 0.1  # constant, with a mean that is rounded
+    train, held = selection._parts(selection.survey(X), "gaussian", 0)
+    assert len(train) == 160 and len(held) == 40
+
+
 def test_settings_are_checked_before_anything_is_trained(X, monkeypatch):
     calls = recorded(monkeypatch)
     for wrong, message in (
