@@ -137,6 +137,15 @@ def test_densities_are_in_nats_of_the_data_as_given(rng, likelihood, fitted_to):
     np.testing.assert_allclose(model.reconstruct(X), unit * fractions.reconstruct(pixels / 255), rtol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i8", "f8"])
+def test_a_bernoulli_has_no_unit(rng, dtype):
+    """With all parameters 0 each pixel costs log 2, divided by 255 or not."""
+    pixels = rng.integers(0, 256, (60, 6)).astype(dtype)
+    model = npvae.VAE(**SMALL, dtype="float64").fit(pixels)
+    model.parameters_.vector[:] = 0
+    np.testing.assert_allclose(model.score_samples(pixels), -6 * np.log(2), rtol=1e-12)
+
+
 def test_uint8_of_a_model_fitted_to_larger_numbers(rng):
     """A model of floats or integers in 0 to 255 takes the same values as uint8 for what they are."""
     pixels = rng.integers(0, 256, (60, 6), dtype=np.uint8)
