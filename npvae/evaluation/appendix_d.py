@@ -27,8 +27,8 @@ from .estimates import Estimates, log_mean_exp
 #: Sets of new samples. Each comes from chains of its own, so the spread between sets is that of independent estimates.
 SETS = 10
 
-#: Leapfrog steps of a transition, their first size in units of the deviation of q(z|x), and transitions before the first
-#: sample.
+#: Leapfrog steps of a transition, their first size in units of the deviation of q(z|x), and transitions before the
+#: first sample.
 LEAPFROG, STEP_SIZE, WARM_UP = 15, 0.2, 50
 
 
@@ -131,8 +131,8 @@ def marginal(fitted: Fitted, data: Data, n_samples: int, density: str = "gaussia
 def _standardized(fitted, x, buffers):
     """Return the log-density of x and of u, where z = mu + sigma u, with its gradient; and the noise of x (M, D).
 
-    mu and sigma are those of q(z|x). The posterior of u then has about the same width in each dimension, which Hamiltonian
-    Monte Carlo needs to be efficient.
+    mu and sigma are those of q(z|x). The posterior of u then has about the same width in each dimension, which
+    Hamiltonian Monte Carlo needs to be efficient.
     """
     model, to_numpy = fitted.model, fitted.model.backend.to_numpy
     outputs = model.encode(fitted.parameters, x, buffers).outputs
