@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from . import nn
 from .backends.formulas import MIN_LOG_VAR
 from .backends.interface import Array, Backend
+from .conventions import array_of_shape
 from .distributions import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
 from .inference import LogJoint
 from .likelihoods import LIKELIHOODS
@@ -329,8 +330,12 @@ class Model:
         [[0.0], [-2.0]]
         """
         local = threading.local()  # each thread that calls the function has its own buffers
+        M, J = len(x), self.architecture.n_components
 
         def function(z):
+            z = array_of_shape("z", z, ("R", J), f", since the model has {J} latent dimensions")
+            if len(z) % M:
+                raise ValueError(f"z has {len(z)} rows; expected a multiple of {M}, as many for each datapoint")
             z = self.backend.asarray(z, self.dtype)
             buffers = vars(local).setdefault("buffers", Buffers(self.backend, self.dtype))
             result = self.log_joint(parameters, x, z, buffers)
