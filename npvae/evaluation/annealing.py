@@ -81,7 +81,8 @@ def annealed_importance_sampling(
     start : {"encoder", "prior"}
         The f_0: a Gaussian with the mean and the variance of q(z|x), or the prior p(z), which needs no encoder.
     z : array (N, J), optional
-        An exact sample of p(z|x) for each row. Its chains all begin there, and the annealing is backwards.
+        An exact sample of p(z|x) for each row. Its chains all begin there, part by transitions that leave p(z|x) as it
+        is, another tenth of their number, and are annealed backwards.
 
     Returns
     -------
@@ -112,8 +113,9 @@ def annealed_importance_sampling(
         steps, betas = chains.step_sizes(n_densities), schedule(n_densities)
         if z is None:
             log_weights = chains.anneal(chains.of_first_density(), betas, steps)
-        else:
-            log_weights = chains.anneal(chains.at(z[rows]), betas[::-1], steps[::-1])
+        else:  # at first with the posterior itself, in which the chains part
+            back = np.append(np.full(_pilot(n_densities), n_densities), np.arange(n_densities, -1, -1))
+            log_weights = chains.anneal(chains.at(z[rows]), betas[back], steps[back])
         found.append((*log_mean_exp(log_weights), effective_size(log_weights)))
     log_mean, error, size = (np.concatenate(parts) for parts in zip(*found))
     log_prob = log_mean if z is None else -log_mean
@@ -192,6 +194,10 @@ def sandwich(fitted: Fitted, n_rows: int, n_samples: int = 16, **settings: Any) 
 # The chains -----------------------------------------------------------------------------------------------------------
 
 
+def _pilot(n_densities):
+    return max(2, round(PILOT * n_densities))
+
+
 def _encoder(fitted, x):
     outputs = fitted.model.encode(fitted.parameters, x, Buffers(fitted.model.backend, fitted.model.dtype)).outputs
     mu, log_var = (np.array(fitted.model.backend.to_numpy(output), float) for output in outputs)
@@ -237,12 +243,12 @@ class _Chains:
 
     def step_sizes(self, n_densities):
         """Return step sizes for betas 0 to 1, (n_densities + 1, M), from a run with fewer densities."""
-        betas = schedule(max(2, round(PILOT * n_densities)))
+        betas = schedule(_pilot(n_densities))
         steps = np.full((len(betas), self.shape[1]), FIRST_STEP)
         self.anneal(self.of_first_density(), betas, steps, adapt=True)
         return steps[np.linspace(0, len(betas) - 1, n_densities + 1).round().astype(int)]
 
-    @np.errstate(invalid="ignore")  # rows whose density is not finite
+    @np.errstate(over="ignore", invalid="ignore")  # rows whose density is not finite
     def anneal(self, u, betas, steps, adapt=False):
         """Move u from the first of the betas to the last, with the step sizes (betas, M) at each; return log w (L, M).
 
