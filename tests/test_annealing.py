@@ -89,7 +89,7 @@ def test_the_mean_weight_is_unbiased(linear, rng, n_densities, start, posterior)
     """However few the densities and however bad the transitions: the mean of w is p(x)."""
     fitted, exact = linear(2, std=0.3, posterior=posterior)
     x = exact.b + rng.standard_normal((3, 7))
-    found = annealed_importance_sampling(fitted, data_of(x), 20_000, n_densities=n_densities, n_leapfrog=2, start=start)
+    found = annealed_importance_sampling(fitted, data_of(x), 10_000, n_densities=n_densities, n_leapfrog=2, start=start)
     assert found.error.max() < 0.2
     assert np.all(abs(np.expm1(found.log_prob - exact.log_prob(x))) < 4 * found.error)
 
