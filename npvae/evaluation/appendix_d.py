@@ -76,7 +76,7 @@ def marginal(fitted: Fitted, data: Data, n_samples: int, density: str = "gaussia
     """Estimate log p(x) by the three stages of Appendix D.
 
     1. Sample z from p(z|x) by Hamiltonian Monte Carlo. Every set of ``n_samples`` comes from a chain of its own, which
-       begins at a sample of q(z|x).
+       begins at a sample of q(z|x), or of the prior if the model has no encoder.
     2. Fit a density q(z) to a first set.
     3. Draw new sets, and put them into ``-log mean_l q(z_l) / (p(z_l) p(x|z_l))``. (The first set would give a value
        that is too low, for q is larger at the samples that it was fitted to.)
@@ -127,11 +127,17 @@ def marginal(fitted: Fitted, data: Data, n_samples: int, density: str = "gaussia
 
 
 def _start(fitted, x, buffers):
-    """Return log p(x, z) for x (M, D), z ~ q(z|x) for ``1 + SETS`` chains a row, and the noise of the rows."""
+    """Return log p(x, z) for x (M, D), z ~ q(z|x) for ``1 + SETS`` chains a row, and the noise of the rows.
+
+    Without an encoder, z ~ p(z).
+    """
     model, to_numpy = fitted.model, fitted.model.backend.to_numpy
-    noise, outputs = RowNoise(to_numpy(x), fitted.seed), model.encode(fitted.parameters, x, buffers).outputs
-    mu, log_var = (np.tile(np.array(to_numpy(output), float), (1 + SETS, 1)) for output in outputs)
-    z = mu + np.exp(log_var / 2) * ndtri(noise.uniform((1 + SETS, mu.shape[1])))
+    noise, J = RowNoise(to_numpy(x), fitted.seed), model.architecture.n_components
+    z = ndtri(noise.uniform((1 + SETS, J)))
+    if model.architecture.has_encoder:
+        outputs = model.encode(fitted.parameters, x, buffers).outputs
+        mu, log_var = (np.tile(np.array(to_numpy(output), float), (1 + SETS, 1)) for output in outputs)
+        z = mu + np.exp(log_var / 2) * z
     return model.log_density(fitted.parameters, x), z, noise
 
 
