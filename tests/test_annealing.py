@@ -55,6 +55,22 @@ def linear(make):
     return linear
 
 
+def test_a_model_without_encoder_starts_at_the_prior(make_model):
+    """The same bits as the model with one, from the prior."""
+    found = []
+    for has_encoder in (True, False):
+        model, parameters = make_model(has_encoder=has_encoder)
+        for name, array in parameters.items():
+            if name.startswith("decoder."):
+                array[...] = np.random.default_rng(list(name.encode())).standard_normal(array.shape)
+        fitted = Fitted(model, parameters, Preprocessor("bernoulli", identity(7), 1.0), seed=0)
+        x, start = np.eye(7)[:4], "prior" if has_encoder else None
+        found.append(annealed_importance_sampling(fitted, data_of(x), 4, n_densities=10, start=start))
+    np.testing.assert_array_equal(found[0].log_prob, found[1].log_prob)
+    with pytest.raises(ValueError, match="start is 'encoder', but the model has none; expected 'prior'"):
+        annealed_importance_sampling(fitted, data_of(x), 4, start="encoder")
+
+
 def test_schedule():
     """The sigmoids of Wu et al.: symmetric, closest at the ends."""
     betas = schedule(100)
@@ -76,7 +92,7 @@ def test_log_p_of_a_linear_gaussian_model(linear, backend, J, start):
     log_p = exact.log_prob(found.x)
     for estimates in (found.lower, found.upper):
         errors = (estimates.log_prob - log_p) / estimates.error
-        assert np.sum(abs(errors) > 3) <= 1 and 0.6 < np.sqrt(np.mean(errors**2)) < 1.5
+        assert np.mean(abs(errors) < 3) > 0.9 and 0.6 < np.sqrt(np.mean(errors**2)) < 1.5
         assert abs((estimates.log_prob - log_p).mean()) < 0.1
         assert estimates.error.mean() < 0.25
     assert found.lower.diagnosis["effective sample size"].min() > 5

@@ -106,6 +106,8 @@ def annealed_importance_sampling(
         check_number(name, number, np.integer, 1)
     if start is not None:
         check_choice("start", start, ("encoder", "prior"))
+    if start == "encoder" and not fitted.model.architecture.has_encoder:
+        raise ValueError("start is 'encoder', but the model has none; expected 'prior'")
     model, (N, J) = fitted.model, (len(data.X), fitted.model.architecture.n_components)
     if z is not None:
         z = array_of_shape("z", z, (N, J), ", a sample for each row")
