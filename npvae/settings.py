@@ -270,7 +270,10 @@ SETTINGS: dict[str, Setting] = {
         'in closed form ("sgvb-b"). The "score-function" estimators have no baseline, a running mean as the baseline, '
         'or the mean over the other samples of the same datapoint. "full-vb" is full variational Bayes: the '
         "weights and biases of the decoder are random, with the prior N(0, I) and a Gaussian posterior whose standard "
-        'deviation starts at 0.01. Its KL divergences are in closed form, those of "full-vb-sampled" are sampled.',
+        'deviation starts at 0.01. Its KL divergences are in closed form, those of "full-vb-sampled" are sampled. Two are '
+        'what the paper compares with: "wake-sleep" trains the encoder on dreams, draws of the model, and '
+        '"monte-carlo-em" trains a decoder alone, on Markov chains of z. A model without encoder has no bound: it needs '
+        "a number as the learning_rate, and takes no X_valid.",
         option="--estimator",
     ),
     "posterior": Setting(
@@ -562,7 +565,9 @@ def candidates(n_rows: int, n_features: int, given: Mapping[str, Any] = {}) -> t
     ()
     """
     spec = ESTIMATORS.get(given.get("estimator", SETTINGS["estimator"].default))
-    if n_rows * n_features > TABLE or "weight_prior" in given or spec is None or spec.random_weights:
+    if n_rows * n_features > TABLE or "weight_prior" in given:
+        return ()
+    if spec is None or spec.random_weights or not spec.has_encoder:  # no prior to choose, or no bound to choose it by
         return ()
     return tuple({"weight_prior": prior} for prior in WEIGHT_PRIORS)
 
