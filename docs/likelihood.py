@@ -76,7 +76,7 @@ def measure(n_components):
     runs = {
         name: partial(lambda method, X: method.estimate(fitted, fitted.data(X), method.n_samples), method)
         for name, method in METHODS.items()
-        if n_components <= (method.most_latents or n_components) and (name != "annealed" or n_components in ANNEALED)
+        if n_components <= method.most_latents and (name != "annealed" or n_components in ANNEALED)
     }
     runs["marginal, kernel density"] = lambda X: marginal(fitted, fitted.data(X), of_appendix_d, "kernel")
     runs["marginal, first set again"] = lambda X: first_set_again(vae, X, model)

@@ -380,6 +380,10 @@ def test_rows_that_do_not_suit_are_refused(bits):
         ValueError, match="needs at most 3 latent dimensions, and the model has 4; expected one of 'imp"
     ):
         fitted(bits, 4, max_epochs=1).log_likelihood(bits, method="quadrature")
+    with pytest.raises(
+        ValueError, match="needs an encoder, and the model has none; expected one of 'marginal', 'annea"
+    ):
+        fitted(bits, max_epochs=1, estimator="monte-carlo-em", backend="reference").log_likelihood(bits)
     with pytest.raises(ValueError, match="not fitted yet"):
         npvae.VAE(2).log_likelihood(bits)
 
