@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import frey
 import full_vb
 import gradient_variance
+import likelihood
 import pytest
 import regularization
 import tables
@@ -176,7 +177,14 @@ def small_frey(patch, X):
     frey.main()
 
 
+def small_likelihood(patch, X):
+    for name, value in {"LATENTS": (1, 2), "ROWS": 3, "ANNEALED": (1,)}.items():
+        patch.setattr(likelihood, name, value)
+    likelihood.main()
+
+
 SCRIPTS = {
+    "likelihood": (small_likelihood, ["likelihood-exact"]),
     "regularization": (small_regularization, ["regularization-digits", "regularization-mnist"]),
     "full_vb": (small_full_vb, ["full-vb-100-map", "full-vb-100-full-seed1", "full-vb-100-full-evidence"]),
     "gradient_variance": (small_gradient_variance, ["gradient-variance-0"]),
