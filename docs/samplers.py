@@ -26,7 +26,7 @@ MODEL = {"hidden_layer_sizes": (200,), "optimizer": "adam", "learning_rate": 0.0
 LATENTS = 10
 
 #: Datapoints drawn from the model, chains for each, samples of importance sampling, and (start, densities, leapfrog).
-ROWS, CHAINS, IMPORTANCE_SAMPLES = 40, 16, 5000
+ROWS, CHAINS, IMPORTANCE_SAMPLES = 30, 16, 5000
 RUNS = (
     ("encoder", 20, 2),
     ("encoder", 100, 2),
@@ -34,7 +34,7 @@ RUNS = (
     ("encoder", 1000, 1),
     ("encoder", 100, 10),
     ("prior", 500, 2),
-    ("prior", 2500, 2),
+    ("prior", 1500, 2),
 )
 
 #: Columns of the data file. Bounds are means over the datapoints in nats.
@@ -51,7 +51,9 @@ def measure_sandwich():
         seconds, gap, low = (time.perf_counter() - began) / 2, found.gap, found.lower
         bounds = low.log_prob.mean(), found.upper.log_prob.mean(), gap.mean(), gap.std(ddof=1) / np.sqrt(ROWS)
         size = low.diagnosis["effective sample size"].mean() / CHAINS
-        yield start, n_densities, n_leapfrog, *bounds, low.error.mean(), size, seconds / ROWS
+        row = start, n_densities, n_leapfrog, *bounds, low.error.mean(), size, seconds / ROWS
+        print(*row, flush=True)
+        yield row
     data = Data(found.x, Scaling(np.zeros(found.x.shape[1]), np.ones(found.x.shape[1])), 0.0)
     began = time.perf_counter()
     low = importance_sampling(fitted, data, IMPORTANCE_SAMPLES)
