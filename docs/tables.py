@@ -200,6 +200,20 @@ def _error_cell(row):
     return f"{row['rms']:.2g}{stated}{' *' * (row['doubtful'] > 0.1)}"
 
 
+def annealing(source):
+    """Return both estimates of log p(x) of data drawn from a model, for each number of densities."""
+    rows = []
+    for row in load(source):
+        densities, leapfrog = (f"{row[name]:.0f}" if row[name] != "" else "" for name in ("densities", "leapfrog"))
+        high, gap = ("", "")
+        if row["high"] != "":
+            high, gap = f"{row['high']:.2f}", f"{row['gap']:.2f} ± {row['gap_error']:.2f}"
+        cells = f"{row['standard_error']:.2f}", f"{row['size']:.0%}", f"{row['seconds']:.2f}"
+        rows.append([row["start"], densities, leapfrog, f"{row['low']:.2f}", high, gap, *cells])
+    names = ["start", "densities", "leapfrog steps", "low estimate", "high estimate", "gap", "standard error of a row"]
+    return markdown([*names, "effective chains", "seconds a row"], *rows)
+
+
 def contestants(source):
     """Return what the contestants on small tables are, how far below the best one, and how long they train."""
     return small_tables.table_of_contestants(small_tables.read(file_of(source)))
@@ -222,6 +236,8 @@ TABLES = {
     "results/benchmark-tables.csv#contestants": contestants,
     "results/benchmark-tables.csv#scores": scores,
     "results/cuda-kernels.csv": plain,
+    "results/samplers-sandwich.csv": annealing,
+    "results/samplers-speed.csv": plain,
     "results/mnist.csv": curve,
     "results/frey.csv": curve,
     "results/frey-seeds.csv": last_bounds,

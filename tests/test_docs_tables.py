@@ -13,6 +13,7 @@ import gradient_variance
 import likelihood
 import pytest
 import regularization
+import samplers
 import tables
 
 from npvae import datasets
@@ -178,9 +179,17 @@ def small_frey(patch, X):
 
 
 def small_likelihood(patch, X):
-    for name, value in {"LATENTS": (1, 2), "ROWS": 3, "ANNEALED": (1,)}.items():
+    for name, value in {"LATENTS": (1, 2), "ROWS": 3}.items():
         patch.setattr(likelihood, name, value)
     likelihood.main()
+
+
+def small_samplers(patch, X):
+    small = {"ROWS": 2, "CHAINS": 2, "IMPORTANCE_SAMPLES": 10, "RUNS": samplers.RUNS[:2], "LATENTS": 2, "N_CHAINS": 4}
+    for name, value in small.items():
+        patch.setattr(samplers, name, value)
+    patch.setattr(samplers, "MODEL", {"hidden_layer_sizes": (4,), "learning_rate": 0.05, "max_epochs": 1})
+    samplers.main()
 
 
 SCRIPTS = {
@@ -189,6 +198,7 @@ SCRIPTS = {
     "full_vb": (small_full_vb, ["full-vb-100-map", "full-vb-100-full-seed1", "full-vb-100-full-evidence"]),
     "gradient_variance": (small_gradient_variance, ["gradient-variance-0"]),
     "results": (small_frey, ["frey-seeds"]),
+    "samplers": (small_samplers, ["samplers-sandwich", "samplers-speed"]),
 }
 
 

@@ -28,7 +28,7 @@ RUNS = {
 RUNS["kernel"] = lambda f, X: marginal(f, f.data(X), 50, "kernel")
 
 #: Annealing takes longest.
-ANNEALED = pytest.param("annealed", marks=pytest.mark.slow(reason="anneals through a thousand densities"))
+ANNEALED = pytest.param("annealed", marks=pytest.mark.slow(reason="anneals through 500 densities"))
 SLOWEST_LAST = [*(name for name in RUNS if name != "annealed"), ANNEALED]
 
 #: Errors of this size are rounding, in nats.
