@@ -30,7 +30,7 @@ LAYERS = (
     ("selection",),
     ("datasets", "plots"),  # only what stands on top of the library imports them
     ("npvae",),
-    ("bench",),
+    ("bench", "reproduce"),
     ("cli",),
     ("__main__",),
 )
