@@ -1,7 +1,5 @@
-"""The figures of the paper, each reproduced by one command: models, runs, and pictures beside the paper's curves."""
+"""The figures of the paper, each reproduced by one command.
 
-from .drawing import draw
-from .figures import choose
-from .runner import Task, files, run
-
-__all__ = ["Task", "choose", "draw", "files", "run"]
+`figures` has a table of them and of their models, `runner` trains these, `paper` has the curves of the paper, and
+`drawing` draws.
+"""
