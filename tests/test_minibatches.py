@@ -23,9 +23,9 @@ ROUNDING = 1e-12
 
 
 def parts(noise, rows):
-    """Return the noise of some rows; noise of the weights belongs to all of them."""
+    """Return the noise of some rows; noise of the weights, which is one vector, belongs to all of them."""
     if hasattr(noise, "_fields"):
-        return noise._replace(eps=parts(noise.eps, rows))
+        return type(noise)(*(parts(array, rows) if array.ndim == 2 else array for array in noise))
     return noise.reshape(L, N, -1)[:, rows].reshape(L * len(rows), -1)
 
 
@@ -44,10 +44,11 @@ def estimates(estimator, parameters, x, noise, minibatches):
 def spread_and_error(estimator, parameters, x, rng, M, choose):
     """Return how far minibatches are from all datapoints: the farthest one, and their average, relative to the size."""
     noise = estimator.draw(rng, N)
-    noise = noise._replace(eps=np.array(noise.eps)) if hasattr(noise, "_fields") else np.array(noise)
+    noise = type(noise)(*map(np.array, noise)) if hasattr(noise, "_fields") else np.array(noise)
     (exact,) = estimates(estimator, parameters, x, noise, [np.arange(N)])
     found = estimates(estimator, parameters, x, noise, map(np.array, choose(range(N), M)))
     size = np.abs(found).max(axis=0)
+    size[size == 0] = 1  # a pixel that no dream has does not teach the encoder
     return np.max(np.abs(found - exact) / size), np.max(np.abs(found.mean(axis=0) - exact) / size)
 
 

@@ -6,6 +6,7 @@ from .full_vb import FullVB
 from .interface import Estimator, Result, Spec, first_nonfinite
 from .score_function import ScoreFunction
 from .sgvb import SGVB
+from .wake_sleep import WakeSleep
 
 _EVERY_POSTERIOR = tuple(POSTERIORS)
 
@@ -30,6 +31,7 @@ ESTIMATORS = {
         backends=("reference", "cpu"),
         random_weights="decoder",
     ),
+    "wake-sleep": Spec(lambda model, L, N: WakeSleep(model, L), backends=("reference", "cpu")),
 }
 
 
@@ -97,5 +99,5 @@ def runs_on(architecture: Architecture, backend: str) -> bool:
 
 __all__ = [
     "ESTIMATORS", "SGVB", "WEIGHT_DRAWS", "Estimator", "FullVB", "Result", "ScoreFunction", "Scorer", "Spec",
-    "available", "first_nonfinite", "runs_on", "suits", "supports",
+    "WakeSleep", "available", "first_nonfinite", "runs_on", "suits", "supports",
 ]  # fmt: skip
