@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 COMPARED = (1e6, 1e7, 1e8)
 
 #: The parts of the data, with the line of each.
-PARTS = {"train": ":", "test": "-"}
+PARTS: dict[str, Any] = {"train": ":", "test": "-"}
 
 #: The colour of each algorithm.
 COLOURS = {"aevb": "tab:red", "wake-sleep": "tab:green", "monte-carlo-em": "tab:blue"}
@@ -96,11 +96,11 @@ def _draw_curves(name: str, folder: Path, figure: "Figure") -> str:
         ax = figure.add_subplot(rows, columns, place)
         for model in models:
             for part, style in PARTS.items():
-                line = {"color": COLOURS[curves[model].algorithm], "linestyle": style}
+                line: dict[str, Any] = {"color": COLOURS[curves[model].algorithm], "linestyle": style}
                 if (model, part) in theirs:
-                    ax.plot(*theirs[model, part], **line, linewidth=5, alpha=0.25)
+                    ax.plot(theirs[model, part].samples, theirs[model, part].nats, **line, linewidth=5, alpha=0.25)
                 if (model, part) in ours:
-                    ax.plot(*ours[model, part], **line)
+                    ax.plot(ours[model, part].samples, ours[model, part].nats, **line)
         ax.set(title=title, xscale="log")
         ax.grid(alpha=0.3)
     _explain(figure, {curve.algorithm for curve in curves.values()})

@@ -1,8 +1,8 @@
-"""Train the models of a figure, several at once, each from where it was left. What the figures are is left to `figures`.
+"""Train the models of a figure, several at once, each from where it was left. The table of them is in `figures`.
 
-Each model has two files in the folder: the model with the state of its training, written once a minute, and the table of
-its curve. What is complete is not trained again; everything else continues from its model file. The models of a curve
-that is scored afterwards are in a folder of their own, by the number of training samples.
+Each model has two files: the model with the state of its training, written once a minute, and the table of its curve.
+What is complete is not trained again; everything else continues from its model file. The models of a curve that is
+scored afterwards are in a folder of their own, by the number of training samples.
 """
 
 import contextlib
@@ -119,9 +119,7 @@ class Task(NamedTuple):
         other = [f"{name} {settings[name]!r}" for name, value in self.curve.settings.items() if settings[name] != value]
         if model.notes_.get("curve") != self.name or other:
             what = f"with {', '.join(other)}" if other else "of something else"
-            raise ValueError(
-                f"{self.path} is a model {what}; expected that of {self.name}: move it, or choose another --out"
-            )
+            raise ValueError(f"{self.path} is a model {what}; move it, or choose another --out")
         return model
 
 
@@ -195,7 +193,7 @@ def train(task: Task) -> tuple[str, str]:
     try:
         _train(task, X, X_test)
         if task.curve.score:
-            _score(task, X, X_test)
+            _score(task, task.curve.score, X, X_test)
     except FloatingPointError as error:
         return task.name, str(error)
     return task.name, ""
@@ -237,14 +235,14 @@ def _train(task: Task, X: NDArray, X_test: NDArray) -> None:
         raise KeyboardInterrupt
 
 
-def _score(task: Task, X: NDArray, X_test: NDArray) -> None:
+def _score(task: Task, score: Callable[[VAE, NDArray], float], X: NDArray, X_test: NDArray) -> None:
     """Score the models of a curve that have none yet, and write the table after each."""
     points = {point.samples: point for point in read(task.table)}
     for epoch in task.marks():
         samples = epoch * task.n_rows
         if samples not in points:
             model = load(task.snapshot(epoch))
-            points[samples] = Point(samples, *(task.curve.score(model, rows) for rows in (X, X_test)))
+            points[samples] = Point(samples, score(model, X), score(model, X_test))
             say(f"{task.name}: {samples:.3g} samples, {_bounds(points[samples][1:])}")
             write(task.table, sorted(points.values()))
 
