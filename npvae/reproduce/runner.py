@@ -103,8 +103,7 @@ class Task(NamedTuple):
 
     def is_complete(self) -> bool:
         """Return whether the curve has all of its points."""
-        points = read(self.table)
-        return bool(points) and points[-1].samples >= self.epochs() * self.n_rows
+        return {epoch * self.n_rows for epoch in self.marks()} <= {point.samples for point in read(self.table)}
 
     def model(self) -> VAE:
         """Return the model from its file.
@@ -116,9 +115,9 @@ class Task(NamedTuple):
         """
         model = load(self.path)
         settings = model.get_params()
-        other = [f"{name} {settings[name]!r}" for name, value in self.curve.settings.items() if settings[name] != value]
+        other = [repr(name) for name, value in self.curve.settings.items() if settings[name] != value]
         if model.notes_.get("curve") != self.name or other:
-            what = f"with {', '.join(other)}" if other else "of something else"
+            what = f"with another {', '.join(other)}" if other else "of something else"
             raise ValueError(f"{self.path} is a model {what}; move it, or choose another --out")
         return model
 
