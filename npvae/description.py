@@ -30,7 +30,8 @@ def describe(vae: Any) -> Iterator[tuple[str, str]]:
     activation = f", {architecture.activation}" if hidden else ", linear"
     epochs = history[-1].epoch if history else 0
     yield "fitted", f"to {vae.n_samples_seen_} rows of {D} columns, {epochs} epoch{'s' * (epochs != 1)}"
-    yield "encoder", f"{_chain(D, *hidden, J)}{activation}; q(z|x) {architecture.posterior}"
+    encoder = f"{_chain(D, *hidden, J)}{activation}; q(z|x) {architecture.posterior}"
+    yield "encoder", encoder if architecture.has_encoder else "none"
     yield "decoder", f"{_chain(J, *reversed(hidden), D)}{activation}; p(x|z) {architecture.likelihood}"
     yield "parameters", f"{parameters.layout.size}, {parameters.vector.dtype}"
     if chosen := [name for name in CHOSEN if isinstance(getattr(vae, name), str) and getattr(vae, name) == "auto"]:
@@ -47,7 +48,9 @@ def _bound(history: list[Any], health: Any) -> Iterator[tuple[str, str]]:
     if health:
         yield "bound", f"{health.elbo:.2f} nats on training data; independent columns {health.baseline:.2f}"
         yield "active latents", f"{sum(health.active)} of {len(health.active)}"
-    if history:
+    if history and math.isnan(history[-1].elbo):
+        yield "last epoch", f"no bound, value {history[-1].value:.2f} nats"
+    elif history:
         valid = history[-1].elbo_valid
         validation = "" if math.isnan(valid) else f", on validation data {valid:.2f}"
         yield "last epoch", f"bound {history[-1].elbo:.2f} nats{validation}"

@@ -90,6 +90,7 @@ def begin(
     FloatingPointError
         If training diverges with every candidate step size.
     """
+    _check_has_bound(settings, X_valid)
     doing("looking at the data")
     table = survey(X)
     preprocessor, messages = _choose_preprocessing(settings, table)
@@ -253,7 +254,8 @@ def train(run: Run, scorer: Scorer, callbacks: Any, keep: Any) -> str | None:
     trainer, valid = run.trainer, run.valid
     score_valid = None if valid is None else lambda parameters: scorer(parameters, valid).mean()
     stopped = training.train(trainer, score_valid, callbacks, keep)
-    trainer.check(scorer, trainer.batch_size if run.fingerprints is None else SOME_ROWS)
+    if trainer.estimator.model.encoder is not None:
+        trainer.check(scorer, trainer.batch_size if run.fingerprints is None else SOME_ROWS)
     if valid is not None and trainer.progress.best_bound == -np.inf and trainer.progress.epoch > 1:
         warn(
             "X_valid has a finite bound after no epoch, and training could not use it: its rows are too far from the "
@@ -287,6 +289,7 @@ def architecture_of(settings: SimpleNamespace, preprocessor: Preprocessor, n_fea
         posterior=settings.posterior,
         random_weights=ESTIMATORS[settings.estimator].random_weights,
         n_binary=len(preprocessor.binary_columns),
+        has_encoder=ESTIMATORS[settings.estimator].has_encoder,
     )
 
 
@@ -309,9 +312,8 @@ def make_model(architecture: Architecture, setting: str, chosen: str, dtype: DTy
     """
     if setting != "auto" and not runs_on(architecture, setting):
         raise ValueError(
-            f"backend is {setting!r}, but the model has {_weights(architecture)} weights and the "
-            f"posterior {architecture.posterior!r}; this backend needs fixed weights and the posterior 'gaussian': "
-            "choose these or another backend"
+            f"backend is {setting!r}, but the model has {_kind(architecture)}; this backend needs fixed weights, an "
+            "encoder and the posterior 'gaussian': choose these or another backend"
         )
     if setting == "auto":
         setting = "cpu" if backends.missing(chosen) else chosen
@@ -359,13 +361,46 @@ def _choose_backend(settings, architecture, n_rows, max_epochs) -> str:
 def _check_suits(estimator: str, architecture: Architecture) -> None:
     if not suits(estimator, architecture):
         raise ValueError(
-            f"estimator is {estimator!r}, but the model was fitted with another one, for "
-            f"{_weights(architecture)} weights and the posterior {architecture.posterior!r}; call fit to start again"
+            f"estimator is {estimator!r}, but the model was fitted with another one, for {_kind(architecture)}; "
+            "call fit to start again"
         )
 
 
-def _weights(architecture: Architecture) -> str:
-    return "random" if architecture.random_weights else "fixed"
+def _kind(architecture: Architecture) -> str:
+    """Say what of an architecture decides which estimators and backends suit it."""
+    weights, encoder = "random" if architecture.random_weights else "fixed", "an" if architecture.has_encoder else "no"
+    return f"{weights} weights, {encoder} encoder and the posterior {architecture.posterior!r}"
+
+
+def _check_has_bound(settings: SimpleNamespace, X_valid: ArrayLike | None) -> None:
+    """Check that nothing is to be chosen by the bound if the estimator has none."""
+    estimator = settings.estimator
+    if ESTIMATORS[estimator].has_encoder:
+        return
+    if settings.learning_rate == "auto":
+        raise ValueError(
+            f"learning_rate is 'auto'; expected a number for {estimator}, which has no encoder, and so no bound to "
+            "choose it by"
+        )
+    if X_valid is not None:
+        raise ValueError(
+            f"X_valid is given; expected None for {estimator}, which has no encoder, and so no bound to stop early by"
+        )
+
+
+def check_in_pieces(settings: SimpleNamespace) -> None:
+    """Check that the estimator can train on one piece of the data after the other.
+
+    Raises
+    ------
+    ValueError
+        If it has a state for each row of the whole data.
+    """
+    if not ESTIMATORS[settings.estimator].in_pieces:
+        raise ValueError(
+            f"estimator is {settings.estimator!r}, which keeps Markov chains of all rows of the data from epoch to "
+            "epoch; partial_fit cannot train it on pieces: use fit, and resume for more epochs"
+        )
 
 
 def _seed(random_state: Any) -> int:

@@ -46,6 +46,12 @@ POSTERIORS = {
 }
 
 
+#: What needs q(z|x) says this of a model that has none.
+NO_ENCODER = (
+    "the model has no encoder, and so no q(z|x), no bound, no codes and no reconstructions: its estimator trains the "
+    "decoder alone. sample, inverse_transform and fitted_.log_joint need none"
+)
+
 #: How far a fixed log-variance is above its floor at least, as that of a constant column in very many rows.
 NEAR_FLOOR = 0.1
 
@@ -69,6 +75,8 @@ class Architecture(NamedTuple):
         example, "decoder" selects the whole decoder.
     n_binary : int
         Number of binary columns, for a likelihood with several kinds of columns. They are the first ones.
+    has_encoder : bool
+        False: the model is p(x|z) and p(z) alone, without q(z|x), and has no arrays of an encoder.
 
     Examples
     --------
@@ -86,6 +94,7 @@ class Architecture(NamedTuple):
     posterior: str = "gaussian"
     random_weights: str | None = None
     n_binary: int = 0
+    has_encoder: bool = True
 
 
 class Model:
@@ -108,7 +117,7 @@ class Model:
     divergence_of_noise : float
         KL divergence of one element of the noise from N(0, 1), in nats.
     weight_posterior : WeightPosterior of the arrays that are random
-    encoder, decoder : nn.Network, or the backend's own
+    encoder, decoder : nn.Network, or the backend's own; the encoder is None in a model without one
 
     Examples
     --------
@@ -127,7 +136,9 @@ class Model:
 
     def __init__(self, architecture: Architecture, backend: Backend, dtype: DTypeLike = "float32") -> None:
         self.architecture, self.backend, self.dtype = architecture, backend, np.dtype(dtype)
-        n_features, n_components, hidden, activation, likelihood, constant, posterior, random_weights, B = architecture
+        n_features, n_components, hidden, activation, likelihood, constant, posterior, random_weights, B = architecture[
+            :9
+        ]
         self.likelihood, self.posterior = LIKELIHOODS[likelihood], POSTERIORS[posterior].noise
         # Noise and N(0, 1) have the same mean and variance: their KL divergence is the difference of their entropies.
         self.divergence_of_noise = float(Normal().entropy() - self.posterior.entropy())
@@ -136,12 +147,13 @@ class Model:
         sizes = {"all": n_features, "binary": B, "real": n_features - B}
         heads = [(name, sizes[of], f, name != "log_var" or not constant) for name, f, of in self.likelihood.heads]
         decoder = nn.mlp("decoder", n_components, hidden[::-1], activation, heads)
-        shapes = encoder.shapes() | decoder.shapes()
+        shapes = (encoder.shapes() if architecture.has_encoder else {}) | decoder.shapes()
         is_random = () if random_weights is None else (random_weights,)
         self.weight_posterior = WeightPosterior({n: shapes[n] for n in shapes if n.startswith(is_random)}, backend)
         self.layout = Layout(shapes | self.weight_posterior.log_var_shapes())
         network = backend.Network or nn.Network
-        self.encoder, self.decoder = (network(mlp, self.layout, backend) for mlp in (encoder, decoder))
+        self.encoder: Any = network(encoder, self.layout, backend) if architecture.has_encoder else None
+        self.decoder = network(decoder, self.layout, backend)
 
     def __repr__(self) -> str:
         return f"<Model: {self.architecture} on {self.backend.__name__.rpartition('.')[2]} in {self.dtype}>"
@@ -193,7 +205,15 @@ class Model:
         return self.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), data.X.shape[1]))
 
     def encode(self, parameters: Parameters, x: Array, buffers: Buffers) -> Any:
-        """Compute q(z|x) of x (M, D): an `nn.Pass` with the outputs mu and log_var, (M, J) each."""
+        """Compute q(z|x) of x (M, D): an `nn.Pass` with the outputs mu and log_var, (M, J) each.
+
+        Raises
+        ------
+        ValueError
+            If the model has no encoder.
+        """
+        if self.encoder is None:
+            raise ValueError(NO_ENCODER)
         return self.encoder.forward(parameters, x, buffers)
 
     def noise(self, rng: np.random.Generator, out: NDArray) -> NDArray:
@@ -244,8 +264,9 @@ class Model:
         """List (name, output) of all layers in the order of computation, from the passes of encoder and decoder."""
         return [
             (layer.name, values)
-            for mlp, done in ((self.encoder.mlp, encoded), (self.decoder.mlp, decoded))
-            for layer, values in zip(mlp.hidden + mlp.heads, done.hidden + done.outputs)
+            for network, done in ((self.encoder, encoded), (self.decoder, decoded))
+            if network is not None
+            for layer, values in zip(network.mlp.hidden + network.mlp.heads, done.hidden + done.outputs)
         ]
 
     def log_likelihood(self, x: Array, decoded: Any, weights: Array, buffers: Buffers) -> Array:
@@ -306,19 +327,21 @@ class Model:
         self.backend.add_log_prior(z, log_joint, dz)
         return log_joint, dz
 
-    def log_density(self, parameters: Parameters, x: Array) -> LogJoint:
+    def log_density(self, parameters: Parameters, x: Array, buffers: Buffers | None = None) -> LogJoint:
         """Return the function z -> log p(x, z), with its gradient with respect to z, that samplers call.
 
         Parameters
         ----------
         parameters : Parameters
         x (M, D) : on the backend; do not overwrite it while the function is in use
+        buffers : Buffers, optional
+            For the computation, in one thread; by default each thread that calls the function has its own.
 
         Returns
         -------
         callable
             Takes z (L * M, J), where row ``l * M + i`` belongs to datapoint i. Returns new float64 arrays on the host,
-            (L * M,) in nats and (L * M, J). Several threads may call it.
+            (L * M,) in nats and (L * M, J).
 
         Examples
         --------
@@ -328,12 +351,12 @@ class Model:
         >>> log_density(np.array([[0.0], [2.0]]))[1].tolist()
         [[0.0], [-2.0]]
         """
-        local = threading.local()  # each thread that calls the function has its own buffers
+        local = threading.local()
 
         def function(z):
             z = self.backend.asarray(z, self.dtype)
-            buffers = vars(local).setdefault("buffers", Buffers(self.backend, self.dtype))
-            result = self.log_joint(parameters, x, z, buffers)
+            here = buffers or vars(local).setdefault("buffers", Buffers(self.backend, self.dtype))
+            result = self.log_joint(parameters, x, z, here)
             log_joint, dz = (np.array(self.backend.to_numpy(array), float) for array in result)
             return log_joint, dz
 

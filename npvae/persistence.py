@@ -101,6 +101,7 @@ HEADER: dict[str, Callable[[Mapping[str, Any]], schema.Check]] = {
             "posterior": OneOf(POSTERIORS).check,
             "random_weights": OneOf((), also=tuple(spec.random_weights for spec in ESTIMATORS.values())).check,
             "n_binary": schema.integer(),
+            "has_encoder": schema.flag,
         }
     ),
     # A setting that is absent is newer than the file, and has its default. Others may be those of a subclass.
@@ -114,8 +115,13 @@ HEADER: dict[str, Callable[[Mapping[str, Any]], schema.Check]] = {
         schema.row(schema.integer(0, header["architecture"]["n_features"] - 1), schema.real(most=0))
     ),
     "history": lambda header: schema.many(
-        schema.row(  # as `Epoch`: the validation bound may be NaN
-            schema.integer(1), schema.integer(), schema.real(), schema.real(-np.inf, np.inf, nan=True), schema.real(0)
+        schema.row(  # as `Epoch`: without encoder there is no bound; there may be no validation bound, or no value
+            schema.integer(1),
+            schema.integer(),
+            schema.real(nan=not header["architecture"]["has_encoder"]),
+            schema.real(-np.inf, np.inf, nan=True),
+            schema.real(0),
+            schema.real(nan=True),
         )
     ),
     "health": lambda header: schema.optional(
@@ -134,7 +140,8 @@ HEADER: dict[str, Callable[[Mapping[str, Any]], schema.Check]] = {
             "counter": schema.row(schema.integer(0, 2**63 - 1), schema.exactly(-1, ", since no step has failed")),
             "epoch": schema.integer(1),
             "seen": schema.integer(0, header["fitted"]["n_samples_seen_"]),
-            "total": schema.real(),
+            "total": schema.real(nan=not header["architecture"]["has_encoder"]),
+            "total_value": schema.real(),
             "order": schema.optional(_generator),
             "rng": _generator,
             "samples_seen": schema.integer(),
@@ -207,7 +214,7 @@ def check(header: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> None:
     >>> check({"architecture": {"n_features": 0}}, {})
     Traceback (most recent call last):
     ValueError: architecture lacks n_components, hidden_layer_sizes, activation, likelihood, constant_log_var, \
-posterior, random_weights, n_binary
+posterior, random_weights, n_binary, has_encoder
     """
     for name, section in HEADER.items():
         if name not in header:
@@ -328,6 +335,7 @@ def _as_now(header: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> tuple[d
         if "random" in architecture:  # before version 0.2
             architecture["random_weights"] = architecture.pop("random")
         architecture.setdefault("n_binary", 0)
+        architecture.setdefault("has_encoder", True)
     if isinstance(fitted, dict):
         fitted.setdefault("backend_", "cpu")
         fitted.setdefault("dtype_in_", getattr(arrays.get("parameters"), "dtype", np.dtype(float)).name)
@@ -341,6 +349,11 @@ def _as_now(header: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> tuple[d
     if isinstance(progress, dict):
         progress.setdefault("best", "")
         progress.setdefault("begun", 0)
+        progress.setdefault("total_value", 0.0)
+    if isinstance(header.get("history"), list):
+        header["history"] = [
+            [*epoch, math.nan] if isinstance(epoch, list) and len(epoch) == 5 else epoch for epoch in header["history"]
+        ]
     if isinstance(progress, dict) and "estimator" in progress:  # before version 0.2: the state of any estimator
         mean = progress.pop("estimator")
         schema.optional(schema.real())("progress.estimator", mean)

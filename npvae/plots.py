@@ -744,7 +744,8 @@ def summary(
 ) -> Figure:
     """Summarize a trained model on one page.
 
-    The page has the learning curve and the latent space and, for images, reconstructions, samples and the manifold.
+    The page has the learning curve and the latent space and, for images, reconstructions, samples and the manifold. Of
+    a model without encoder it has the learning curve and the samples.
 
     Parameters
     ----------
@@ -771,15 +772,19 @@ def summary(
     """
     _check_model(model)
     shape, rows = _shape_of(X, image_shape), _rows(X)
+    encodes = getattr(getattr(model, "architecture_", None), "has_encoder", True)
     panels: list[Callable[[Axes], object]] = [lambda ax: learning_curve(model.history_, test_curve, ax=ax)]
     if shape is not None:
         as_images(rows[:1], shape, "X")  # an error before anything is drawn
-        panels += [
+        samples = lambda ax: show_images(model.sample(100), shape, title="Samples: E[x|z], z from the prior", ax=ax)
+        of_data = [
             lambda ax: reconstructions(model, rows, shape, ax=ax),
-            lambda ax: show_images(model.sample(100), shape, title="Samples: E[x|z], z from the prior", ax=ax),
+            samples,
             lambda ax: manifold(model, rows, shape, ax=ax),
         ]
-    panels.append(lambda ax: latent_space(model, rows, y, ax=ax))
+        panels += of_data if encodes else [samples]
+    if encodes:
+        panels.append(lambda ax: latent_space(model, rows, y, ax=ax))
     return _page(panels)
 
 

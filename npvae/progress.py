@@ -221,14 +221,18 @@ def show_progress(max_epochs: int, verbose: bool, done: int = 0) -> Iterator[Qui
 
 
 def describe(epoch: Any) -> str:
-    """Describe an epoch in a few words: bounds in nats a datapoint.
+    """Describe an epoch in a few words: bounds in nats a datapoint; where there is no bound, the estimator's value.
 
     Examples
     --------
     >>> from types import SimpleNamespace
     >>> describe(SimpleNamespace(elbo=-104.5, elbo_valid=float("nan")))
     'bound -104.50 nats'
+    >>> describe(SimpleNamespace(elbo=float("nan"), elbo_valid=float("nan"), value=-98.5))
+    'no bound, value -98.50 nats'
     """
+    if math.isnan(epoch.elbo):
+        return f"no bound, value {epoch.value:.2f} nats"
     valid = "" if math.isnan(epoch.elbo_valid) else f", validation {epoch.elbo_valid:.2f}"
     return f"bound {epoch.elbo:.2f} nats{valid}"
 

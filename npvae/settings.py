@@ -562,7 +562,9 @@ def candidates(n_rows: int, n_features: int, given: Mapping[str, Any] = {}) -> t
     ()
     """
     spec = ESTIMATORS.get(given.get("estimator", SETTINGS["estimator"].default))
-    if n_rows * n_features > TABLE or "weight_prior" in given or spec is None or spec.random_weights:
+    if n_rows * n_features > TABLE or "weight_prior" in given:
+        return ()
+    if spec is None or spec.random_weights or not spec.has_encoder:  # no prior to choose, or no bound to choose it by
         return ()
     return tuple({"weight_prior": prior} for prior in WEIGHT_PRIORS)
 

@@ -70,7 +70,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     report_ : list of str
         What was found in the data and what was chosen.
     health_ : Health
-        What the model has learnt, measured on up to 2000 rows of the training data. Not set by `partial_fit`.
+        What the model has learnt, measured on up to 2000 rows of the training data. Not set by `partial_fit`, nor for
+        a model without encoder.
     likelihood_, learning_rate_, backend_
         The values used, chosen where the setting is "auto".
     n_features_in_ : int
@@ -278,13 +279,15 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         Raises
         ------
         ValueError
-            If the step size is to decay to zero at the end of the training: there is none.
+            If the step size is to decay to zero at the end of the training: there is none. If the estimator is
+            "monte-carlo-em", which needs all rows at once.
         NonFiniteError
             See `fit`.
         """
         values = self._checked_settings()
         if values.schedule != "constant":
             raise ValueError(f"schedule is {values.schedule!r}; partial_fit has no last step, and expects 'constant'")
+        fitting.check_in_pieces(values)
         if not hasattr(self, "parameters_"):
             run, changes = self._begin(values, X, max_epochs=1)._replace(fingerprints=None), {}
         else:
@@ -338,7 +341,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     def _run(self, run, checkpointer, **changes):
         """Set these attributes, train, keep what is needed to continue, and examine the result.
 
-        A run on a piece of the data has no fingerprints, and its result is not examined.
+        A run on a piece of the data has no fingerprints, and its result is not examined. Nor is a model without
+        encoder, which has no bound.
         """
         trainer, whole, before = run.trainer, run.fingerprints is not None, dict(vars(self))
         vars(self).update(changes)
@@ -369,7 +373,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         for message in filter(None, (self.stopped_, kept)):
             self.report_.append(message)
             tell(self.verbose, message)
-        if whole:
+        if whole and self.architecture_.has_encoder:
             fitted = self.fitted_
             with show_stages(self.verbose) as doing:
                 doing("examining the model")

@@ -23,21 +23,23 @@ ROUNDING = 1e-12
 
 
 def parts(noise, rows):
-    """Return the noise of some rows; noise of the weights, which is one vector, belongs to all of them."""
+    """Return the noise of some rows; noise of the weights belongs to all of them."""
     if hasattr(noise, "_fields"):
-        return type(noise)(*(parts(array, rows) if array.ndim == 2 else array for array in noise))
-    return noise.reshape(L, N, -1)[:, rows].reshape(L * len(rows), -1)
+        return type(noise)(*(parts(array, rows) if len(array) == L * N else array for array in noise))
+    shape = noise.shape[1:]
+    return noise.reshape(L, N, *shape)[:, rows].reshape(L * len(rows), *shape)
 
 
 def estimates(estimator, parameters, x, noise, minibatches):
-    """Return value, bound and gradient of each minibatch, as rows."""
+    """Return value, bound if there is one, and gradient of each minibatch, as rows."""
     found = []
     for rows in minibatches:
-        state = Baseline(np.array([-1.5])) if estimator.State else None
+        state = Baseline(np.array([-1.5])) if estimator.State is Baseline else None
         of_rows = parts(noise, rows)
         samples, _ = estimator.sample(parameters, x[rows], rows, of_rows, state)
         result = estimator.value_and_grad(parameters, x[rows], samples)
-        found.append([result.value, result.elbo, *result.gradient.vector])
+        bounds = [result.elbo] if estimator.model.encoder else []
+        found.append([result.value, *bounds, *result.gradient.vector])
     return np.array(found)
 
 
@@ -56,7 +58,8 @@ def spread_and_error(estimator, parameters, x, rng, M, choose):
 def make(rng, make_model):
     def make(name, likelihood, backend=None):
         spec = ESTIMATORS[name]
-        model, parameters = make_model(backend, likelihood=likelihood, random_weights=spec.random_weights)
+        fields = {"random_weights": spec.random_weights, "has_encoder": spec.has_encoder}
+        model, parameters = make_model(backend, likelihood=likelihood, **fields)
         return spec.make(model, L, N), parameters, rng.random((N, model.architecture.n_features))
 
     return make

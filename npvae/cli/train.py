@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import datasets
+from ..estimators import ESTIMATORS
 from ..progress import show_stages
 from ..training import INTERRUPTED, Epoch, NonFiniteError
 from ..vae import VAE
@@ -157,11 +158,11 @@ def _train(
     checkpoint_every: float,
 ) -> int:
     """Train by `run`, which is ``fit`` or ``resume`` of the model, and write all files; return the exit status."""
-    started = time.perf_counter()
+    started, has_bound = time.perf_counter(), ESTIMATORS[model.estimator].has_encoder
     path, picture, curve = _outputs(path)
 
     def score_test(epoch: Epoch) -> None:
-        if _is_round(epoch.epoch) or epoch.epoch == model.max_epochs:
+        if has_bound and (_is_round(epoch.epoch) or epoch.epoch == model.max_epochs):
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # training will say it, or the end
                 notes["test_curve"].append((epoch.samples_seen, model.score(dataset.X_test)))
 
@@ -173,7 +174,8 @@ def _train(
 
     model.set_params(callbacks=(score_test,))
     try:
-        run(dataset.X_train, X_valid=dataset.X_valid, checkpoint=save, checkpoint_every=checkpoint_every)
+        X_valid = dataset.X_valid if has_bound else None
+        run(dataset.X_train, X_valid=X_valid, checkpoint=save, checkpoint_every=checkpoint_every)
     except KeyboardInterrupt:  # before the first step, or a second time
         say(f"what is in {path} can be resumed: npvae resume {path}" if written else "no file was written")
         raise
@@ -190,7 +192,8 @@ def _train(
 
         summary = plots.summary(model, dataset.X_test, shape, y=dataset.y_test, test_curve=test_curve.items())
         save_figure(picture, summary)
-    print(f"test bound: {model.score(dataset.X_test):.2f} nats ({len(dataset.X_test)} rows)")
+    if has_bound:
+        print(f"test bound: {model.score(dataset.X_test):.2f} nats ({len(dataset.X_test)} rows)")
     print(f"model: {path}\npicture: {picture}\ncurve: {curve}\n{time.perf_counter() - started:.0f} s in all")
     if model.stopped_ and model.stopped_.startswith(INTERRUPTED):
         print(f"to resume: npvae resume {path}")

@@ -4,6 +4,7 @@ from ..model import POSTERIORS, Architecture
 from .bound import WEIGHT_DRAWS, Scorer
 from .full_vb import FullVB
 from .interface import Estimator, Result, Spec, first_nonfinite
+from .monte_carlo_em import MonteCarloEM
 from .score_function import ScoreFunction
 from .sgvb import SGVB
 from .wake_sleep import WakeSleep
@@ -32,6 +33,7 @@ ESTIMATORS = {
         random_weights="decoder",
     ),
     "wake-sleep": Spec(lambda model, L, N: WakeSleep(model, L), backends=("reference", "cpu")),
+    "monte-carlo-em": Spec(MonteCarloEM, backends=("reference", "cpu"), has_encoder=False, in_pieces=False),
 }
 
 
@@ -73,7 +75,9 @@ def supports(name: str, posterior: str, backend: str) -> bool:
 
 
 def suits(name: str, architecture: Architecture) -> bool:
-    """Tell whether an estimator can train a model: same family of q(z|x), same random weights. On any backend.
+    """Tell whether an estimator can train a model: same family of q(z|x), same random weights, an encoder or none.
+
+    On any backend.
 
     Examples
     --------
@@ -82,7 +86,8 @@ def suits(name: str, architecture: Architecture) -> bool:
     (True, False)
     """
     spec = ESTIMATORS[name]
-    return architecture.posterior in spec.posteriors and spec.random_weights == architecture.random_weights
+    same = spec.random_weights == architecture.random_weights and spec.has_encoder == architecture.has_encoder
+    return same and architecture.posterior in spec.posteriors
 
 
 def runs_on(architecture: Architecture, backend: str) -> bool:
@@ -98,6 +103,6 @@ def runs_on(architecture: Architecture, backend: str) -> bool:
 
 
 __all__ = [
-    "ESTIMATORS", "SGVB", "WEIGHT_DRAWS", "Estimator", "FullVB", "Result", "ScoreFunction", "Scorer", "Spec",
-    "WakeSleep", "available", "first_nonfinite", "runs_on", "suits", "supports",
+    "ESTIMATORS", "SGVB", "WEIGHT_DRAWS", "Estimator", "FullVB", "MonteCarloEM", "Result", "ScoreFunction", "Scorer",
+    "Spec", "WakeSleep", "available", "first_nonfinite", "runs_on", "suits", "supports",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ class Result(NamedTuple):
     """
 
     value: float
-    elbo: float  # estimate of the bound per datapoint, in nats
+    elbo: float  # estimate of the bound per datapoint, in nats; NaN where there is no encoder, and so no bound
     gradient: Any  # Parameters, or what `Model.gradient` returns; the next call overwrites it
 
 
@@ -86,7 +86,7 @@ class Estimator(Protocol):
             Row numbers of the minibatch in the training data.
         noise : result of `draw`
         state : State or None
-            None before the first call.
+            None before the first call. May be overwritten.
 
         Returns
         -------
@@ -167,3 +167,5 @@ class Spec(NamedTuple):
     backends: tuple = BACKENDS
     random_weights: str | None = None  # the `Architecture.random_weights` that it trains
     fewest_samples: int = 1  # smallest L
+    has_encoder: bool = True  # whether it trains q(z|x); without, there is no bound
+    in_pieces: bool = True  # whether its state can go on to another piece of the data

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from ..conventions import check_choice, check_number, check_seed, kind_of
 from ..estimators import ESTIMATORS, suits, supports
-from ..model import Model
+from ..model import NO_ENCODER, Model
 from ..parameters import Buffers
 
 #: Fewest repeats: the total variance needs two pairs of minibatches for its standard error.
@@ -87,7 +87,8 @@ def gradient_variance(
     ------
     ValueError, TypeError
         If a setting of the model or the data is not valid: see `VAE.fit`. If there is no estimator of a name, or it
-        cannot train this model on its backend; if a number is out of range; if no combination is left.
+        cannot train this model on its backend; if the model has no encoder; if a number is out of range; if no
+        combination is left.
 
     Examples
     --------
@@ -106,6 +107,8 @@ def gradient_variance(
         for i, count in enumerate(_sequence(argument, counts, "integers")):
             check_number(f"{argument}[{i}]", count, np.integer, 1)
     architecture, data, vector, backend = model.starting_point(X)
+    if not architecture.has_encoder:
+        raise ValueError(NO_ENCODER)
     inner = Model(architecture, backend, model.dtype)
     parameters = inner.parameters(vector)
     measurements: list[Measurement] = []

@@ -27,7 +27,10 @@ RUN = 1000
 
 
 class Epoch(NamedTuple):
-    """The record of one epoch, which callbacks get. Bounds are in nats per datapoint.
+    """The record of one epoch, which callbacks get. Bounds and values are in nats per datapoint.
+
+    The value is what the estimator maximises. Where there is no encoder there is no bound, and the value shows how
+    training goes: for "monte-carlo-em" it is log p(x, z) of the chains.
 
     Examples
     --------
@@ -38,9 +41,10 @@ class Epoch(NamedTuple):
 
     epoch: int  # counted from 1
     samples_seen: int  # rows, since training began
-    elbo: float  # mean over the epoch, each minibatch with the parameters of its step
+    elbo: float  # mean over the epoch, each minibatch with the parameters of its step; NaN without an encoder
     elbo_valid: float  # of the validation data after the epoch (see `Trainer.score`); NaN without validation data
     seconds: float  # since training began
+    value: float = math.nan  # mean over the epoch, as of the bound; NaN in files of earlier versions
 
 
 class Settings(NamedTuple):
@@ -80,6 +84,7 @@ class Progress:
     epoch: int = 1  # the current epoch
     seen: int = 0  # rows of the current epoch that have been used
     total: float = 0.0  # sum of their bounds
+    total_value: float = 0.0  # sum of their values
     order: Any = None  # dict: state of the generator before it drew the order of the epoch's rows
     rng: Any = None  # dict: state of the generator now
     samples_seen: int = 0
@@ -184,7 +189,7 @@ class Trainer:
     >>> parameters = model.parameters(model.initial(rng, 0.1))
     >>> estimator = ESTIMATORS["sgvb-b"].make(model, 1, len(data.X))
     >>> trainer = Trainer(estimator, parameters, data, rng, Settings(batch_size=10))
-    >>> bounds = [trainer.step(rows) for rows in trainer.minibatches()]
+    >>> bounds = [elbo for elbo, _ in map(trainer.step, trainer.minibatches())]
     >>> len(bounds), trainer.steps_per_epoch
     (2, 2)
     """
@@ -275,14 +280,15 @@ class Trainer:
         for start in range(progress.seen, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
 
-    def step(self, rows: NDArray) -> float:
+    def step(self, rows: NDArray) -> tuple[float, float]:
         """Take one step on a minibatch, given by its row indices.
 
         A step is ``updates_per_sample`` updates of the parameters, usually one.
 
         Returns
         -------
-        float : the bound in nats per datapoint, the mean over the updates
+        elbo, value : float
+            The bound and the estimator's value in nats per datapoint, each the mean over the updates.
 
         Raises
         ------
@@ -290,7 +296,7 @@ class Trainer:
             If the value or its gradient is not finite.
         """
         estimator, x = self.estimator, self._gather(rows)
-        noise, bounds = estimator.draw(self.rng, len(rows)), []
+        noise, bounds, values = estimator.draw(self.rng, len(rows)), [], []
         samples, self.estimator_state = estimator.sample(self.parameters, x, rows, noise, self.estimator_state)
         for _ in range(estimator.updates_per_sample):
             value, elbo, gradient = estimator.value_and_grad(self.parameters, x, samples)
@@ -299,7 +305,9 @@ class Trainer:
             if not self.optimizer.step(self.parameters, gradient):
                 self._fail(int(self.optimizer.state.counter[0]), x, samples, self._rejected(gradient))
             bounds.append(elbo)
-        return sum(bounds) / len(bounds) + self.data.log_jacobian
+            values.append(value)
+        elbo, value = (sum(numbers) / len(numbers) + self.data.log_jacobian for numbers in (bounds, values))
+        return elbo, value
 
     def _gather(self, rows: NDArray) -> Any:
         return self.estimator.model.gather(self.data, rows, self._buffers)
@@ -338,7 +346,7 @@ class Trainer:
                 self._fail(int(self.estimator.model.backend.to_numpy(self.optimizer.state.counter)[0]), x, samples)
 
     def steps(self, batches: list[NDArray]) -> Any:
-        """Take a step on each minibatch, as `step`, and return the bounds.
+        """Take a step on each minibatch, as `step`, and return (elbo, value) of each.
 
         If the backend has a ``Runner`` and the estimator supports it, no step is waited for: all are launched first.
         """
@@ -356,7 +364,8 @@ class Trainer:
             x, noise = self._gather(rows), self.estimator.draw(self.rng, len(rows))
             samples, _ = self.estimator.sample(self.parameters, x, rows, noise)
             self._fail(failed, x, samples, self._repeat(failed, x, samples))
-        return values + self.data.log_jacobian
+        bounds = values + self.data.log_jacobian  # the value is the bound: see `RunsAhead`
+        return zip(bounds, bounds)
 
     def _repeat(self, step: int, x: Any, samples: Any) -> str:
         """Repeat a step that was not taken, on a copy of the parameters, and say what of it is rejected."""
@@ -379,7 +388,7 @@ class Trainer:
             while run := list(itertools.islice(batches, most)):
                 yield run
 
-    def epoch(self, stop: Callable[[], bool]) -> tuple[float, bool]:
+    def epoch(self, stop: Callable[[], bool]) -> tuple[float, float, bool]:
         """Train on the remaining minibatches of the epoch.
 
         Parameters
@@ -388,24 +397,26 @@ class Trainer:
 
         Returns
         -------
-        elbo : float, mean bound of the rows of the epoch so far, in nats per datapoint
+        elbo, value : float, mean bound and value of the rows of the epoch so far, in nats per datapoint
         whole : bool, whether the epoch is complete
         """
         progress, start = self.progress, self.snapshot()
         for run in self._runs():
-            values = self.steps(run)
+            results = self.steps(run)
             self.sound = start
-            for rows, value in zip(run, values):
-                progress.total += float(len(rows) * value)
+            for rows, (elbo, value) in zip(run, results):
+                progress.total += float(len(rows) * elbo)
+                progress.total_value += float(len(rows) * value)
                 progress.seen += len(rows)
                 progress.samples_seen += len(rows)
             if stop():
                 break
-        elbo, whole = progress.total / progress.seen, progress.seen == len(self.data.X)
+        elbo, value = progress.total / progress.seen, progress.total_value / progress.seen
+        whole = progress.seen == len(self.data.X)
         if whole:
-            progress.epoch, progress.seen, progress.total = progress.epoch + 1, 0, 0.0
+            progress.epoch, progress.seen, progress.total, progress.total_value = progress.epoch + 1, 0, 0.0, 0.0
             self._fix()
-        return elbo, whole
+        return elbo, value, whole
 
     def _fix(self) -> None:
         """Set the density of columns that hardly vary, in the parameters and in the average of the iterates."""
@@ -540,10 +551,10 @@ def _train(trainer, score_valid, callbacks, keep):
     with interruptible() as interrupted:
         while progress.epoch <= trainer.settings.max_epochs and not out_of_patience():
             number = progress.epoch
-            elbo, whole = trainer.epoch(after_step)
+            elbo, value, whole = trainer.epoch(after_step)
             bound = trainer.score(score_valid) if whole else math.nan
             progress.seconds = time.perf_counter() - started
-            record = Epoch(number, progress.samples_seen, elbo, bound, progress.seconds)
+            record = Epoch(number, progress.samples_seen, elbo, bound, progress.seconds, value)
             keep(trainer, record)
             answers = [callback(record) for callback in callbacks]
             if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
