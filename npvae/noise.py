@@ -56,6 +56,18 @@ class RowNoise:
             counters = self._keys[None, :, None] + numbers
         return ((_mix(counters) >> np.uint64(12)) + 0.5).reshape(-1, J) * 2.0**-52  # excludes 0 and 1
 
+    def generators(self) -> list[np.random.Generator]:
+        """Return a generator of NumPy for each row. It is faster than `uniform` where a row needs thousands of numbers.
+
+        Examples
+        --------
+        >>> x = np.array([[0.0, 1.0], [0.0, 2.0]])
+        >>> (_, second), (alone,) = RowNoise(x, seed=0).generators(), RowNoise(x[1:], seed=0).generators()
+        >>> bool(second.random() == alone.random())
+        True
+        """
+        return [np.random.default_rng(int(key)) for key in self._keys]
+
 
 def keyed_uniform(x: NDArray, seed: int, shape: tuple[int, int]) -> NDArray[np.float64]:
     """Return the first numbers of `RowNoise`, (L * M, J) for x (M, D) and ``shape`` (L, J).
