@@ -48,7 +48,7 @@ def gaps(ours: Lines, theirs: Lines) -> list[tuple[str, str, float, float, float
     --------
     >>> line = paper.Line(np.array([1e5, 1e7]), np.array([-130.0, -110.0]))
     >>> gaps({("mnist-20-aevb", "test"): line}, paper.curves("fig2"))
-    [('mnist-20-aevb', 'test', 1000000.0, -120.0, -124.18), ('mnist-20-aevb', 'test', 10000000.0, -110.0, -104.7)]
+    [('mnist-20-aevb', 'test', 1000000.0, -120.0, -124.19), ('mnist-20-aevb', 'test', 10000000.0, -110.0, -104.74)]
     """
     found = []
     for key in [key for key in ours if key in theirs]:

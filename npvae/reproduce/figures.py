@@ -7,11 +7,11 @@ of training images and algorithm. A name means the same model in each figure.
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..conventions import did_you_mean
 from ..vae import VAE
+from .marginal import log_likelihood
 
 #: What the paper calls the algorithms, and the estimator of each.
 ALGORITHMS = {"aevb": "sgvb-b", "wake-sleep": "wake-sleep", "monte-carlo-em": "monte-carlo-em"}
@@ -34,9 +34,6 @@ DATASETS = {
 #: Several models are trained at once, so each is computed on the CPU.
 PROTOCOL: dict[str, Any] = {"learning_rate": 0.02, "backend": "cpu"}
 
-#: Rows of the training data and of the test data whose log p(x) Figure 3 shows.
-SCORED = 1000
-
 
 class Curve(NamedTuple):
     """A model, the data that it is trained on, and the curve that shows its training."""
@@ -56,11 +53,6 @@ class Figure(NamedTuple):
     about: str
     curves: dict[str, Curve]  # by name, in the order in which they are trained
     picture: str  # a name in `drawing.PICTURES`
-
-
-def log_likelihood(model: VAE, X: NDArray) -> float:
-    """Return the mean of log p(x) in nats over the first rows, estimated as in Appendix D of the paper."""
-    return float(np.mean(model.log_likelihood(X[:SCORED], method="marginal")))
 
 
 def _of_sizes(algorithm: str, **latents: tuple[int, ...]) -> dict[str, Curve]:

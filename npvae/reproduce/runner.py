@@ -12,7 +12,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from .. import datasets
-from ..progress import duration
+from ..progress import describe, duration
 from ..training import INTERRUPTED, Epoch
 from ..vae import VAE, load
 from .figures import Curve
@@ -208,14 +208,12 @@ def _train(task: Task, X: NDArray, X_test: NDArray) -> None:
     due, show = set(task.marks()), Progress(task, done)
 
     def after_epoch(epoch: Epoch) -> None:
-        bounds = [epoch.elbo]
         mark = epoch.epoch in due and epoch.samples_seen == epoch.epoch * len(X)  # not of a part of an epoch
         if mark and task.curve.score:
             model.save(task.snapshot(epoch.epoch), {"curve": task.name, "points": []})
         elif mark:
-            bounds.append(model.score(X_test))
-            points.append(Point(epoch.samples_seen, *bounds))
-        show(epoch, bounds, mark)
+            points.append(Point(epoch.samples_seen, epoch.elbo, model.score(X_test)))
+        show(epoch, points if mark else [])
 
     def save(model: VAE) -> None:
         model.save(task.path, {"curve": task.name, "points": points})
@@ -241,8 +239,8 @@ def _score(task: Task, score: Callable[[VAE, NDArray], float], X: NDArray, X_tes
         samples = epoch * task.n_rows
         if samples not in points:
             model = load(task.snapshot(epoch))
-            points[samples] = Point(samples, score(model, X), score(model, X_test))
-            say(f"{task.name}: {samples:.3g} samples, {_bounds(points[samples][1:])}")
+            points[samples] = point = Point(samples, score(model, X), score(model, X_test))
+            say(f"{task.name}: {samples:.3g} samples, log p(x) {point.train:.1f} nats, test {point.test:.1f}")
             write(task.table, sorted(points.values()))
 
 
@@ -253,17 +251,14 @@ class Progress:
         self.task, self.done, self.started = task, done, time.monotonic()
         self.said = self.started
 
-    def __call__(self, epoch: Epoch, bounds: list[float], mark: bool) -> None:
-        """Tell of an epoch that has ended."""
-        if mark or time.monotonic() >= self.said + EVERY:
+    def __call__(self, epoch: Epoch, points: Sequence[Point]) -> None:
+        """Tell of an epoch that has ended, and has added the last of these points, if there are any."""
+        if points or time.monotonic() >= self.said + EVERY:
             self.said, last = time.monotonic(), self.task.epochs()
             left = (last - epoch.epoch) * (self.said - self.started) / (epoch.epoch - self.done)
             total = f"{epoch.samples_seen:.3g} of {last * self.task.n_rows:.3g} samples"
-            say(f"{self.task.name}: {total}, {_bounds(bounds)}, {duration(left)} left")
-
-
-def _bounds(bounds: Iterable[float]) -> str:
-    return ", ".join(f"{part} {nats:.1f}" for part, nats in zip(("train", "test"), bounds))
+            test = f", test {points[-1].test:.1f}" if points else ""
+            say(f"{self.task.name}: {total}, {describe(epoch)}{test}, {duration(left)} left")
 
 
 def say(message: str) -> None:
