@@ -2,8 +2,9 @@
 
 A line ``<!-- table: SOURCE -->`` above a table names its data: a row of TABLES, or the test that makes the table. The
 word after a ``#`` tells several tables of a file apart.
-Nothing is measured here: the data files are written by the scripts beside this one, by `npvae bench`, and by
-``tests/test_ptx.py``.
+Nothing is measured here: the data files are written by the scripts beside this one, by `npvae bench`, by
+`npvae reproduce`, and by ``tests/test_ptx.py``. The tables of ``npvae reproduce fig2`` are in the folder
+``results/fig2``.
 """
 
 import csv
@@ -11,9 +12,12 @@ import re
 import statistics
 from pathlib import Path
 
+import numpy as np
+
 from npvae.bench import tables as small_tables
 from npvae.evaluation import Measurement
 from npvae.evaluation import table as table_of_variances
+from npvae.reproduce import drawing, figures, paper
 
 HERE = Path(__file__).parent
 
@@ -184,6 +188,23 @@ def scores(source):
     return small_tables.table_of_scores(small_tables.read(file_of(source)))
 
 
+def gaps(source):
+    """Return how far the curves of a figure are from the paper's."""
+    folder = file_of(source)
+    curves = figures.FIGURES[folder.name].curves
+    ours, theirs, rows = drawing.lines(curves, folder), paper.curves(folder.name), []
+    for name, curve in sorted(curves.items(), key=lambda item: drawing.place(item[1])):
+        digits = 0 if curve.dataset == "frey" else 1
+        of_name = {key: line for key, line in ours.items() if key[0] == name}
+        found = {(part, samples): pair for _, part, samples, *pair in drawing.gaps(of_name, theirs)}
+        for samples in sorted({samples for _, samples in found}):
+            cells = [f"{nats:.{digits}f}" for part in drawing.PARTS for nats in found.get((part, samples), ())]
+            gap = "{:+.{}f}".format(np.subtract(*found["test", samples]), digits)
+            rows.append([f"{curve.panel}, {curve.algorithm}", power(samples), *cells, gap])
+    parts = [cell for part in ("training", "test") for cell in (part, "paper")]
+    return markdown(["model", "samples", *parts, "gap, test"], *rows)
+
+
 def file_of(source):
     return HERE / source.partition("#")[0]
 
@@ -196,6 +217,7 @@ TABLES = {
     "results/benchmark-tables.csv#contestants": contestants,
     "results/benchmark-tables.csv#scores": scores,
     "results/cuda-kernels.csv": plain,
+    "results/fig2": gaps,
     "results/mnist.csv": curve,
     "results/frey.csv": curve,
     "results/frey-seeds.csv": last_bounds,

@@ -18,6 +18,7 @@ from npvae import datasets
 from npvae.bench import report
 from npvae.bench import tables as small_tables
 from npvae.cli.outputs import CURVE_COLUMNS
+from npvae.reproduce import figures, runner
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -140,6 +141,14 @@ def test_commands_write_the_columns_of_the_data_files():
     }
     for name, columns in first_rows.items():
         assert names_of(DOCS / "results" / f"{name}.csv") == list(columns)
+
+
+def test_tables_of_figures_are_those_of_their_models():
+    """Each file in the folder of a figure is the table of one of its models, as `npvae reproduce` writes it."""
+    for name, figure in figures.FIGURES.items():
+        for path in (DOCS / "results" / name).glob("*"):
+            assert path.name.removesuffix(".csv") in figure.curves and runner.read(path)
+    assert list((DOCS / "results" / "fig2").glob("*.csv"))
 
 
 def small_regularization(patch, X):

@@ -87,13 +87,13 @@ def _draw_curves(name: str, folder: Path, figure: "Figure") -> str:
     curves, theirs = FIGURES[name].curves, paper.curves(name)
     ours = lines(curves, folder)
     panels: dict[str, list[str]] = {}
-    for model in sorted(curves, key=lambda model: _place(curves[model])):
+    for model in sorted(curves, key=lambda model: place(curves[model])):
         panels.setdefault(curves[model].panel, []).append(model)
     rows = len({curve.dataset for curve in curves.values()})
     columns = math.ceil(len(panels) / rows)
     figure.set_size_inches(1 + 3.5 * columns, 1 + 3.5 * rows)
-    for place, (title, models) in enumerate(panels.items(), 1):
-        ax = figure.add_subplot(rows, columns, place)
+    for number, (title, models) in enumerate(panels.items(), 1):
+        ax = figure.add_subplot(rows, columns, number)
         for model in models:
             for part, style in PARTS.items():
                 line: dict[str, Any] = {"color": COLOURS[curves[model].algorithm], "linestyle": style}
@@ -107,7 +107,7 @@ def _draw_curves(name: str, folder: Path, figure: "Figure") -> str:
     return table_of_gaps(ours, theirs)
 
 
-def _place(curve: Curve) -> tuple[int, int, int]:
+def place(curve: Curve) -> tuple[int, int, int]:
     """Return where a curve is in its figure: row, then column."""
     return list(DATASETS).index(curve.dataset), curve.n_rows or 0, curve.settings["n_components"]
 
@@ -147,8 +147,8 @@ def _draw_models(name: str, folder: Path, figure: "Figure", draw: Callable[[Any,
     """Draw each model of a figure that a folder has, side by side."""
     found = {model: curve for model, curve in FIGURES[name].curves.items() if (folder / f"{model}.npz").exists()}
     figure.set_size_inches(6 * len(found), 6.5)
-    for place, (model, curve) in enumerate(found.items(), 1):
-        ax = figure.add_subplot(1, len(found), place)
+    for number, (model, curve) in enumerate(found.items(), 1):
+        ax = figure.add_subplot(1, len(found), number)
         draw(load(folder / f"{model}.npz"), DATASETS[curve.dataset].shape, ax)
         ax.set_title(f"{curve.panel}\n{ax.get_title()}", fontsize="medium")
     return ""
