@@ -277,7 +277,8 @@ def run(tasks: Iterable[Task], jobs: int | None = None) -> dict[str, str]:
     ----------
     tasks : Tasks
     jobs : int, optional
-        Processes at the same time; by default one for each core. They share the cores.
+        Processes at the same time; by default one for each core. They share the cores, or each has NUMBA_NUM_THREADS
+        threads if that is set.
 
     Returns
     -------
@@ -295,7 +296,8 @@ def run(tasks: Iterable[Task], jobs: int | None = None) -> dict[str, str]:
             task.model()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = min(jobs or cores, len(tasks))
-    outcomes = in_processes(train, tasks, jobs, max(1, cores // max(1, jobs)))
+    threads = int(os.environ.get(THREADS[0], 0)) or max(1, cores // max(1, jobs))
+    outcomes = in_processes(train, tasks, jobs, threads)
     return {name: error for name, error in outcomes if error}
 
 
