@@ -19,7 +19,7 @@ LAYERS = (
     ("conventions", "description", "modelfile", "parameters", "progress", "schema", "version"),
     ("table",),
     ("backends",),
-    ("distributions", "likelihoods", "nn", "optimizers"),
+    ("distributions", "keyed", "likelihoods", "nn", "optimizers"),
     ("inference", "preprocessing", "weight_posterior"),
     ("model",),
     ("estimators",),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backends.interface import Array
+from ..keyed import keyed_uniform
 from ..model import Model
 from ..parameters import Buffers, Parameters
 from ..preprocessing import Data
@@ -130,46 +131,3 @@ class Scorer:
         result = forward(model, parameters, x, eps, True, buffers)
         log_likelihood, kl = map(model.backend.to_numpy, (result.log_likelihood, result.kl))
         return log_likelihood.reshape(self.n_samples, -1).mean(axis=0, dtype=float) - kl
-
-
-def keyed_uniform(x: np.ndarray, seed: int, shape: tuple[int, int]) -> np.ndarray:
-    """Compute numbers uniform on (0, 1) from a hash of each row's content and the seed.
-
-    Parameters
-    ----------
-    x : array (M, D) of floats
-        Hashed as float32.
-    seed : int
-    shape : (L, J)
-        Samples for each row, and numbers for each sample.
-
-    Returns
-    -------
-    array (L * M, J) of float64
-        Row ``l * M + i`` belongs to row i of x.
-
-    Examples
-    --------
-    A row's numbers do not depend on the other rows:
-
-    >>> x = np.array([[0.0, 1.0], [0.0, 2.0]])
-    >>> together, alone = keyed_uniform(x, 0, (1, 3)), keyed_uniform(x[1:], 0, (1, 3))
-    >>> np.array_equal(together[1:], alone)
-    True
-    """
-    L, J = shape
-    bits = (x + 0.0).astype(np.float32).view(np.uint32).astype(np.uint64)  # + 0.0 turns -0.0 into 0.0
-    keys = _mix(np.arange(x.shape[1], dtype=np.uint64) + _mix(np.uint64(seed % 2**64))) | np.uint64(1)
-    with np.errstate(over="ignore"):
-        row_keys = _mix(bits @ keys)  # multilinear hashing, modulo 2^64
-        counters = row_keys[None, :, None] + np.arange(L * J, dtype=np.uint64).reshape(L, 1, J)
-    return ((_mix(counters) >> np.uint64(12)) + 0.5).reshape(-1, J) * 2.0**-52  # excludes 0 and 1
-
-
-def _mix(key):
-    """Scramble 64-bit integers: the finalizer of the SplitMix64 generator (Steele, Lea and Flood, 2014)."""
-    with np.errstate(over="ignore"):
-        key = key + np.uint64(0x9E3779B97F4A7C15)
-        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return key ^ (key >> np.uint64(31))
