@@ -1,9 +1,10 @@
 """The likelihood that others publish for MNIST: 2 x 200 tanh units, 50 latents, pixels drawn anew as 0 or 1.
 
 ``python docs/published.py train FOLDER`` trains, with a checkpoint in the folder every few minutes; where there is one,
-it continues from it, to the same bits. ``python docs/published.py score FOLDER`` computes log p(x) of the test images by
-importance sampling. Both write results/published-*.csv, and both read MNIST from NPVAE_DATA. The training takes an hour
-and a half on a core that it has for itself, the score ten minutes.
+it continues from it, to the same bits. A number after the folder is that of the epochs, also of a training that has
+begun: the step size then decays to zero at its end. ``python docs/published.py score FOLDER`` computes log p(x) of the
+test images by importance sampling. Both write results/published-*.csv, and read MNIST from NPVAE_DATA. The training
+takes an hour on a core that it has for itself, the score ten minutes.
 """
 
 import csv
@@ -40,7 +41,7 @@ def images():
     return np.concatenate([data.X_train, data.X_valid]), data.X_test
 
 
-def train(folder):
+def train(folder, max_epochs=SETTINGS["max_epochs"]):
     """Train, or continue a training; write a line of the curve every few epochs."""
     path, curve, (X, X_test) = folder / "model.npz", folder / "curve.csv", images()
     model = npvae.load(path) if path.exists() else npvae.VAE(**SETTINGS)
@@ -53,7 +54,7 @@ def train(folder):
             write(curve, rows)
             print(*rows[-1], flush=True)
 
-    model.set_params(callbacks=(score,))
+    model.set_params(callbacks=(score,), max_epochs=int(max_epochs))
     (model.resume if path.exists() else model.fit)(X, checkpoint=path, checkpoint_every=EVERY)
     tables.save("results/published-curve.csv", [NAMES, *rows])
 
@@ -101,4 +102,4 @@ def score(folder):
 
 
 if __name__ == "__main__":
-    {"train": train, "score": score}[sys.argv[1]](Path(sys.argv[2]))
+    {"train": train, "score": score}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
