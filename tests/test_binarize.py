@@ -6,6 +6,7 @@ from test_resume import fit_until, same
 
 import npvae
 from npvae import backends, fitted
+from npvae.backends import formulas
 from npvae.keyed import key_of, key_of_content, keyed_uniform
 from npvae.model import Model
 from npvae.preprocessing import choose_likelihood
@@ -71,7 +72,7 @@ def test_frequencies_and_independence(rng):
     z = (draws - x)[:, 1:-1] / np.sqrt(x * (1 - x))[1:-1]
     between_columns = z.T @ z / np.sqrt(n) - np.eye(6) * np.sqrt(n)
     assert abs(between_columns[~np.eye(6, dtype=bool)]).max() < FAR
-    assert abs((z[1:] * z[:-1]).sum(axis=0) / np.sqrt(n)).max() < FAR  # rows whose keys come from neighbouring numbers
+    assert abs(z[1:].T @ z[:-1] / np.sqrt(n)).max() < FAR  # of rows whose keys come from neighbouring numbers
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (130, 101)])
@@ -88,6 +89,14 @@ def test_same_bits_on_every_backend(rng, shape, dtype):
     np.testing.assert_array_equal(second, first)
     np.testing.assert_array_equal(in_place, first)
     np.testing.assert_array_equal(first[(x == 0) | (x == 1)], x[(x == 0) | (x == 1)])
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_the_least_uniform_number(backend):
+    """It is 0, which is not below 0; below 2^-24 there is no other."""
+    x, key = np.array([[0.0], [2.0**-24], [1.0]]), np.full(3, 2**64 - int(formulas.GAMMA), np.uint64)
+    assert formulas.mix(key + np.uint64(0)).tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(backends.get(backend).binarize(x, key, np.empty_like(x)), [[0], [1], [1]])
 
 
 def test_keys():
