@@ -16,8 +16,6 @@ import tables
 
 import npvae
 from npvae import datasets
-from npvae.estimators import bound
-from npvae.parameters import Buffers
 
 #: Burda, Grosse and Salakhutdinov (2016) have this network, and about -86.8 nats for the test images.
 SETTINGS = {
@@ -28,9 +26,6 @@ SETTINGS = {
 
 #: Seconds between checkpoints; epochs between two points of the curve; samples of a row of the score.
 EVERY, POINTS, SAMPLES = 120, 25, 5000
-
-#: Rows and samples that are computed together.
-ROWS, TOGETHER = 10, 500
 
 NAMES = "epoch", "samples", "elbo_train", "elbo_test", "seconds"
 
@@ -70,28 +65,10 @@ def write(path, rows):
         csv.writer(file).writerows([NAMES, *rows])
 
 
-def log_likelihood(fitted, X, n_samples, seed=0):
-    """Estimate log p(x) of each row: the logarithm of the mean of p(x, z) / q(z|x) over samples of q (N,), in nats."""
-    model, data, buffers, rng = fitted.model, fitted.data(X), Buffers(*backend_of(fitted)), np.random.default_rng(seed)
-    values = np.full(len(X), -np.inf)
-    for rows in np.split(np.arange(len(X)), range(ROWS, len(X), ROWS)):
-        x = model.gather(data, rows, buffers)
-        for _ in range(n_samples // TOGETHER):
-            eps = model.noise(rng, np.empty((TOGETHER * len(rows), model.architecture.n_components), np.float32))
-            done = bound.forward(model, fitted.parameters, x, eps, False, buffers)
-            weights = done.log_likelihood.astype(float) - done.kl
-            values[rows] = np.logaddexp(values[rows], np.logaddexp.reduce(weights.reshape(TOGETHER, -1), axis=0))
-    return values - np.log(n_samples // TOGETHER * TOGETHER)
-
-
-def backend_of(fitted):
-    return fitted.model.backend, fitted.model.dtype
-
-
 def score(folder):
     """Write the bound and log p(x) of the test images."""
     model, (_, X) = npvae.load(folder / "model.npz"), images()
-    values, progress = log_likelihood(model.fitted_, X, SAMPLES), model.training_.progress
+    values, progress = model.log_likelihood(X, method="importance", n_samples=SAMPLES), model.training_.progress
     row = [
         progress.samples_seen, f"{model.score(X):.2f}", f"{values.mean():.2f}",
         f"{values.std(ddof=1) / np.sqrt(len(X)):.2f}", SAMPLES, sum(model.health_.active),

@@ -4,8 +4,7 @@
 scikit-learn; ``vae`` has the methods that users call.
 """
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from .conventions import column_names, compare_names, short_repr
 from .estimators import WEIGHT_DRAWS, Scorer
+from .inference import LogJoint
 from .model import Model
 from .parameters import Buffers, Parameters
 from .preprocessing import Data, Preprocessor
@@ -133,30 +133,28 @@ class Fitted:
         """Return the `Scorer` of this model. It takes the parameters as an argument."""
         return Scorer(self.model, self.seed, self.n_samples)
 
-    def log_joint(self, x: ArrayLike) -> Callable[[ArrayLike], tuple[np.ndarray, np.ndarray]]:
-        """Return the function z -> log p(x, z) of one datapoint, as `npvae.inference.fit_posterior` needs it.
+    def log_joint(self, x: ArrayLike) -> LogJoint:
+        """Return the function z -> log p(x, z), as `npvae.inference.fit_posterior` and `npvae.samplers` need it.
 
-        Random weights are fixed at their means.
+        Random weights are fixed at their means. All rows of z are computed together.
 
         Parameters
         ----------
-        x : array (D,)
+        x : array (D,) or (M, D)
 
         Returns
         -------
         callable
-            Takes z (n, J). Returns log p(z) + log p(x|z), (n,) in nats of the data as given, and its gradient by z,
-            (n, J).
+            Takes z (n, J) for one datapoint (D,). For M of them z is (L * M, J), and row ``l * M + i`` belongs to
+            datapoint i. Returns log p(z) + log p(x|z), a value for each row in nats of the data as given, and its
+            gradient by z, of the shape of z.
         """
-        model, data = self.model, self.data(np.asarray(x)[None])
-        (_, row, _), *_ = self.batches(data)
-        local = threading.local()  # each thread that calls the function has its own buffers
+        data = self.data(np.atleast_2d(x))
+        rows, buffers = np.arange(len(data.X)), Buffers(self.model.backend, self.model.dtype)
+        log_density = self.model.log_density(self.parameters, self.model.gather(data, rows, buffers))
 
         def function(z):
-            z = model.backend.asarray(z, model.dtype)
-            buffers = vars(local).setdefault("buffers", Buffers(model.backend, model.dtype))
-            value, gradient = model.log_joint(self.parameters, row, z, buffers)
-            value, gradient = (np.array(model.backend.to_numpy(array), float) for array in (value, gradient))
+            value, gradient = log_density(z)
             return value + data.log_jacobian, gradient
 
         return function

@@ -122,7 +122,7 @@ def fit_posterior(
     check_seed("random_state", random_state)
     _check_family(q)
     # Of more rows than columns: with as many, a sum over the wrong axis has the right shape.
-    _call(log_joint, q.rsample(_draw(q, np.random.default_rng(0), len(q.loc) + 1)))
+    value_and_gradient(log_joint, q.rsample(_draw(q, np.random.default_rng(0), len(q.loc) + 1)))
     rng, history = np.random.default_rng(random_state), []
     squares: dict[str, NDArray[np.float64]] = {}
     average: dict[str, NDArray[np.float64]] = {}
@@ -148,7 +148,7 @@ def fit_posterior(
             if step >= steps // 2:
                 average[name] = average.get(name, 0) + free[name] / (steps - steps // 2)
     here = _constrained(q, average)
-    terms, _ = _call(log_joint, here.rsample(_draw(here, rng, N_FINAL)))
+    terms, _ = value_and_gradient(log_joint, here.rsample(_draw(here, rng, N_FINAL)))
     if not np.all(np.isfinite(terms)):
         raise FloatingPointError(
             f"log p(x, z) is not finite for {np.sum(~np.isfinite(terms))} of {N_FINAL} samples z of the fitted q, so "
@@ -189,7 +189,7 @@ def elbo_and_gradient(
 
 
 def _elbo_and_gradient(log_joint, q, eps):
-    log_p, dz = _call(log_joint, q.rsample(eps))
+    log_p, dz = value_and_gradient(log_joint, q.rsample(eps))
     gradient = {name: g.mean(axis=0) for name, g in q.pullback(eps, dz).items()}
     name = _scale_of(q)
     scale = np.asarray(getattr(q, name))
@@ -197,18 +197,26 @@ def _elbo_and_gradient(log_joint, q, eps):
     return float(np.mean(log_p) + np.sum(q.entropy())), gradient
 
 
-def _call(log_joint: LogJoint, z: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return what log_joint returns for z (n, K), after checking what it is."""
+def value_and_gradient(
+    log_joint: LogJoint, z: NDArray[np.float64], name: str = "log_joint"
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return what a user's function returns for z (n, K), after checking what it is. Errors call it ``name``.
+
+    Examples
+    --------
+    >>> value_and_gradient(lambda z: (-(z**2).sum(axis=1), -2 * z), np.array([[1.0, 2.0]]))
+    (array([-5.]), array([[-2., -4.]]))
+    """
     if not callable(log_joint):
-        raise TypeError(f"log_joint is {kind_of(log_joint)}; expected a function that returns (log_p, gradient)")
+        raise TypeError(f"{name} is {kind_of(log_joint)}; expected a function that returns (log_p, gradient)")
     n, shape = len(z), z.shape
     result = log_joint(z)
     if not isinstance(result, tuple | list) or len(result) != 2:
         found = f"{len(result)} things" if isinstance(result, tuple | list) else f"an object {kind_of(result)}"
-        raise TypeError(f"log_joint returned {found}; expected a pair (log_p, gradient)")
+        raise TypeError(f"{name} returned {found}; expected a pair (log_p, gradient)")
     log_p, dz = result
-    log_p = array_of_shape("the log p(x, z) that log_joint returned", log_p, (n,), ", a value for each row of z")
-    return log_p, array_of_shape("the gradient that log_joint returned", dz, shape, ", as z has")
+    log_p = array_of_shape(f"the log_p that {name} returned", log_p, (n,), ", a value for each row of z")
+    return log_p, array_of_shape(f"the gradient that {name} returned", dz, shape, ", as z has")
 
 
 def _check_family(q: Family) -> None:

@@ -3,6 +3,7 @@
 ``estimators`` compute the bound and its gradient from these parts, and ``training`` updates the parameters.
 """
 
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +13,9 @@ from . import nn
 from .backends.formulas import MIN_LOG_VAR
 from .backends.interface import Array, Backend
 from .distributions import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
-from .keyed import key_of_content
+from .inference import LogJoint
 from .likelihoods import LIKELIHOODS
+from .noise import key_of_content
 from .parameters import Buffers, Layout, Parameters
 from .preprocessing import Data
 from .weight_posterior import INITIAL_LOG_VAR, WeightPosterior
@@ -313,6 +315,39 @@ class Model:
             self.decoder.backward(parameters, z, decoded, None, buffers, dz)
         self.backend.add_log_prior(z, log_joint, dz)
         return log_joint, dz
+
+    def log_density(self, parameters: Parameters, x: Array) -> LogJoint:
+        """Return the function z -> log p(x, z), with its gradient with respect to z, that samplers call.
+
+        Parameters
+        ----------
+        parameters : Parameters
+        x (M, D) : on the backend; do not overwrite it while the function is in use
+
+        Returns
+        -------
+        callable
+            Takes z (L * M, J), where row ``l * M + i`` belongs to datapoint i. Returns new float64 arrays on the host,
+            (L * M,) in nats and (L * M, J). Several threads may call it.
+
+        Examples
+        --------
+        >>> from npvae import backends
+        >>> model = Model(Architecture(2, 1, ()), backends.get("reference"))
+        >>> log_density = model.log_density(model.parameters(np.zeros(model.layout.size)), np.ones((1, 2), np.float32))
+        >>> log_density(np.array([[0.0], [2.0]]))[1].tolist()
+        [[0.0], [-2.0]]
+        """
+        local = threading.local()  # each thread that calls the function has its own buffers
+
+        def function(z):
+            z = self.backend.asarray(z, self.dtype)
+            buffers = vars(local).setdefault("buffers", Buffers(self.backend, self.dtype))
+            result = self.log_joint(parameters, x, z, buffers)
+            log_joint, dz = (np.array(self.backend.to_numpy(array), float) for array in result)
+            return log_joint, dz
+
+        return function
 
     def mean(self, outputs: tuple) -> NDArray:
         """Return E[x|z] (R, D) from the outputs of `decode`, as a new NumPy array."""

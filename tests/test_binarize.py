@@ -7,8 +7,8 @@ from test_resume import fit_until, same
 import npvae
 from npvae import backends, fitted
 from npvae.backends import formulas
-from npvae.keyed import key_of, key_of_content, keyed_uniform
 from npvae.model import Model
+from npvae.noise import key_of, key_of_content, keyed_uniform
 from npvae.preprocessing import choose_likelihood
 from npvae.table import survey
 

@@ -173,7 +173,7 @@ TWO = ds.Normal([0.0, 0.0], [1.0, 1.0])
             TypeError,
             r"log_joint returned 3 things; expected a pair \(log_p, gradient\)",
         ),
-        (returns(lambda p, g: (p.sum(), g)), ValueError, r"log p\(x, z\) that log_joint returned has the shape \(\)"),
+        (returns(lambda p, g: (p.sum(), g)), ValueError, r"log_p that log_joint returned has the shape \(\)"),
         (
             returns(lambda p, g: (p[:, None], g)),
             ValueError,
@@ -193,7 +193,7 @@ TWO = ds.Normal([0.0, 0.0], [1.0, 1.0])
         (returns(lambda p, g: (p, g[:, :1])), ValueError, r"the shape \(3, 1\); expected \(3, 2\)"),
         (returns(lambda p, g: (p, 0.0)), ValueError, r"the gradient that log_joint returned has the shape \(\)"),
         (returns(lambda p, g: (p, None)), TypeError, "the gradient that log_joint returned is None; expected an array"),
-        (returns(lambda p, g: (None, g)), TypeError, r"the log p\(x, z\) that log_joint returned is None; expected"),
+        (returns(lambda p, g: (None, g)), TypeError, r"the log_p that log_joint returned is None; expected"),
         (returns(lambda p, g: (p * 1j, g)), TypeError, "log_joint returned is of type complex128; expected"),
         (returns(lambda p, g: (p, [*list(g[0]), g[1]])), TypeError, "is of type list, with parts of different shapes"),
     ],

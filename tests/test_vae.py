@@ -11,7 +11,7 @@ from scipy.special import ndtri
 import npvae
 from npvae import datasets
 from npvae.conventions import NotFittedError
-from npvae.estimators.bound import keyed_uniform
+from npvae.noise import keyed_uniform
 from npvae.preprocessing import choose_likelihood
 from npvae.table import survey
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backends.interface import Array
-from ..keyed import keyed_uniform
 from ..model import Model
+from ..noise import keyed_uniform
 from ..parameters import Buffers, Parameters
 from ..preprocessing import Data
 

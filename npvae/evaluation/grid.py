@@ -11,7 +11,10 @@ from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
 from ..conventions import check_number, kind_of
+from ..fitted import Fitted
 from ..parameters import Buffers
+from ..preprocessing import Data
+from .estimates import Estimates
 
 #: Largest number of latent dimensions: the grid has ``n_nodes`` to this power nodes.
 MOST_LATENTS = 3
@@ -78,11 +81,7 @@ def quadrature(model: Any, X: ArrayLike, *, n_nodes: int = 41) -> Quadrature:
     >>> bool(np.all(found.error < 1e-3)), bool(np.all(found.divergence > 0))
     (True, True)
     """
-    check_number("n_nodes", n_nodes, np.integer, 5)
-    if n_nodes % 4 != 1:
-        raise ValueError(
-            f"n_nodes is {n_nodes}; expected one more than a multiple of 4: every second node must include the ends"
-        )
+    check_nodes("n_nodes", n_nodes)
     if not hasattr(type(model), "fitted_"):
         raise TypeError(f"model is {kind_of(model)}; expected a fitted VAE")
     fitted = model.fitted_
@@ -93,30 +92,87 @@ def quadrature(model: Any, X: ArrayLike, *, n_nodes: int = 41) -> Quadrature:
             f"{'random' if architecture.random_weights else 'fixed'} weights; "
             f"expected at most {MOST_LATENTS}, and fixed weights"
         )
-    rows = [_integrate(fitted.model, fitted.parameters, data, row, n_nodes) for row in range(len(data.X))]
-    log_prob, divergence, error = np.transpose(rows)
+    found = []
+    for x, mu, log_var in _encoded(fitted, data):
+        log_prob, error = _evidence(fitted, x, mu, log_var, n_nodes)
+        found.append((log_prob, _divergence(fitted, x, mu, log_var, n_nodes, log_prob), error))
+    log_prob, divergence, error = np.transpose(found)
     return Quadrature(log_prob + data.log_jacobian, divergence, error)
 
 
-def _integrate(model, parameters, data, row, n_nodes):
-    """Return log p(x), the KL divergence, and the error of log p(x), for one row."""
-    buffers, to_numpy = Buffers(model.backend, model.dtype), model.backend.to_numpy
-    x = model.gather(data, np.array([row]), buffers)
-    mu, log_var = (to_numpy(output).astype(float)[0] for output in model.encode(parameters, x, buffers).outputs)
+def integrate(fitted: Fitted, data: Data, n_samples: int) -> Estimates:
+    """Compute log p(x) as `quadrature` does, on ``n_samples`` nodes in each dimension, without the KL divergence.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        With at most 3 latent dimensions.
+    data : Data
+    n_samples : int
+        See `check_nodes`.
+
+    Returns
+    -------
+    Estimates
+        The standard error, which is also the only diagnosis, is the "change if every second node is left out".
+
+    Examples
+    --------
+    >>> import npvae
+    >>> X = np.random.default_rng(0).normal(size=(50, 3))
+    >>> settings = {"hidden_layer_sizes": (4,), "learning_rate": 0.05, "max_epochs": 1, "backend": "reference"}
+    >>> vae = npvae.VAE(1, **settings).fit(X)
+    >>> found = integrate(vae.fitted_, vae.fitted_.data(X[:5]), n_samples=41)
+    >>> np.array_equal(found.log_prob, quadrature(vae, X[:5]).log_prob)
+    True
+    """
+    found = [_evidence(fitted, x, mu, log_var, n_samples) for x, mu, log_var in _encoded(fitted, data)]
+    log_prob, error = np.transpose(found)
+    return Estimates(log_prob + data.log_jacobian, error, {"change if every second node is left out": error})
+
+
+def check_nodes(name: str, n_nodes: int) -> None:
+    """Raise ValueError if a number of nodes is not 5, 9, 13, ...: with others the ends are not in every second node.
+
+    Examples
+    --------
+    >>> check_nodes("n_nodes", 41)
+    """
+    check_number(name, n_nodes, np.integer, 5)
+    if n_nodes % 4 != 1:
+        raise ValueError(
+            f"{name} is {n_nodes}; expected one more than a multiple of 4: every second node must include the ends"
+        )
+
+
+def _encoded(fitted, data):
+    """Yield x (1, D) and the mean and the log-variance (J,) of q(z|x), for one row after the other."""
+    model, to_numpy = fitted.model, fitted.model.backend.to_numpy
+    buffers = Buffers(model.backend, model.dtype)
+    for row in range(len(data.X)):
+        x = model.gather(data, np.array([row]), buffers)
+        outputs = model.encode(fitted.parameters, x, buffers).outputs
+        yield x, *(np.array(to_numpy(output)[0], float) for output in outputs)
+
+
+def _evidence(fitted, x, mu, log_var, n_nodes):
+    """Return log p(x) and its error for one row."""
     sigma, t = np.exp(log_var / 2), np.linspace(-REACH, REACH, n_nodes)
     noise = np.array(list(product(t, repeat=len(mu))))
-    z = mu + sigma * noise
-    log_joint = _log_joint(model, parameters, x, z)
+    log_joint = _log_joint(fitted, x, mu + sigma * noise)
     log_volume = np.sum(np.log(sigma * (t[1] - t[0])))
     log_prob = logsumexp(log_joint) + log_volume
-
     second = np.all(np.isin(noise, t[::2]), axis=1)
     coarse = logsumexp(log_joint[second]) + log_volume + len(mu) * np.log(2)
+    return log_prob, abs(log_prob - coarse)
 
-    noise, weights = _nodes_of_q(model.posterior, len(mu), n_nodes)
-    log_q = model.posterior.log_prob(noise).sum(axis=1) - log_var.sum() / 2
-    divergence = log_prob - weights @ (_log_joint(model, parameters, x, mu + sigma * noise) - log_q)
-    return log_prob, divergence, abs(log_prob - coarse)
+
+def _divergence(fitted, x, mu, log_var, n_nodes, log_prob):
+    """Return the KL divergence for one row, given its log p(x)."""
+    posterior = fitted.model.posterior
+    noise, weights = _nodes_of_q(posterior, len(mu), n_nodes)
+    log_q = posterior.log_prob(noise).sum(axis=1) - log_var.sum() / 2
+    return log_prob - weights @ (_log_joint(fitted, x, mu + np.exp(log_var / 2) * noise) - log_q)
 
 
 def _nodes_of_q(posterior, J, n_nodes):
@@ -133,12 +189,12 @@ def _nodes_of_q(posterior, J, n_nodes):
     return noise, weights / weights.sum()
 
 
-def _log_joint(model, parameters, x, z):
+def _log_joint(fitted, x, z):
     """Return log p(z) + log p(x|z) for one x (1, D) and each z (R, J), as float64 (R,)."""
-    parts = []
+    model, parts = fitted.model, []
     for part in np.split(z, range(BATCH, len(z), BATCH)):
         buffers = Buffers(model.backend, model.dtype)
         part = model.backend.asarray(part, model.dtype)
-        log_joint, _ = model.log_joint(parameters, x, part, buffers, gradient=False)
+        log_joint, _ = model.log_joint(fitted.parameters, x, part, buffers, gradient=False)
         parts.append(model.backend.to_numpy(log_joint).astype(float))
     return np.concatenate(parts)

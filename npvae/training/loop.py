@@ -14,7 +14,7 @@ from ..backends.formulas import UPDATES
 from ..conventions import short_repr
 from ..estimators import first_nonfinite
 from ..estimators.interface import Estimator
-from ..keyed import key_of, key_of_content
+from ..noise import key_of, key_of_content
 from ..optimizers import AVERAGE, Optimizer, UpdateRule
 from ..parameters import Buffers, Parameters
 from ..preprocessing import Data

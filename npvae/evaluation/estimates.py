@@ -1,0 +1,58 @@
+"""What an estimator of log p(x) returns, and the arithmetic that all of them need."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..conventions import short_repr
+
+Vector = NDArray[np.float64]
+
+
+class Estimates(NamedTuple):
+    """Estimates of log p(x), a value a row, with what says how far to believe them.
+
+    Examples
+    --------
+    >>> found = Estimates(np.array([-90.2]), np.array([0.03]), {"effective sample size": np.array([812.0])})
+    >>> found.diagnosis["effective sample size"][0] > 10
+    np.True_
+    """
+
+    log_prob: Vector  # (N,) log p(x) in nats of the data as given
+    error: Vector  # (N,) standard error of it, in nats
+    diagnosis: dict[str, Vector]  # by name, (N,) each: see `log_likelihood.METHODS`
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+
+def log_mean_exp(log_values: NDArray) -> tuple[Vector, Vector]:
+    """Return the logarithm of the mean of independent numbers, and its standard error.
+
+    The error is that of the mean divided by the mean (the delta method), so it is one of the logarithm in nats.
+
+    Parameters
+    ----------
+    log_values : array (n, ...)
+        Logarithms of the numbers.
+
+    Returns
+    -------
+    log_mean, error : arrays (...)
+        The error of a single number is NaN.
+
+    Examples
+    --------
+    >>> log_mean, error = log_mean_exp(np.log([1.0, 2.0, 3.0]))
+    >>> float(np.exp(log_mean).round(12)), float((error * 2).round(12)) == float(np.sqrt(1 / 3).round(12))
+    (2.0, True)
+    """
+    log_values = np.asarray(log_values, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        peak = log_values.max(axis=0)
+        values = np.exp(log_values - peak)
+        mean, n = values.mean(axis=0), len(values)
+        deviation = np.sqrt(((values - mean) ** 2).sum(axis=0) / (n - 1)) if n > 1 else mean * np.nan
+        return peak + np.log(mean), deviation / (np.sqrt(n) * mean)
