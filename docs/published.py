@@ -20,8 +20,8 @@ from npvae import datasets
 #: Burda, Grosse and Salakhutdinov (2016) have this network, and about -86.8 nats for the test images.
 SETTINGS = {
     "n_components": 50, "hidden_layer_sizes": (200, 200), "likelihood": "bernoulli", "binarize": "dynamic",
-    "optimizer": "adam", "learning_rate": 2e-3, "schedule": "cosine", "weight_prior": 0.0, "init_std": "fan-in",
-    "max_epochs": 1500, "backend": "cpu",
+    "optimizer": "adam", "learning_rate": 1e-3, "schedule": "cosine", "weight_prior": 0.0, "init_std": "fan-in",
+    "max_epochs": 1200, "backend": "cpu",
 }  # fmt: skip
 
 #: Seconds between checkpoints; epochs between two points of the curve; samples of a row of the score.
