@@ -5,7 +5,7 @@ import pytest
 from test_resume import fit_until, same
 
 import npvae
-from npvae import backends, fitted
+from npvae import backends, cli, fitted
 from npvae.backends import formulas
 from npvae.model import Model
 from npvae.noise import key_of, key_of_content, keyed_uniform
@@ -313,3 +313,23 @@ def test_gradients_and_trials(X, kind):
     settings = {name: value for name, value in SMALL.items() if name != "max_epochs"}
     found = npvae.fit(np.repeat(X, 2, axis=0), **settings, max_epochs=2, binarize=kind, verbose=False)
     assert any(line.startswith(f"binarize: {kind}") for line in found.report_)
+
+
+def test_the_command(tmp_path, monkeypatch, capsys, rng):
+    """It trains, resumes and scores; its gradient check leaves out the densities."""
+    monkeypatch.chdir(tmp_path)
+    np.save("images.npy", rng.integers(0, 256, (40, 9), dtype=np.uint8))
+    small = (
+        "--components 1 --hidden 3 --learning-rate 0.02 --backend reference --binarize dynamic --likelihood bernoulli"
+    )
+    train = ["train", "images.npy", *small.split(), "--epochs", "2", "--out", "m.npz", "--quiet"]
+    assert cli.main(train) == 0 and cli.main(["resume", "m.npz", "--epochs", "3", "--quiet"]) == 0
+    model, X = npvae.load("m.npz"), np.load("images.npy")
+    assert model.binarize == "dynamic" and len(model.history_) == 3
+    assert cli.main(["score", "m.npz", "images.npy"]) == 0
+    assert f"{model.score(X):.3f}" in capsys.readouterr().out
+    options = ["--binarize", "fixed", "--estimator", "sgvb-b", "--hidden", "3", "--components", "1"]
+    assert cli.main(["gradcheck", "--dataset", "images.npy", *options]) == 0
+    assert "2 of 2 models passed" in (said := capsys.readouterr().out) and "gaussian" not in said
+    assert cli.main(["train", "images.npy", "--binarize", "fixed", "--likelihood", "gaussian", "--quiet"]) == 1
+    assert "--binarize is 'fixed', but the likelihood is 'gaussian' (as set)" in capsys.readouterr().err
