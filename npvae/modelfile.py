@@ -114,7 +114,7 @@ def load(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(pathlib.Path(folder, "model.npz"), {"seed": 1}, {"parameters": np.zeros(3)})
     ...     load(pathlib.Path(folder, "model.npz"))
-    ({'format': 'npvae model', 'version': 4, 'seed': 1}, {'parameters': array([0., 0., 0.])})
+    ({'format': 'npvae model', 'version': 5, 'seed': 1}, {'parameters': array([0., 0., 0.])})
     """
     with open(path, "rb") as file:
         try:

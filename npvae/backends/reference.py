@@ -92,7 +92,7 @@ def binarize(x: NDArray, keys: NDArray, out: NDArray) -> NDArray:
     --------
     >>> x, keys = np.array([[0.0, 0.5, 1.0]] * 3), np.array([7, 8, 9], np.uint64)
     >>> binarize(x, keys, np.empty_like(x))
-    array([[0., 1., 1.],
+    array([[0., 0., 1.],
            [0., 0., 1.],
            [0., 1., 1.]])
     """
