@@ -256,7 +256,7 @@ def choose_likelihood(table: Survey, binarize: str = "none") -> tuple[str, str]:
     low, high = table.low.min(), table.high.max()
     probabilities = "taken as Bernoulli probabilities"
     if binarize == "none":
-        probabilities += "; the bound is then not a probability of the data, as it is with binarize='dynamic'"
+        probabilities += "; the bound is then not a probability of the data; with binarize='dynamic' it is one"
     if table.is_binary:
         return "bernoulli", "X holds nothing but 0 and 1"
     if table.has_levels:

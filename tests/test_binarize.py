@@ -299,7 +299,7 @@ def test_other_names(X):
 
 def test_what_is_said_of_grey_values():
     pixels = survey(np.array([[0, 200]], np.uint8))
-    assert "not a probability of the data, as it is with binarize='dynamic'" in choose_likelihood(pixels)[1]
+    assert "not a probability of the data; with binarize='dynamic' it is one" in choose_likelihood(pixels)[1]
     assert "not a probability" not in choose_likelihood(pixels, "dynamic")[1]
     report = npvae.VAE(1, binarize="dynamic", learning_rate=0.1, max_epochs=1).fit(pixels.X).report_
     assert report[1].startswith("binarize: dynamic (each value is the probability with which a pixel is 1, drawn anew")

@@ -89,7 +89,7 @@ class Step:
         self.values, self.position = empty(self.most, np.float64), empty(1, np.int32)
         # Page-locked memory, from which the device copies while the host goes on.
         self._rows, self._noise = (cuda.pinned_array(a.shape, a.dtype) for a in (self.rows, self.noise))
-        self.keys = empty((self.most, n_rows), np.uint64) if runner.data.binarization else None
+        self.keys = empty((self.most, n_rows), np.uint64) if runner.data.binarization is not None else None
         self.X = runner.resident
         if self.X is None:
             self.X = empty((CHUNK * n_rows, n_features), readable(runner.data.X.dtype))
