@@ -15,6 +15,7 @@ from .backends.interface import Array, Backend
 from .distributions import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
 from .inference import LogJoint
 from .likelihoods import LIKELIHOODS
+from .noise import key_of_content
 from .parameters import Buffers, Layout, Parameters
 from .preprocessing import Data
 from .weight_posterior import INITIAL_LOG_VAR, WeightPosterior
@@ -200,9 +201,18 @@ class Model:
         """Return new `Parameters` to hold a gradient; a backend may use its own class for them."""
         return self.backend.gradient(self.layout, self.dtype)
 
-    def gather(self, data: Data, rows: NDArray, buffers: Buffers) -> Array:
-        """Return the rows (M,) of the data as a minibatch x (M, D), scaled, in this model's precision."""
-        return self.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), data.X.shape[1]))
+    def gather(self, data: Data, rows: NDArray, buffers: Buffers, keys: NDArray | None = None) -> Array:
+        """Return the rows (M,) of the data as a minibatch x (M, D), scaled, in this model's precision.
+
+        Where the data is binarized, ``keys`` (M,) of 64 bits decide how; by default they are those of the content of
+        each row, and its binarization is the same each time.
+        """
+        x = self.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), data.X.shape[1]))
+        if data.binarization is not None:
+            if keys is None:
+                keys = key_of_content(self.backend.to_numpy(x), data.binarization.seed)
+            self.backend.binarize(x, keys, x)
+        return x
 
     def encode(self, parameters: Parameters, x: Array, buffers: Buffers) -> Any:
         """Compute q(z|x) of x (M, D): an `nn.Pass` with the outputs mu and log_var, (M, J) each.

@@ -19,6 +19,7 @@ from .estimators import ESTIMATORS, supports
 from .likelihoods import LIKELIHOODS
 from .model import POSTERIORS
 from .optimizers import AVERAGING
+from .preprocessing import BINARIZE
 
 #: The longest line of a docstring.
 LINE_LENGTH = 120
@@ -261,6 +262,16 @@ SETTINGS: dict[str, Setting] = {
         'standard deviation of a standardized column. For "bernoulli" and "sigmoid-gaussian", uint8 data and integers '
         "that look like pixels are divided by 255, unless there are only zeros and ones.",
         option="--likelihood",
+    ),
+    "binarize": Setting(
+        "none",
+        OneOf(BINARIZE),
+        "Whether the grey values of Bernoulli pixels are drawn as 0 or 1.",
+        'Each is then the probability of 1: with "dynamic" a training draws each row anew in each epoch, with "fixed" '
+        "once. What is computed of grey rows afterwards, such as a score, draws each row once, as a function of its "
+        "content and the seed; it is a bound on the log-probability of binarized data. With "
+        '"none" it is computed of the grey values, and is no probability of data. Zeros and ones stay as they are.',
+        option="--binarize",
     ),
     "estimator": Setting(
         "sgvb-b",

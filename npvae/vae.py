@@ -111,6 +111,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         hidden_layer_sizes: Sequence[int] = (500,),
         activation: str = "tanh",
         likelihood: str = "auto",
+        binarize: str = "none",
         estimator: str = "sgvb-b",
         posterior: str = "gaussian",
         n_samples: int = 1,
@@ -134,6 +135,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.likelihood = likelihood
+        self.binarize = binarize
         self.estimator = estimator
         self.posterior = posterior
         self.n_samples = n_samples
