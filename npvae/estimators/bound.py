@@ -17,7 +17,7 @@ class Forward(NamedTuple):
     """A forward pass from x to the terms of the bound, as arrays of the backend.
 
     ``kl`` is the KL divergence of q(z|x) from p(z), or log q(z|x) - log p(z) of each sample. ``decoded.doutputs`` holds
-    the gradients of mean(log_likelihood) at the outputs of the decoder.
+    the gradients of mean(log_likelihood), or of another multiple of its sum, at the outputs of the decoder.
 
     Examples
     --------
@@ -35,7 +35,15 @@ class Forward(NamedTuple):
     log_likelihood: Array  # (L * M,) log p(x|z), in nats
 
 
-def forward(model: Model, parameters: Parameters, x: Array, eps: Array, analytic_kl: bool, buffers: Buffers) -> Forward:
+def forward(
+    model: Model,
+    parameters: Parameters,
+    x: Array,
+    eps: Array,
+    analytic_kl: bool,
+    buffers: Buffers,
+    weight: float | None = None,
+) -> Forward:
     """Compute the terms of the bound: equation 6 of the paper, or equation 7 with ``analytic_kl``.
 
     Parameters
@@ -49,6 +57,8 @@ def forward(model: Model, parameters: Parameters, x: Array, eps: Array, analytic
         Whether ``kl`` is the KL divergence in closed form, or log q(z|x) - log p(z) of each sample.
     buffers : Buffers
         Hold the results. The next call with the same buffers overwrites them.
+    weight : float, optional
+        ``decoded.doutputs`` has the gradients of ``weight * sum(log_likelihood)``; by default, of the mean.
 
     Returns
     -------
@@ -69,7 +79,8 @@ def forward(model: Model, parameters: Parameters, x: Array, eps: Array, analytic
     encoded = model.encode(parameters, x, buffers)
     z, kl = model.latent(encoded, eps, analytic_kl, buffers)
     decoded = model.decode(parameters, z, buffers)
-    log_likelihood = model.log_likelihood(x, decoded, buffers.full(1 / len(eps), len(eps)), buffers)
+    weights = buffers.full(1 / len(eps) if weight is None else weight, len(eps))
+    log_likelihood = model.log_likelihood(x, decoded, weights, buffers)
     return Forward(encoded, kl, z, decoded, log_likelihood)
 
 
