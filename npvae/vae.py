@@ -66,7 +66,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     parameters_ : Parameters
         Flat vector of all parameters, and its named views.
     history_ : list of Epoch
-        One entry for each epoch.
+        One entry for each epoch, with the bounds that are maximised: see ``estimator``.
     report_ : list of str
         What was found in the data and what was chosen.
     health_ : Health
@@ -352,6 +352,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             vars(self).update(before)
             raise
         fitted, epochs, done = self.fitted_, trainer.settings.max_epochs, trainer.progress.epoch - 1
+        scorer = fitting.training_scorer(self.estimator, fitted.model, fitted.seed, fitted.n_samples)
         try:
             with show_progress(epochs, self.verbose and whole, done) as show:
 
@@ -359,7 +360,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
                     checkpointer(trainer, epoch)
                     show.within(trainer.progress.seen / len(trainer.data.X))
 
-                self.stopped_ = fitting.train(run, fitted.scorer(), (show, *self.callbacks), keep)
+                self.stopped_ = fitting.train(run, scorer, (show, *self.callbacks), keep)
         except NonFiniteError as error:
             self.stopped_, self.training_ = str(error), trainer.sound
             raise
@@ -373,7 +374,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             fitted = self.fitted_
             with show_stages(self.verbose) as doing:
                 doing("examining the model")
-                self.health_ = examine(fitted, fitting.some_rows(trainer.data, fitted.seed), self.history_)
+                self.health_ = examine(fitted, fitting.some_rows(trainer.data, fitted.seed), self.history_, scorer)
             tell(self.verbose, str(self.health_))
         checkpointer.save()
         return self
@@ -470,6 +471,9 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         The noise of a row is keyed by its content and the model's seed: a score does not change from call to call, nor
         with the other rows. It is in nats of the data as given, whatever its type: of uint8 pixels a density is lower
         by D log 255 than of the same pixels divided by 255. A Bernoulli gives a probability, which has no unit.
+
+        The bound is that of equation 7 for every estimator, also where the training maximised another: after "iwae" it
+        may lie far below log p(x), since q(z|x) was fitted to serve many samples together.
         """
         fitted = self.fitted_
         return warn_if_not_finite("score_samples", fitted.score(fitted.data(X)))

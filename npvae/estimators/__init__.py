@@ -15,8 +15,18 @@ _SMOOTH = tuple(name for name, row in POSTERIORS.items() if row.slope is not Non
 ESTIMATORS = {
     "sgvb-a": Spec(lambda model, L, N: SGVB(model, L, analytic_kl=False), _EVERY_POSTERIOR),
     "sgvb-b": Spec(lambda model, L, N: SGVB(model, L, analytic_kl=True), _EVERY_POSTERIOR),
-    "iwae": Spec(lambda model, L, N: ImportanceWeighted(model, L), _EVERY_POSTERIOR, backends=("reference", "cpu")),
-    "iwae-dreg": Spec(lambda model, L, N: DoublyReparameterized(model, L), _SMOOTH, backends=("reference", "cpu")),
+    "iwae": Spec(
+        lambda model, L, N: ImportanceWeighted(model, L),
+        _EVERY_POSTERIOR,
+        backends=("reference", "cpu"),
+        importance_weighted=True,
+    ),
+    "iwae-dreg": Spec(
+        lambda model, L, N: DoublyReparameterized(model, L),
+        _SMOOTH,
+        backends=("reference", "cpu"),
+        importance_weighted=True,
+    ),
     "score-function": Spec(lambda model, L, N: ScoreFunction(model, L)),
     "score-function-running": Spec(lambda model, L, N: ScoreFunction(model, L, "running")),
     "score-function-leave-one-out": Spec(

@@ -22,7 +22,7 @@ from .interface import Result
 from .sgvb import SGVB, mean_in_order
 
 #: Most rows of samples that are computed at a time, unless the minibatch or the samples of a datapoint are more.
-ROWS = 200
+ROWS = 500
 
 
 def normalized(log_weights: NDArray) -> NDArray[np.float64]:
@@ -239,6 +239,12 @@ def pieces(x: Array, *samples: Array) -> Iterator[Piece]:
     """Yield a minibatch x (M, D), and arrays (k * M, ...) of its samples, in pieces.
 
     Their bits depend on M and k alone.
+
+    Examples
+    --------
+    >>> x, noise = np.zeros((100, 784)), np.zeros((50 * 100, 20))
+    >>> [len(piece.x) for piece in pieces(x, noise)]
+    [10, 10, 10, 10, 10, 10, 10, 10, 10, 10]
     """
     M, k = len(x), len(samples[0]) // len(x)
     size = max(max(ROWS, M) // k, 1)

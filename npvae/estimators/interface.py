@@ -167,3 +167,4 @@ class Spec(NamedTuple):
     backends: tuple = BACKENDS
     random_weights: str | None = None  # the `Architecture.random_weights` that it trains
     fewest_samples: int = 1  # smallest L
+    importance_weighted: bool = False  # whether it maximises that bound of L samples, not that of equation 2
