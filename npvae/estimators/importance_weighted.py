@@ -110,13 +110,16 @@ class ImportanceWeighted(SGVB):
                 doutput *= shares[:, None]
             self._backward(parameters, piece.x, eps, done, weight * shares)
             gradient = self._add(piece)
-        return Result(terms.mean(), terms.mean(), gradient)
+        value = terms.mean()
+        return Result(value, value, gradient)
 
     def _add(self, piece: "Piece") -> Any:
         """Return the sum of the gradients of the pieces so far."""
         if piece.is_whole:
             return self._gradient
-        self._total.vector[:] = self._gradient.vector + (0 if piece.rows.start == 0 else self._total.vector)
+        if piece.rows.start == 0:
+            self._total.vector[:] = 0
+        self._total.vector += self._gradient.vector
         return self._total
 
 
