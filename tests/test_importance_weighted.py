@@ -10,6 +10,7 @@ from test_exact import where_q_is_the_posterior
 from test_reparameterization import extrapolated
 
 import npvae
+from npvae import selection
 from npvae.checks import compare_with_differences
 from npvae.estimators import ESTIMATORS, SGVB, DoublyReparameterized, ImportanceWeighted, Scorer, first_nonfinite
 from npvae.estimators import importance_weighted as module
@@ -346,6 +347,7 @@ def test_validation_data_is_judged_by_the_bound_that_is_maximised(ring):
     log_p = quadrature(model, valid).log_prob.mean()
     assert abs(log_p - best.elbo_valid) < 0.5 and model.score(valid) < log_p - 2
     assert model.health_.elbo == pytest.approx(max(epoch.elbo for epoch in model.history_), abs=0.5)
+    assert selection._bound(model, valid) == pytest.approx(best.elbo_valid, rel=1e-6)  # by which `fit` compares models
 
 
 def test_a_scorer_of_this_bound(make_model, rng, backend):

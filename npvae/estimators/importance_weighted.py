@@ -73,6 +73,8 @@ class ImportanceWeighted(SGVB):
     A minibatch is computed in pieces, each some datapoints with all their samples. So many samples need little more
     memory than one: that of `ROWS` rows, of a minibatch of single samples, or of a datapoint, whichever is more.
 
+    For a family of q(z|x) whose support has ends, the bound rises to the integral of p(x, z) between them.
+
     Parameters
     ----------
     model : Model
