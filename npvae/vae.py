@@ -352,7 +352,6 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             vars(self).update(before)
             raise
         fitted, epochs, done = self.fitted_, trainer.settings.max_epochs, trainer.progress.epoch - 1
-        scorer = fitting.training_scorer(self.estimator, fitted.model, fitted.seed, fitted.n_samples)
         try:
             with show_progress(epochs, self.verbose and whole, done) as show:
 
@@ -360,7 +359,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
                     checkpointer(trainer, epoch)
                     show.within(trainer.progress.seen / len(trainer.data.X))
 
-                self.stopped_ = fitting.train(run, scorer, (show, *self.callbacks), keep)
+                self.stopped_ = fitting.train(run, self._training_scorer(), (show, *self.callbacks), keep)
         except NonFiniteError as error:
             self.stopped_, self.training_ = str(error), trainer.sound
             raise
@@ -374,10 +373,15 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             fitted = self.fitted_
             with show_stages(self.verbose) as doing:
                 doing("examining the model")
-                self.health_ = examine(fitted, fitting.some_rows(trainer.data, fitted.seed), self.history_, scorer)
+                rows, scorer = fitting.some_rows(trainer.data, fitted.seed), self._training_scorer()
+                self.health_ = examine(fitted, rows, self.history_, scorer)
             tell(self.verbose, str(self.health_))
         checkpointer.save()
         return self
+
+    def _training_scorer(self):
+        """Return a new scorer, whose buffers are freed with it, of the bound that the training maximises."""
+        return fitting.training_scorer(self.estimator, self.fitted_.model, self.seed_, self.n_samples)
 
     def __getstate__(self):
         """Return what copies and pickles hold: parameters that a GPU is training are copied to the host."""
