@@ -283,17 +283,15 @@ def test_one_sample_sticks_the_landing(make_model, rng, backend):
 
 
 def test_the_encoders_signal_falls_with_k_unless_doubly_reparameterized(make_model, rng):
-    model, parameters = make_model(**SMALL, std=0.8)
-    x, ratios = rng.random((1, 4)), {}
-    inside = np.concatenate(
-        [np.arange(model.layout.size)[model.layout.slices[f"encoder.{n}"]] for n in ("mu.W", "mu.b")]
-    )
+    """Its ratio to the noise, as 1 / sqrt(k) and as sqrt(k), for a q that resembles the posterior."""
+    model, parameters = make_model(**SMALL, std=0.2)
+    x, ratio, inside = rng.random((1, 4)), {}, model.layout.slices["encoder.mu.W"]
     for name, make in BOTH.items():
         for k in (1, 100):
             many = [step(make(model, k), parameters, x, seed)[1].gradient.vector[inside].copy() for seed in range(300)]
-            ratios[name, k] = np.linalg.norm(np.mean(many, axis=0)) / np.linalg.norm(np.std(many, axis=0))
-    assert ratios["iwae", 100] < 0.6 * ratios["iwae", 1]
-    assert ratios["iwae-dreg", 100] > 1.5 * ratios["iwae-dreg", 1]
+            ratio[name, k] = np.linalg.norm(np.mean(many, axis=0)) / np.linalg.norm(np.std(many, axis=0))
+    assert ratio["iwae", 100] < 0.5 * ratio["iwae", 1]  # the mean of 300 has noise as well
+    assert 5 < ratio["iwae-dreg", 100] / ratio["iwae-dreg", 1] < 20
 
 
 # Trainings ------------------------------------------------------------------------------------------------------------
