@@ -123,7 +123,7 @@ def begin(
     learning_rate = settings.learning_rate
     _compile(lambda: trainer_for(0.0), model, doing)
     if learning_rate == "auto":
-        subset, scorer = some_rows(data, seed), Scorer(model, seed, settings.n_samples)
+        subset, scorer = some_rows(data, seed), training_scorer(settings.estimator, model, seed, settings.n_samples)
         learning_rate, bounds = training.choose_step_size(
             trainer_for,
             lambda parameters: scorer(parameters, subset).mean(),
@@ -249,6 +249,11 @@ def make_trainer(
     estimator = ESTIMATORS[settings.estimator].make(model, settings.n_samples, n_datapoints)
     parameters, rng = model.parameters(initial), generator(seed, "training")
     return training.Trainer(estimator, parameters, data, rng, training_settings, state)
+
+
+def training_scorer(estimator: str, model: Model, seed: int, n_samples: int) -> Scorer:
+    """Return the scorer of the bound that a training maximises, which need not be that of `Fitted.score`."""
+    return Scorer(model, seed, n_samples, ESTIMATORS[estimator].importance_weighted)
 
 
 def train(run: Run, scorer: Scorer, callbacks: Any, keep: Any) -> str | None:

@@ -3,7 +3,9 @@
 ``estimators`` compute the bound and its gradient from these parts, and ``training`` updates the parameters.
 """
 
+import math
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,17 +35,26 @@ class Posterior(NamedTuple):
 
     noise: Any  # a distribution with mean 0 and variance 1
     backends: tuple[str, ...] = ("reference", "cpu")
+    slope: Callable[[Array], Array] | None = None  # derivative of log p(eps); None where the support has ends
 
+
+#: Scales of the noise of variance 1.
+_LOGISTIC, _GUMBEL = math.sqrt(3) / math.pi, math.sqrt(6) / math.pi
 
 #: Families of q(z|x) by name. All are location-scale families: z = mu + sigma * eps, where the noise eps is drawn from
 #: the member with mean 0 and variance 1. So z has mean mu and variance sigma^2 in every family.
 POSTERIORS = {
-    "gaussian": Posterior(Normal(), ("reference", "cpu", "cuda")),
-    "laplace": Posterior(Laplace(0.0, np.sqrt(1 / 2))),
-    "logistic": Posterior(Logistic(0.0, np.sqrt(3) / np.pi)),
+    "gaussian": Posterior(Normal(), ("reference", "cpu", "cuda"), slope=np.negative),
+    "laplace": Posterior(Laplace(0.0, np.sqrt(1 / 2)), slope=lambda eps: -math.sqrt(2) * np.sign(eps)),
+    "logistic": Posterior(
+        Logistic(0.0, np.sqrt(3) / np.pi), slope=lambda eps: -np.tanh(eps / (2 * _LOGISTIC)) / _LOGISTIC
+    ),
     "uniform": Posterior(Uniform(-np.sqrt(3), np.sqrt(3))),
     "triangular": Posterior(Triangular(0.0, np.sqrt(6))),
-    "gumbel": Posterior(Gumbel(-np.euler_gamma * np.sqrt(6) / np.pi, np.sqrt(6) / np.pi)),
+    "gumbel": Posterior(
+        Gumbel(-np.euler_gamma * np.sqrt(6) / np.pi, np.sqrt(6) / np.pi),
+        slope=lambda eps: np.expm1(-eps / _GUMBEL - np.euler_gamma) / _GUMBEL,
+    ),
 }
 
 

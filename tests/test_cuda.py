@@ -466,10 +466,11 @@ def test_divergence_stops_at_the_step_of_the_reference(once, X):
 
 
 def test_what_does_not_run_there_is_named(once, X):
-    with pytest.raises(
-        ValueError, match="estimator is 'full-vb' and posterior is 'gaussian'; expected one of 'sgvb-a'"
-    ):
-        npvae.VAE(**SMALL, estimator="full-vb", backend="cuda").fit(X)
+    for name in ("full-vb", "iwae", "iwae-dreg"):
+        with pytest.raises(
+            ValueError, match=f"estimator is '{name}' and posterior is 'gaussian'; expected one of 'sgvb-a'"
+        ):
+            npvae.VAE(**SMALL, estimator=name, backend="cuda").fit(X)
     with pytest.raises(ValueError, match="'sgvb-b' and posterior is 'laplace'; .* 'gaussian' on the backend 'cuda'"):
         npvae.VAE(**SMALL, posterior="laplace", backend="cuda").fit(X)
     for settings in ({"posterior": "laplace"}, {"estimator": "full-vb"}):
