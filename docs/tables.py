@@ -2,8 +2,9 @@
 
 A line ``<!-- table: SOURCE -->`` above a table names its data: a row of TABLES, or the test that makes the table. The
 word after a ``#`` tells several tables of a file apart.
-Nothing is measured here: the data files are written by the scripts beside this one, by `npvae bench`, and by
-``tests/test_ptx.py``.
+Nothing is measured here: the data files are written by the scripts beside this one, by `npvae bench`, by
+`npvae reproduce`, and by ``tests/test_ptx.py``. The tables of ``npvae reproduce fig2`` are in the folder
+``results/fig2``.
 """
 
 import csv
@@ -11,9 +12,12 @@ import re
 import statistics
 from pathlib import Path
 
+import numpy as np
+
 from npvae.bench import tables as small_tables
 from npvae.evaluation import Measurement
 from npvae.evaluation import table as table_of_variances
+from npvae.reproduce import drawing, figures, paper
 
 HERE = Path(__file__).parent
 
@@ -104,6 +108,17 @@ def last_bounds(source):
         for seed, (_, bounds) in seeds.items()
     ]
     return markdown(["seed", "test bound at 1e6 samples", f"mean over the last {n} epochs", "lowest", "highest"], *rows)
+
+
+def published(source):
+    """Return the learning curve after 1, 2 and 5 times powers of ten epochs, and its last point."""
+    *rows, last = load(source)
+    some = [row for row in rows if f"{row['epoch']:.0e}"[0] in "125" and row["epoch"] == float(f"{row['epoch']:.0e}")]
+    return markdown(
+        ["epochs", "samples", "training", "test"],
+        *([f"{row['epoch']:.0f}", power(row["samples"]), f"{row['elbo_train']:.1f}", f"{row['elbo_test']:.1f}"]
+          for row in (*some, last)),
+    )  # fmt: skip
 
 
 #: Images and latent dimensions of the runs of full variational Bayes, by hidden units.
@@ -224,6 +239,23 @@ def scores(source):
     return small_tables.table_of_scores(small_tables.read(file_of(source)))
 
 
+def gaps(source):
+    """Return how far the curves of a figure are from the paper's."""
+    folder = file_of(source)
+    curves = figures.FIGURES[folder.name].curves
+    ours, theirs, rows = drawing.lines(curves, folder), paper.curves(folder.name), []
+    for name, curve in sorted(curves.items(), key=lambda item: drawing.place(item[1])):
+        digits = 0 if curve.dataset == "frey" else 1
+        of_name = {key: line for key, line in ours.items() if key[0] == name}
+        found = {(part, samples): pair for _, part, samples, *pair in drawing.gaps(of_name, theirs)}
+        for samples in sorted({samples for _, samples in found}):
+            cells = [f"{nats:.{digits}f}" for part in drawing.PARTS for nats in found.get((part, samples), ())]
+            gap = "{:+.{}f}".format(np.subtract(*found["test", samples]), digits)
+            rows.append([f"{curve.panel}, {curve.algorithm}", power(samples), *cells, gap])
+    parts = [cell for part in ("training", "test") for cell in (part, "paper")]
+    return markdown(["model", "samples", *parts, "gap, test"], *rows)
+
+
 def file_of(source):
     return HERE / source.partition("#")[0]
 
@@ -236,11 +268,14 @@ TABLES = {
     "results/benchmark-tables.csv#contestants": contestants,
     "results/benchmark-tables.csv#scores": scores,
     "results/cuda-kernels.csv": plain,
+    "results/fig2": gaps,
     "results/samplers-sandwich.csv": annealing,
     "results/samplers-speed.csv": plain,
     "results/mnist.csv": curve,
     "results/frey.csv": curve,
     "results/frey-seeds.csv": last_bounds,
+    "results/published-curve.csv": published,
+    "results/published-score.csv": plain,
     "results/full-vb-*.csv": full_vb,
     "results/full-vb-*-seed*.csv": full_vb_seeds,
     "results/full-vb-*-evidence.csv": full_vb_evidence,

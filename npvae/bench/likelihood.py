@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 ROWS, SAMPLES, TURNS = 5, 5000, 7
 
 
-def model_and_rows() -> tuple[Any, NDArray[np.float64]]:
+def model_and_rows() -> tuple[Any, NDArray]:
     """Return a model of black and white digits, and the rows that are scored."""
     from ..datasets import make_digits
     from ..vae import VAE
