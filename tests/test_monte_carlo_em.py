@@ -4,6 +4,9 @@ import copy
 import csv
 import math
 import pickle
+import re
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,3 +301,11 @@ def test_the_command_trains_it(tmp_path, monkeypatch, capsys):
 
 def test_the_row_of_the_table_says_it():
     assert [name for name, spec in ESTIMATORS.items() if not spec.has_encoder] == ["monte-carlo-em"]
+
+
+def test_the_page_is_run(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "baselines.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # three epochs are not a good model
+        exec(code, {"__name__": "page"})
+    assert len(capsys.readouterr().out.split()) == 3
