@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from .. import datasets
 from ..conventions import not_finite
+from ..evaluation import METHODS
 from ..vae import VAE
 from .data import NamedArray, load_table
 from .options import (
@@ -27,7 +28,11 @@ from .outputs import check_image_shape, picture_path, save_picture
 
 
 def run_score(arguments: argparse.Namespace) -> int:
-    """Print the mean bound of one part of a data set, or of all rows of a file; return the exit status."""
+    """Print the mean bound or the mean log p(x) of one part of a data set, or of all rows of a file."""
+    if arguments.samples is not None and arguments.method is None:
+        raise ValueError(
+            f"--samples is {arguments.samples}, and it belongs to --method; the bound has those of the fit"
+        )
     model = load_model(arguments.model)
     if arguments.dataset not in datasets.NAMES and arguments.split is None:
         table = load_table(arguments.dataset, chosen(arguments, model), say)
@@ -38,12 +43,19 @@ def run_score(arguments: argparse.Namespace) -> int:
         if X is None:
             raise ValueError(f"{arguments.dataset} has no {split} rows")
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of what is an error here
-        scores = model.score_samples(X)
-    if message := not_finite("the bound", scores):
+        if arguments.method is None:
+            what, scores, errors = "the bound", model.score_samples(X), None
+        else:
+            options = {"method": arguments.method, "n_samples": arguments.samples}
+            what, (scores, errors) = "log p(x)", model.log_likelihood(X, **options, return_std=True)
+    if message := not_finite(what, scores):
         raise ValueError(message)
     n = len(scores)
     error = f" +- {scores.std(ddof=1) / math.sqrt(n):.3f}" if n > 1 else ""  # one row does not tell it
-    print(f"{scores.mean():.3f}{error} nats, {n} row{'s' * (n > 1)}")
+    said = f"{scores.mean():.3f}{error} nats, {n} row{'s' * (n > 1)}"
+    if errors is not None:
+        said += f"; standard error of the method {math.sqrt((errors**2).sum()) / n:.2g}"
+    print(said)
     return 0
 
 
@@ -115,12 +127,15 @@ def add_commands(commands: Commands) -> None:
         commands,
         "score",
         run_score,
-        "print the lower bound on log p(x) of a data set",
+        "print the lower bound on log p(x) of a data set, or an estimate of log p(x)",
         "score mnist.npz mnist --split test",
     )
     add_model(score)
     add_dataset(score)
     score.add_argument("--split", choices=("train", "valid", "test"), help="part; default: test, or all rows of a file")
+    score.add_argument("--method", choices=tuple(METHODS), help="estimate log p(x) by this method; default: the bound")
+    counts = "; ".join(f"{name}: {method.counts} ({method.n_samples})" for name, method in METHODS.items())
+    score.add_argument("--samples", type=int, metavar="K", help=f"with --method. {counts}")
 
     for name, run, description, needs_data in PICTURES:
         data = "mnist " if needs_data else ""

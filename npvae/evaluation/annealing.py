@@ -27,6 +27,7 @@ from ..parameters import Buffers
 from ..preprocessing import Data, Scaling
 from ..samplers import Noise, State, transition
 from .estimates import Estimates, effective_size, log_mean_exp
+from .standardized import Standardized
 
 #: Acceptance that step sizes are adapted to, and how fast: the change of a logarithm for an acceptance off by 1.
 TARGET, RATE = 0.65, 0.3
@@ -59,7 +60,7 @@ def annealed_importance_sampling(
     *,
     n_densities: int = 1000,
     n_leapfrog: int = 10,
-    start: str = "encoder",
+    start: str | None = None,
     z: NDArray[np.float64] | None = None,
 ) -> Estimates:
     """Estimate log p(x) by annealed importance sampling, forward from f_0, or backwards from samples of the posterior.
@@ -78,10 +79,12 @@ def annealed_importance_sampling(
         The T: steps of beta from 0 to 1.
     n_leapfrog : int
         Leapfrog steps of each transition.
-    start : {"encoder", "prior"}
-        The f_0: a Gaussian with the mean and the variance of q(z|x), or the prior p(z), which needs no encoder.
+    start : {"encoder", "prior"}, optional
+        The f_0: a Gaussian with the mean and the variance of q(z|x), or the prior p(z). By default q(z|x), if the model
+        has an encoder: it is so much closer to the posterior that a tenth of the densities will do.
     z : array (N, J), optional
-        An exact sample of p(z|x) for each row. Its chains all begin there, and the annealing is backwards.
+        An exact sample of p(z|x) for each row. Its chains all begin there, part by transitions that leave p(z|x) as it
+        is, another tenth of their number, and are annealed backwards.
 
     Returns
     -------
@@ -101,19 +104,25 @@ def annealed_importance_sampling(
     """
     for name, number in ("n_samples", n_samples), ("n_densities", n_densities), ("n_leapfrog", n_leapfrog):
         check_number(name, number, np.integer, 1)
-    check_choice("start", start, STARTS)
+    if start is not None:
+        check_choice("start", start, ("encoder", "prior"))
+    if start == "encoder" and not fitted.model.architecture.has_encoder:
+        raise ValueError("start is 'encoder', but the model has none; expected 'prior'")
     model, (N, J) = fitted.model, (len(data.X), fitted.model.architecture.n_components)
     if z is not None:
         z = array_of_shape("z", z, (N, J), ", a sample for each row")
     buffers, together, found = Buffers(model.backend, model.dtype), max(1, BATCH // n_samples), []
     for first in range(0, N, together):
         rows = np.arange(first, min(first + together, N))
-        chains = _Chains(fitted, model.gather(data, rows, buffers), start, n_samples, n_leapfrog)
+        x = model.gather(data, rows, buffers)
+        noise = RowNoise(model.backend.to_numpy(x), fitted.seed)
+        chains = _Chains(Standardized(fitted, x, start), noise, n_samples, n_leapfrog)
         steps, betas = chains.step_sizes(n_densities), schedule(n_densities)
         if z is None:
             log_weights = chains.anneal(chains.of_first_density(), betas, steps)
-        else:
-            log_weights = chains.anneal(chains.at(z[rows]), betas[::-1], steps[::-1])
+        else:  # at first with the posterior itself, in which the chains part
+            back = np.append(np.full(_pilot(n_densities), n_densities), np.arange(n_densities, -1, -1))
+            log_weights = chains.anneal(chains.at(z[rows]), betas[back], steps[back])
         found.append((*log_mean_exp(log_weights), effective_size(log_weights)))
     log_mean, error, size = (np.concatenate(parts) for parts in zip(*found))
     log_prob = log_mean if z is None else -log_mean
@@ -192,40 +201,19 @@ def sandwich(fitted: Fitted, n_rows: int, n_samples: int = 16, **settings: Any) 
 # The chains -----------------------------------------------------------------------------------------------------------
 
 
-def _encoder(fitted, x):
-    outputs = fitted.model.encode(fitted.parameters, x, Buffers(fitted.model.backend, fitted.model.dtype)).outputs
-    mu, log_var = (np.array(fitted.model.backend.to_numpy(output), float) for output in outputs)
-    return mu, np.exp(log_var / 2)
-
-
-def _prior(fitted, x):
-    shape = len(x), fitted.model.architecture.n_components
-    return np.zeros(shape), np.ones(shape)
-
-
-#: First densities: mean and standard deviation, (M, J) each, for rows x (M, D).
-STARTS = {"encoder": _encoder, "prior": _prior}
+def _pilot(n_densities):
+    return max(2, round(PILOT * n_densities))
 
 
 class _Chains:
-    """L chains for each of M rows, in the coordinates u = (z - mu) / sigma in which f_0 is N(0, I).
+    """L chains for each of M rows, in the coordinates in which f_0 is N(0, I).
 
     Arrays of chains have L * M rows; row ``l * M + i`` belongs to datapoint i.
     """
 
-    def __init__(self, fitted, x, start, L, n_leapfrog):
-        self.log_joint = fitted.model.log_density(fitted.parameters, x)
-        self.mu, self.sigma = STARTS[start](fitted, x)
-        self.noise = RowNoise(fitted.model.backend.to_numpy(x), fitted.seed)
-        self.shape, self.n_leapfrog = (L, *self.mu.shape), n_leapfrog
-
-    def log_density(self, u):
-        """Return log p(x, z) + log |dz / du| of u (L * M, J), and its gradient with respect to u."""
-        value, dz = self.log_joint((self.mu + self.sigma * u.reshape(self.shape)).reshape(u.shape))
-        log_scale = np.log(self.sigma).sum(axis=1)
-        return (value.reshape(self.shape[:2]) + log_scale).ravel(), (self.sigma * dz.reshape(self.shape)).reshape(
-            u.shape
-        )
+    def __init__(self, log_density, noise, L, n_leapfrog):
+        self.log_density, self.noise, self.n_leapfrog = log_density, noise, n_leapfrog
+        self.shape = L, *log_density.mu.shape
 
     def of_first_density(self):
         """Draw u from N(0, I)."""
@@ -233,16 +221,16 @@ class _Chains:
 
     def at(self, z):
         """Return the u of z (M, J), the same for all chains of a row."""
-        return np.tile((z - self.mu) / self.sigma, (self.shape[0], 1))
+        return np.tile(self.log_density.at(z), (self.shape[0], 1))
 
     def step_sizes(self, n_densities):
         """Return step sizes for betas 0 to 1, (n_densities + 1, M), from a run with fewer densities."""
-        betas = schedule(max(2, round(PILOT * n_densities)))
+        betas = schedule(_pilot(n_densities))
         steps = np.full((len(betas), self.shape[1]), FIRST_STEP)
         self.anneal(self.of_first_density(), betas, steps, adapt=True)
         return steps[np.linspace(0, len(betas) - 1, n_densities + 1).round().astype(int)]
 
-    @np.errstate(invalid="ignore")  # rows whose density is not finite
+    @np.errstate(over="ignore", invalid="ignore")  # rows whose density is not finite
     def anneal(self, u, betas, steps, adapt=False):
         """Move u from the first of the betas to the last, with the step sizes (betas, M) at each; return log w (L, M).
 

@@ -23,12 +23,14 @@ from ..parameters import Buffers
 from ..preprocessing import Data
 from ..samplers import Noise, sample
 from .estimates import Estimates, log_mean_exp
+from .standardized import Standardized
 
 #: Sets of new samples. Each comes from chains of its own, so the spread between sets is that of independent estimates.
 SETS = 10
 
-#: Leapfrog steps of a transition, and transitions before the first sample.
-LEAPFROG, WARM_UP = 10, 50
+#: Leapfrog steps of a transition, their first size in units of the deviation of q(z|x), and transitions before the
+#: first sample.
+LEAPFROG, STEP_SIZE, WARM_UP = 15, 0.2, 50
 
 
 def marginal_likelihood(log_q: ArrayLike, log_p: ArrayLike) -> float:
@@ -112,13 +114,14 @@ def marginal(fitted: Fitted, data: Data, n_samples: int, density: str = "gaussia
     together = max(1, BATCH // (SETS + 1))
     for start in range(0, len(data.X), together):
         x = model.gather(data, np.arange(start, min(start + together, len(data.X))), buffers)
-        log_density, z, noise = _start(fitted, x, buffers)
+        log_density, noise = Standardized(fitted, x), RowNoise(model.backend.to_numpy(x), fitted.seed)
         of_sets = np.full((SETS, len(x)), np.nan)  # log mean q / p
-        finite = np.isfinite(log_density(z)[0]).reshape(-1, len(x)).all(axis=0)
+        u = ndtri(noise.uniform((1 + SETS, model.architecture.n_components)))
+        finite = np.isfinite(log_density(u)[0]).reshape(-1, len(x)).all(axis=0)
         if finite.any():  # the other rows are too far from what the model knows
-            z, log_p = _posterior_samples(log_density, z, noise, finite, n_samples)
-            q = DENSITIES[density].fit(z[0])
-            log_ratio = np.array([DENSITIES[density].log_prob(q, of_set) for of_set in z[1:]]) - log_p[1:]
+            u, log_p = _sample(log_density, u, noise, finite, n_samples)
+            q = DENSITIES[density].fit(u[0])
+            log_ratio = np.array([DENSITIES[density].log_prob(q, of_set) for of_set in u[1:]]) - log_p[1:]
             of_sets[:, finite] = logsumexp(log_ratio, axis=1) - np.log(n_samples)
         log_inverse, error = log_mean_exp(of_sets)
         found.append((-log_inverse, error, of_sets.std(axis=0, ddof=1)))
@@ -126,47 +129,32 @@ def marginal(fitted: Fitted, data: Data, n_samples: int, density: str = "gaussia
     return Estimates(log_prob + data.log_jacobian, error, {"spread of the sets": spread})
 
 
-def _start(fitted, x, buffers):
-    """Return log p(x, z) for x (M, D), z ~ q(z|x) for ``1 + SETS`` chains a row, and the noise of the rows.
-
-    Without an encoder, z ~ p(z).
-    """
-    model, to_numpy = fitted.model, fitted.model.backend.to_numpy
-    noise, J = RowNoise(to_numpy(x), fitted.seed), model.architecture.n_components
-    z = ndtri(noise.uniform((1 + SETS, J)))
-    if model.architecture.has_encoder:
-        outputs = model.encode(fitted.parameters, x, buffers).outputs
-        mu, log_var = (np.tile(np.array(to_numpy(output), float), (1 + SETS, 1)) for output in outputs)
-        z = mu + np.exp(log_var / 2) * z
-    return model.log_density(fitted.parameters, x), z, noise
-
-
-def _posterior_samples(log_density, z, noise, finite, n_samples):
-    """Sample p(z|x) of the M rows that are ``finite``: z (1 + SETS, n, M, J) and log p(x, z) (1 + SETS, n, M).
+def _sample(log_density, u, noise, finite, n_samples):
+    """Sample the posterior of the M rows that are ``finite``, from u on: (1 + SETS, n, M, J), and the log-densities.
 
     The other rows stay among the chains, with a density that is flat.
     """
-    J, flat = z.shape[1], ~np.tile(finite, 1 + SETS)
+    J, flat = u.shape[1], ~np.tile(finite, 1 + SETS)
 
-    def without_others(z):
-        log_p, gradient = log_density(z)
+    def without_others(u):
+        log_p, gradient = log_density(u)
         log_p[flat], gradient[flat] = 0, 0
         return log_p, gradient
 
-    z[flat] = 0
     found = sample(
         without_others,
-        z,
+        u,
         n_samples,
         n_warmup=WARM_UP,
         n_leapfrog=LEAPFROG,
+        step_size=STEP_SIZE,
         noise=lambda: Noise.of_uniform(noise.uniform((1 + SETS, J + 2))),
     )
     by_chain = (array.reshape(n_samples, 1 + SETS, len(finite), *array.shape[2:]) for array in (found.z, found.log_p))
     return tuple(np.moveaxis(array, 1, 0)[:, :, finite] for array in by_chain)
 
 
-# Densities fitted to samples z (n, M, J) of M posteriors, each to its own --------------------------------------------
+# Densities fitted to samples (n, M, J) of M posteriors, each to its own --------------------------------------------
 
 
 class Density(NamedTuple):
@@ -187,20 +175,20 @@ class Density(NamedTuple):
 def _fit_gaussian(z):
     """Return mean (M, J) and Cholesky factor (M, J, J) of the covariance.
 
-    The correlations are shrunk to zero by as much as their variance suggests (Schaefer and Strimmer, 2005): with few
-    samples the covariance has an inverse all the same. Variances of a dimension are not shrunk: those of the dimensions
-    differ by orders, as unused ones keep that of the prior.
+    The correlations r are shrunk to zero by the ratio of their sampling variance, (1 - r^2)^2 / (n - 1), to their
+    square (after Schaefer and Strimmer, 2005): with few samples the covariance has an inverse all the same, and strong
+    correlations remain. The variances are not shrunk to a common one: they differ by orders, as unused dimensions keep
+    that of the prior.
     """
     n, _, J = z.shape
     mean, scale = z.mean(axis=0), z.std(axis=0, ddof=1)
     scale = np.maximum(scale, TINY)  # chains that never moved
     unit = (z - mean) / scale
     correlation = np.einsum("nmi,nmj->mij", unit, unit) / (n - 1)
-    squares = np.einsum("nmi,nmj->mij", unit**2, unit**2)
-    variance = n / (n - 1) ** 3 * (squares - (n - 1) ** 2 / n * correlation**2)
     off = ~np.eye(J, dtype=bool)
-    with np.errstate(invalid="ignore"):
-        shrinkage = variance[:, off].sum(axis=1) / (correlation[:, off] ** 2).sum(axis=1)
+    squares = correlation[:, off] ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):  # one dimension, or no correlation at all
+        shrinkage = ((1 - squares) ** 2).sum(axis=1) / (n - 1) / squares.sum(axis=1)
     shrinkage = np.clip(np.nan_to_num(shrinkage, nan=1.0), 0, 1)[:, None, None]
     correlation = np.where(off, (1 - shrinkage) * correlation, 1.0)
     return mean, scale[:, :, None] * np.linalg.cholesky(correlation + TINY * np.eye(J))
