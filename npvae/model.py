@@ -62,7 +62,8 @@ POSTERIORS = {
 #: What needs q(z|x) says this of a model that has none.
 NO_ENCODER = (
     "the model has no encoder, and so no q(z|x), no bound, no codes and no reconstructions: its estimator trains the "
-    "decoder alone. sample, inverse_transform, log_likelihood(method='marginal') and fitted_.log_joint need none"
+    "decoder alone. What needs none: sample, inverse_transform, fitted_.log_joint, log_likelihood by 'marginal' or "
+    "'annealed'"
 )
 
 #: How far a fixed log-variance is above its floor at least, as that of a constant column in very many rows.
