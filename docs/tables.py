@@ -2,8 +2,9 @@
 
 A line ``<!-- table: SOURCE -->`` above a table names its data: a row of TABLES, or the test that makes the table. The
 word after a ``#`` tells several tables of a file apart.
-Nothing is measured here: the data files are written by the scripts beside this one, by `npvae bench`, and by
-``tests/test_ptx.py``.
+Nothing is measured here: the data files are written by the scripts beside this one, by `npvae bench`, by
+`npvae reproduce`, and by ``tests/test_ptx.py``. The tables of ``npvae reproduce fig2`` are in the folder
+``results/fig2``.
 """
 
 import csv
@@ -11,9 +12,12 @@ import re
 import statistics
 from pathlib import Path
 
+import numpy as np
+
 from npvae.bench import tables as small_tables
 from npvae.evaluation import Measurement
 from npvae.evaluation import table as table_of_variances
+from npvae.reproduce import drawing, figures, paper
 
 HERE = Path(__file__).parent
 
@@ -106,6 +110,17 @@ def last_bounds(source):
     return markdown(["seed", "test bound at 1e6 samples", f"mean over the last {n} epochs", "lowest", "highest"], *rows)
 
 
+def published(source):
+    """Return the learning curve after 1, 2 and 5 times powers of ten epochs, and its last point."""
+    *rows, last = load(source)
+    some = [row for row in rows if f"{row['epoch']:.0e}"[0] in "125" and row["epoch"] == float(f"{row['epoch']:.0e}")]
+    return markdown(
+        ["epochs", "samples", "training", "test"],
+        *([f"{row['epoch']:.0f}", power(row["samples"]), f"{row['elbo_train']:.1f}", f"{row['elbo_test']:.1f}"]
+          for row in (*some, last)),
+    )  # fmt: skip
+
+
 #: Images and latent dimensions of the runs of full variational Bayes, by hidden units.
 IMAGES, LATENTS, METHODS = 1000, {100: 3, 500: 20}, {"map": "MAP", "full": "full VB"}
 
@@ -174,6 +189,32 @@ def gradient_variance(source):
     )
 
 
+#: Methods that estimate log p(x), in the order of their columns.
+OF_LIKELIHOOD = {
+    "quadrature": "quadrature",
+    "importance": "importance",
+    "annealed": "annealed",
+    "marginal": "Appendix D",
+    "marginal, kernel density": "Appendix D, kernels",
+    "marginal, first set again": "Appendix D, the first set again",
+}
+
+
+def likelihood(source):
+    """Return the errors of estimates of log p(x) by method, for each number of latent dimensions."""
+    cells = {(row["latents"], row["method"]): row for row in load(source)}
+    table = []
+    for latents in sorted({latents for latents, _ in cells}):
+        of_methods = [cells.get((latents, method)) for method in OF_LIKELIHOOD]
+        table.append([f"{latents:.0f}", *(_error_cell(row) if row else "" for row in of_methods)])
+    return markdown(["latents", *OF_LIKELIHOOD.values()], *table)
+
+
+def _error_cell(row):
+    stated = f" ({row['standard_error']:.2g})" if row["standard_error"] == row["standard_error"] else ""
+    return f"{row['rms']:.2g}{stated}{' *' * (row['doubtful'] > 0.1)}"
+
+
 def annealing(source):
     """Return both estimates of log p(x) of data drawn from a model, for each number of densities."""
     rows = []
@@ -198,6 +239,23 @@ def scores(source):
     return small_tables.table_of_scores(small_tables.read(file_of(source)))
 
 
+def gaps(source):
+    """Return how far the curves of a figure are from the paper's."""
+    folder = file_of(source)
+    curves = figures.FIGURES[folder.name].curves
+    ours, theirs, rows = drawing.lines(curves, folder), paper.curves(folder.name), []
+    for name, curve in sorted(curves.items(), key=lambda item: drawing.place(item[1])):
+        digits = 0 if curve.dataset == "frey" else 1
+        of_name = {key: line for key, line in ours.items() if key[0] == name}
+        found = {(part, samples): pair for _, part, samples, *pair in drawing.gaps(of_name, theirs)}
+        for samples in sorted({samples for _, samples in found}):
+            cells = [f"{nats:.{digits}f}" for part in drawing.PARTS for nats in found.get((part, samples), ())]
+            gap = "{:+.{}f}".format(np.subtract(*found["test", samples]), digits)
+            rows.append([f"{curve.panel}, {curve.algorithm}", power(samples), *cells, gap])
+    parts = [cell for part in ("training", "test") for cell in (part, "paper")]
+    return markdown(["model", "samples", *parts, "gap, test"], *rows)
+
+
 def file_of(source):
     return HERE / source.partition("#")[0]
 
@@ -210,14 +268,18 @@ TABLES = {
     "results/benchmark-tables.csv#contestants": contestants,
     "results/benchmark-tables.csv#scores": scores,
     "results/cuda-kernels.csv": plain,
+    "results/fig2": gaps,
     "results/samplers-sandwich.csv": annealing,
     "results/samplers-speed.csv": plain,
     "results/mnist.csv": curve,
     "results/frey.csv": curve,
     "results/frey-seeds.csv": last_bounds,
+    "results/published-curve.csv": published,
+    "results/published-score.csv": plain,
     "results/full-vb-*.csv": full_vb,
     "results/full-vb-*-seed*.csv": full_vb_seeds,
     "results/full-vb-*-evidence.csv": full_vb_evidence,
+    "results/likelihood-exact.csv": likelihood,
     "results/regularization-digits.csv": regularization,
     "results/regularization-mnist.csv": regularization,
     "results/gradient-variance-0.csv": gradient_variance,

@@ -19,9 +19,18 @@ from .backends.interface import Backend
 from .conventions import column_names, compare_names, short_repr, warn
 from .estimators import ESTIMATORS, Scorer, runs_on, suits, supports
 from .fitted import Fitted, generator
+from .likelihoods import LIKELIHOODS
 from .model import Architecture, Model
 from .parameters import Parameters
-from .preprocessing import Data, Preprocessor, choose_likelihood, fingerprints, fit_preprocessor
+from .preprocessing import (
+    BINARIZE,
+    Binarization,
+    Data,
+    Preprocessor,
+    choose_likelihood,
+    fingerprints,
+    fit_preprocessor,
+)
 from .progress import Doing
 from .table import Survey, survey
 from .training.interruption import undropped
@@ -92,8 +101,8 @@ def begin(
     """
     _check_has_bound(settings, X_valid)
     doing("looking at the data")
-    table = survey(X)
-    preprocessor, messages = _choose_preprocessing(settings, table)
+    table, seed = survey(X), _seed(settings.random_state)
+    preprocessor, messages = _choose_preprocessing(settings, table, seed)
     data, valid = preprocessor.data(table), None
     if X_valid is not None:
         compare_names(column_names(X_valid), column_names(X), "VAE")
@@ -103,7 +112,6 @@ def begin(
     architecture = architecture_of(settings, preprocessor, table.X.shape[1])
     epochs, n_rows = max_epochs or settings.max_epochs, len(table.X)
     backend = _choose_backend(settings, architecture, n_rows, epochs)
-    seed = _seed(settings.random_state)
     model = make_model(architecture, settings.backend, backend, settings.dtype)
     initial = model.initial(generator(seed, "weights"), settings.init_std)
     if np.abs(initial).max() > np.finfo(model.dtype).max:
@@ -115,7 +123,7 @@ def begin(
     learning_rate = settings.learning_rate
     _compile(lambda: trainer_for(0.0), model, doing)
     if learning_rate == "auto":
-        subset, scorer = some_rows(data, seed), Scorer(model, seed, settings.n_samples)
+        subset, scorer = some_rows(data, seed), training_scorer(settings.estimator, model, seed, settings.n_samples)
         learning_rate, bounds = training.choose_step_size(
             trainer_for,
             lambda parameters: scorer(parameters, subset).mean(),
@@ -243,6 +251,11 @@ def make_trainer(
     return training.Trainer(estimator, parameters, data, rng, training_settings, state)
 
 
+def training_scorer(estimator: str, model: Model, seed: int, n_samples: int) -> Scorer:
+    """Return the scorer of the bound that a training maximises, which need not be that of `Fitted.score`."""
+    return Scorer(model, seed, n_samples, ESTIMATORS[estimator].importance_weighted)
+
+
 def train(run: Run, scorer: Scorer, callbacks: Any, keep: Any) -> str | None:
     """Train, and return why training ended before ``max_epochs``, or None: see `training.train`.
 
@@ -270,11 +283,11 @@ def starting_point(settings: SimpleNamespace, X: ArrayLike, fitted: Fitted | Non
         model, vector = fitted.model, fitted.model.backend.to_numpy(fitted.parameters.vector).astype(float)
         _check_suits(settings.estimator, model.architecture)
         return StartingPoint(model.architecture, fitted.data(X), vector, model.backend)
-    table = survey(X)
-    preprocessor, _ = _choose_preprocessing(settings, table)
+    table, seed = survey(X), _seed(settings.random_state)
+    preprocessor, _ = _choose_preprocessing(settings, table, seed)
     architecture = architecture_of(settings, preprocessor, table.X.shape[1])
     model = make_model(architecture, settings.backend, "cpu", settings.dtype)
-    vector = model.initial(generator(_seed(settings.random_state), "weights"), settings.init_std)
+    vector = model.initial(generator(seed, "weights"), settings.init_std)
     return StartingPoint(architecture, preprocessor.data(table), vector, model.backend)
 
 
@@ -338,12 +351,29 @@ def some_rows(data: Data, seed: int) -> Data:
     return data._replace(X=data.X[np.sort(rows)])
 
 
-def _choose_preprocessing(settings, table: Survey) -> tuple[Preprocessor, list[str]]:
+def _choose_preprocessing(settings, table: Survey, seed: int) -> tuple[Preprocessor, list[str]]:
     likelihood, reason = settings.likelihood, "as set"
     if likelihood == "auto":
-        likelihood, reason = choose_likelihood(table)
+        likelihood, reason = choose_likelihood(table, settings.binarize)
+    binarization = _binarization(settings.binarize, seed, likelihood, reason)
     preprocessor, notices = fit_preprocessor(table, likelihood)
-    return preprocessor, [f"likelihood: {likelihood} ({reason})", *notices]
+    if binarization is not None:
+        what = "X holds nothing but 0 and 1, which stay" if table.is_binary else BINARIZE[settings.binarize]
+        notices.append(f"binarize: {settings.binarize} ({what})")
+    return preprocessor._replace(binarization=binarization), [f"likelihood: {likelihood} ({reason})", *notices]
+
+
+def _binarization(binarize: str, seed: int, likelihood: str, reason: str) -> Binarization | None:
+    """Return how data is binarized; ValueError if the likelihood, which was chosen for a reason, is a density."""
+    if binarize == "none":
+        return None
+    if LIKELIHOODS[likelihood].density:
+        expected = " or ".join(f"likelihood={name!r}" for name, row in LIKELIHOODS.items() if not row.density)
+        raise ValueError(
+            f"binarize is {binarize!r}, but the likelihood is {likelihood!r} ({reason}), a density, which has no "
+            f"probability of zeros and ones; expected binarize='none', or {expected} for pixels in [0, 1]"
+        )
+    return Binarization(binarize, seed)
 
 
 def _choose_backend(settings, architecture, n_rows, max_epochs) -> str:

@@ -3,7 +3,9 @@
 ``estimators`` compute the bound and its gradient from these parts, and ``training`` updates the parameters.
 """
 
+import math
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ from .conventions import array_of_shape
 from .distributions import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
 from .inference import LogJoint
 from .likelihoods import LIKELIHOODS
+from .noise import key_of_content
 from .parameters import Buffers, Layout, Parameters
 from .preprocessing import Data
 from .weight_posterior import INITIAL_LOG_VAR, WeightPosterior
@@ -33,24 +36,34 @@ class Posterior(NamedTuple):
 
     noise: Any  # a distribution with mean 0 and variance 1
     backends: tuple[str, ...] = ("reference", "cpu")
+    slope: Callable[[Array], Array] | None = None  # derivative of log p(eps); None where the support has ends
 
+
+#: Scales of the noise of variance 1.
+_LOGISTIC, _GUMBEL = math.sqrt(3) / math.pi, math.sqrt(6) / math.pi
 
 #: Families of q(z|x) by name. All are location-scale families: z = mu + sigma * eps, where the noise eps is drawn from
 #: the member with mean 0 and variance 1. So z has mean mu and variance sigma^2 in every family.
 POSTERIORS = {
-    "gaussian": Posterior(Normal(), ("reference", "cpu", "cuda")),
-    "laplace": Posterior(Laplace(0.0, np.sqrt(1 / 2))),
-    "logistic": Posterior(Logistic(0.0, np.sqrt(3) / np.pi)),
+    "gaussian": Posterior(Normal(), ("reference", "cpu", "cuda"), slope=np.negative),
+    "laplace": Posterior(Laplace(0.0, np.sqrt(1 / 2)), slope=lambda eps: -math.sqrt(2) * np.sign(eps)),
+    "logistic": Posterior(
+        Logistic(0.0, np.sqrt(3) / np.pi), slope=lambda eps: -np.tanh(eps / (2 * _LOGISTIC)) / _LOGISTIC
+    ),
     "uniform": Posterior(Uniform(-np.sqrt(3), np.sqrt(3))),
     "triangular": Posterior(Triangular(0.0, np.sqrt(6))),
-    "gumbel": Posterior(Gumbel(-np.euler_gamma * np.sqrt(6) / np.pi, np.sqrt(6) / np.pi)),
+    "gumbel": Posterior(
+        Gumbel(-np.euler_gamma * np.sqrt(6) / np.pi, np.sqrt(6) / np.pi),
+        slope=lambda eps: np.expm1(-eps / _GUMBEL - np.euler_gamma) / _GUMBEL,
+    ),
 }
 
 
 #: What needs q(z|x) says this of a model that has none.
 NO_ENCODER = (
     "the model has no encoder, and so no q(z|x), no bound, no codes and no reconstructions: its estimator trains the "
-    "decoder alone. sample, inverse_transform, log_likelihood(method='marginal') and fitted_.log_joint need none"
+    "decoder alone. What needs none: sample, inverse_transform, fitted_.log_joint, log_likelihood by 'marginal' or "
+    "'annealed'"
 )
 
 #: How far a fixed log-variance is above its floor at least, as that of a constant column in very many rows.
@@ -201,9 +214,18 @@ class Model:
         """Return new `Parameters` to hold a gradient; a backend may use its own class for them."""
         return self.backend.gradient(self.layout, self.dtype)
 
-    def gather(self, data: Data, rows: NDArray, buffers: Buffers) -> Array:
-        """Return the rows (M,) of the data as a minibatch x (M, D), scaled, in this model's precision."""
-        return self.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), data.X.shape[1]))
+    def gather(self, data: Data, rows: NDArray, buffers: Buffers, keys: NDArray | None = None) -> Array:
+        """Return the rows (M,) of the data as a minibatch x (M, D), scaled, in this model's precision.
+
+        Where the data is binarized, ``keys`` (M,) of 64 bits decide how; by default they are those of the content of
+        each row, and its binarization is the same each time.
+        """
+        x = self.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), data.X.shape[1]))
+        if data.binarization is not None:
+            if keys is None:
+                keys = key_of_content(self.backend.to_numpy(x), data.binarization.seed)
+            self.backend.binarize(x, keys, x)
+        return x
 
     def encode(self, parameters: Parameters, x: Array, buffers: Buffers) -> Any:
         """Compute q(z|x) of x (M, D): an `nn.Pass` with the outputs mu and log_var, (M, J) each.

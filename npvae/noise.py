@@ -1,11 +1,59 @@
-"""Random numbers of a row of data: a function of its content and of a seed, whatever the other rows and their order.
+"""Random numbers that are computed from keys: a key gives the same numbers, whatever was drawn before.
 
-Scores, and estimates of log p(x), are deterministic because all of their noise is made here. Training draws from a
-``numpy.random.Generator``.
+A key is a 64-bit integer, made of a seed and of what the numbers belong to. With the content of a row, they depend
+neither on the other rows nor on their order: scores, and estimates of log p(x), are deterministic because all of their
+noise is made here. With the epoch and the number of a row, a training that is resumed finds the pixels again that were
+drawn of grey values; for the rest, training draws from a ``numpy.random.Generator``.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .backends.formulas import mix
+
+
+def key_of(seed: int, *numbers: Any) -> NDArray[np.uint64]:
+    """Compute keys from a seed and integers.
+
+    Parameters
+    ----------
+    seed : int
+    *numbers : int or array of int
+        Their order matters. They are broadcast.
+
+    Returns
+    -------
+    array of uint64
+
+    Examples
+    --------
+    >>> epoch, rows = 3, np.arange(4)
+    >>> len(set(key_of(0, epoch, rows).tolist()) | set(key_of(0, epoch + 1, rows).tolist()))
+    8
+    """
+    key = np.asarray(seed % 2**64, np.uint64)
+    with np.errstate(over="ignore"):
+        key = mix(key)
+        for number in numbers:
+            key = mix(key + np.asarray(number).astype(np.uint64))
+    return key
+
+
+def key_of_content(x: NDArray, seed: int) -> NDArray[np.uint64]:
+    """Compute the key of each row from its content and a seed: (M,) of x (M, D) floats, hashed as float32.
+
+    Examples
+    --------
+    >>> x = np.array([[0.0, 1.0], [0.0, 2.0], [0.0, 1.0]])
+    >>> first, second, third = key_of_content(x, 0)
+    >>> bool(first == third), bool(first == second)
+    (True, False)
+    """
+    with np.errstate(over="ignore"):  # what is beyond float32 is hashed as infinite
+        bits = (x + 0.0).astype(np.float32).view(np.uint32).astype(np.uint64)  # + 0.0 turns -0.0 into 0.0
+        return mix(bits @ (key_of(seed, np.arange(x.shape[1])) | np.uint64(1)))  # multilinear hashing, modulo 2^64
 
 
 class RowNoise:
@@ -30,12 +78,7 @@ class RowNoise:
     """
 
     def __init__(self, x: NDArray, seed: int) -> None:
-        with np.errstate(over="ignore"):  # what is beyond float32 is hashed as infinite
-            bits = (x + 0.0).astype(np.float32).view(np.uint32).astype(np.uint64)  # + 0.0 turns -0.0 into 0.0
-        keys = _mix(np.arange(x.shape[1], dtype=np.uint64) + _mix(np.uint64(seed % 2**64))) | np.uint64(1)
-        with np.errstate(over="ignore"):
-            self._keys = _mix(bits @ keys)  # multilinear hashing, modulo 2^64
-        self._used = 0
+        self._keys, self._used = key_of_content(x, seed), 0
 
     def uniform(self, shape: tuple[int, int]) -> NDArray[np.float64]:
         """Return the next numbers of each row, uniform on (0, 1).
@@ -54,8 +97,8 @@ class RowNoise:
         numbers = np.arange(self._used, self._used + L * J, dtype=np.uint64).reshape(L, 1, J)
         self._used += L * J
         with np.errstate(over="ignore"):
-            counters = self._keys[None, :, None] + numbers
-        return ((_mix(counters) >> np.uint64(12)) + 0.5).reshape(-1, J) * 2.0**-52  # excludes 0 and 1
+            bits = mix(self._keys[None, :, None] + numbers) >> np.uint64(12)
+        return (bits + 0.5).reshape(-1, J) * 2.0**-52  # excludes 0 and 1
 
     def generators(self) -> list[np.random.Generator]:
         """Return a generator of NumPy for each row. It is faster than `uniform` where a row needs thousands of numbers.
@@ -79,12 +122,3 @@ def keyed_uniform(x: NDArray, seed: int, shape: tuple[int, int]) -> NDArray[np.f
     (2, 3)
     """
     return RowNoise(x, seed).uniform(shape)
-
-
-def _mix(key):
-    """Scramble 64-bit integers: the finalizer of the SplitMix64 generator (Steele, Lea and Flood, 2014)."""
-    with np.errstate(over="ignore"):
-        key = key + np.uint64(0x9E3779B97F4A7C15)
-        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return key ^ (key >> np.uint64(31))

@@ -21,7 +21,7 @@ from .evaluation.health import Health
 from .likelihoods import LIKELIHOODS
 from .model import POSTERIORS, Architecture, Model
 from .optimizers import AVERAGE
-from .preprocessing import Preprocessor, Scaling
+from .preprocessing import BINARIZE, Binarization, Preprocessor, Scaling
 from .settings import SETTINGS, OneOf
 from .training import Epoch, Progress, State
 
@@ -59,6 +59,12 @@ def _binary_columns(header: Mapping[str, Any]) -> schema.Check:
             raise ValueError(f"{name} is {value!r:.60}; expected increasing numbers, for the likelihood 'mixed' alone")
 
     return check
+
+
+def _binarize(header: Mapping[str, Any]) -> schema.Check:
+    """Return the check for how grey values are binarized: of a density they are not."""
+    density = LIKELIHOODS[header["architecture"]["likelihood"]].density
+    return schema.exactly("none", ", of a density") if density else OneOf(BINARIZE).check
 
 
 #: Why the architecture, which stands in the same file, allows no other value or length.
@@ -114,6 +120,7 @@ HEADER: dict[str, Callable[[Mapping[str, Any]], schema.Check]] = {
     "fixed": lambda header: schema.many(  # as in `Preprocessor`
         schema.row(schema.integer(0, header["architecture"]["n_features"] - 1), schema.real(most=0))
     ),
+    "binarize": _binarize,
     "history": lambda header: schema.many(
         schema.row(  # as `Epoch`: without encoder there is no bound; there may be no validation bound, or no value
             schema.integer(1),
@@ -257,6 +264,7 @@ def to_file(vae: Any, notes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
         "units": [vae.preprocessor_.uint8_unit, vae.preprocessor_.unit],
         "binary_columns": _plain(vae.preprocessor_.binary_columns),
         "fixed": _plain(vae.preprocessor_.fixed),
+        "binarize": "none" if vae.preprocessor_.binarization is None else vae.preprocessor_.binarization.kind,
         "history": _plain(vae.history_),
         "health": _plain(getattr(vae, "health_", None)),
         "progress": _plain(dataclasses.asdict(state.progress)),
@@ -315,6 +323,7 @@ def from_file(kind: type, header: Mapping[str, Any], arrays: Mapping[str, NDArra
         unit,
         tuple(header["binary_columns"]),
         tuple((column, log_var) for column, log_var in header["fixed"]),
+        None if header["binarize"] == "none" else Binarization(header["binarize"], vae.seed_),
     )
     vae.training_ = State(
         arrays.get("last", vector),
@@ -343,6 +352,7 @@ def _as_now(header: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> tuple[d
         header["units"] = [header.pop("uint8_scale"), 1.0]
     header.setdefault("binary_columns", [])
     header.setdefault("fixed", [])
+    header.setdefault("binarize", "none")
     if "optimizer" not in header and "squares" in arrays:  # before version 4 of the format: the array of any optimizer
         header["optimizer"] = ["squares"]
         arrays[OPTIMIZER + "squares"] = arrays.pop("squares")

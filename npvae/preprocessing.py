@@ -50,6 +50,36 @@ class Scaling(NamedTuple):
         return short_repr(self)
 
 
+#: What is done with the grey values of a Bernoulli, by name, and what `fit` says of it.
+BINARIZE = {
+    "none": "",
+    "dynamic": "each value is the probability with which a pixel is 1, drawn anew in each epoch",
+    "fixed": "each value is the probability with which a pixel is 1, drawn once for each row",
+}
+
+
+class Binarization(NamedTuple):
+    """How the grey values of a Bernoulli become 0 and 1, each with its value as the probability of 1.
+
+    Scores draw a row once: the draw is a function of its content and the seed. So does a training with the kind
+    "fixed". With "dynamic" it draws each row anew in each epoch.
+
+    Examples
+    --------
+    >>> from npvae.preprocessing import Binarization
+    >>> Binarization("dynamic", seed=0).anew
+    True
+    """
+
+    kind: str  # a name in `BINARIZE` but "none"
+    seed: int
+
+    @property
+    def anew(self) -> bool:
+        """Whether training draws a row anew in each epoch."""
+        return self.kind == "dynamic"
+
+
 class Data(NamedTuple):
     """A dataset in the user's units, with the scaling to the model's units.
 
@@ -68,6 +98,7 @@ class Data(NamedTuple):
     scaling: Scaling
     log_jacobian: float  # the sum of log(scale) over columns
     fixed: tuple[tuple[int, float], ...] = ()  # columns of x that hardly vary, and the log-variance of their density
+    binarization: Binarization | None = None  # of grey values; None: they are x
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -102,6 +133,7 @@ class Preprocessor(NamedTuple):
     fixed: tuple[
         tuple[int, float], ...
     ] = ()  # columns of X that hardly vary; the log-variances of x there, below 0 where constant
+    binarization: Binarization | None = None  # of grey values; None: they are x
 
     @property
     def order(self) -> NDArray[np.int64]:
@@ -139,7 +171,8 @@ class Preprocessor(NamedTuple):
             warn(f"{name} has values up to {excess:.1g} outside [0, 1]: they are clipped, as rounding errors")
             X = np.concatenate([np.clip(X[:, : len(bounded)], 0, 1 / unit), X[:, len(bounded) :]], axis=1)
         log_jacobian = float(np.sum(np.log(scale * unit))) if likelihood.density else 0.0
-        return Data(X, Scaling(shift / unit, scale * unit), log_jacobian, self._fixed_in(table) if self.fixed else ())
+        fixed = self._fixed_in(table) if self.fixed else ()
+        return Data(X, Scaling(shift / unit, scale * unit), log_jacobian, fixed, self.binarization)
 
     def _fixed_in(self, table: Survey) -> tuple[tuple[int, float], ...]:
         """Return the columns of x with a fixed density; not those that were constant and are not in this table."""
@@ -200,8 +233,13 @@ def _check_unit_interval(table: Survey, unit: float, likelihood: str, name: str,
     )
 
 
-def choose_likelihood(table: Survey) -> tuple[str, str]:
+def choose_likelihood(table: Survey, binarize: str = "none") -> tuple[str, str]:
     """Choose a likelihood for data.
+
+    Parameters
+    ----------
+    table : Survey, of the training data
+    binarize : a name in `BINARIZE`
 
     Returns
     -------
@@ -216,7 +254,9 @@ def choose_likelihood(table: Survey) -> tuple[str, str]:
     ('bernoulli', 'X holds nothing but 0 and 1')
     """
     low, high = table.low.min(), table.high.max()
-    probabilities = "taken as Bernoulli probabilities; the bound is then not a probability of the data"
+    probabilities = "taken as Bernoulli probabilities"
+    if binarize == "none":
+        probabilities += "; the bound is then not a probability of the data; with binarize='dynamic' it is one"
     if table.is_binary:
         return "bernoulli", "X holds nothing but 0 and 1"
     if table.has_levels:

@@ -158,7 +158,7 @@ class Lines(Quiet):
         if here <= 0:
             return ""
         each = (time.monotonic() - self._began) / here
-        return f", {_duration(each)} an epoch, {_duration(each * (self.max_epochs - self._done - share))} left"
+        return f", {duration(each)} an epoch, {duration(each * (self.max_epochs - self._done - share))} left"
 
 
 class Bar(Quiet):
@@ -237,7 +237,7 @@ def describe(epoch: Any) -> str:
     return f"bound {epoch.elbo:.2f} nats{valid}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a duration to be read: 0.35 s, 12 s, 3:05 min, 2:10 h."""
     if 0 < seconds < 10:
         return f"{seconds:.2g} s"

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import settings
 from .conventions import check_keywords
 from .fitted import generator
+from .fitting import training_scorer
 from .likelihoods import LIKELIHOODS
 from .preprocessing import choose_likelihood, fit_preprocessor
 from .progress import show_stages, tell
@@ -138,7 +139,7 @@ def _selected(model, X, X_valid, candidates, values, say):
     say(f"trained on all rows with {best}")
     try:
         model.fit(X)
-        worse = model.score(X) < best.model.score(X) - UNLUCKY
+        worse = _bound(model, X) < _bound(best.model, X) - UNLUCKY
     except NonFiniteError:
         worse = True
     if worse:
@@ -146,6 +147,13 @@ def _selected(model, X, X_valid, candidates, values, say):
         best.model.report_ = []
         return best.model
     return model
+
+
+def _bound(model: VAE, X: ArrayLike) -> float:
+    """Return the mean over X of the bound that the model's training maximised."""
+    fitted = model.fitted_
+    scorer = training_scorer(model.estimator, fitted.model, fitted.seed, fitted.n_samples)
+    return float(np.mean(scorer(fitted.parameters, fitted.data(X))))
 
 
 def _parts(table: Survey, likelihood: str, random_state: int | None) -> tuple[NDArray, NDArray] | None:

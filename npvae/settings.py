@@ -19,6 +19,7 @@ from .estimators import ESTIMATORS, supports
 from .likelihoods import LIKELIHOODS
 from .model import POSTERIORS
 from .optimizers import AVERAGING
+from .preprocessing import BINARIZE
 
 #: The longest line of a docstring.
 LINE_LENGTH = 120
@@ -262,28 +263,50 @@ SETTINGS: dict[str, Setting] = {
         "that look like pixels are divided by 255, unless there are only zeros and ones.",
         option="--likelihood",
     ),
+    "binarize": Setting(
+        "none",
+        OneOf(BINARIZE),
+        "Whether the grey values of Bernoulli pixels are drawn as 0 or 1.",
+        'Each is then the probability of 1: with "dynamic" a training draws each row anew in each epoch, with "fixed" '
+        "once. What is computed of grey rows afterwards, such as a score, draws each row once, as a function of its "
+        "content and the seed; it is a bound on the log-probability of binarized data. With "
+        '"none" it is computed of the grey values, and is no probability of data. Zeros and ones stay as they are.',
+        option="--binarize",
+    ),
     "estimator": Setting(
         "sgvb-b",
         OneOf(ESTIMATORS),
         "Estimator of the gradient of the bound.",
         'The "sgvb" estimators are reparameterized; they sample the KL divergence from the prior ("sgvb-a") or have it '
         'in closed form ("sgvb-b"). The "score-function" estimators have no baseline, a running mean as the baseline, '
-        'or the mean over the other samples of the same datapoint. "full-vb" is full variational Bayes: the '
+        'or the mean over the other samples of the same datapoint. "iwae" maximises the importance-weighted bound of '
+        "Burda et al., the mean of log 1/k sum_l p(x, z_l) / q(z_l|x) with k = n_samples, which rises with k from that "
+        'of "sgvb-a" towards log p(x); "iwae-dreg" has the doubly reparameterized gradient of Tucker et al. for it, '
+        "with less noise for the encoder where k is large. The bounds of training and validation are then the "
+        "importance-weighted ones; `score` stays the bound of single samples, and may lie far below. "
+        '"full-vb" is full variational Bayes: the '
         "weights and biases of the decoder are random, with the prior N(0, I) and a Gaussian posterior whose standard "
-        'deviation starts at 0.01. Its KL divergences are in closed form, those of "full-vb-sampled" are sampled. Two are '
-        'what the paper compares with: "wake-sleep" trains the encoder on dreams, draws of the model, and '
-        '"monte-carlo-em" trains a decoder alone, on Markov chains of z. A model without encoder has no bound: it needs '
-        "a number as the learning_rate, and takes no X_valid.",
+        'deviation starts at 0.01. Its KL divergences are in closed form, those of "full-vb-sampled" are sampled. The '
+        'paper compares with two others: "wake-sleep" trains the encoder on dreams, which are draws of the model, and '
+        '"monte-carlo-em" trains a decoder alone, on Markov chains of z. Without an encoder there is no bound: it '
+        "takes no X_valid, and a number as the learning_rate.",
         option="--estimator",
     ),
     "posterior": Setting(
         "gaussian",
         OneOf(POSTERIORS),
         "Family of q(z|x).",
-        "The encoder gives its mean and variance. The score-function estimators accept only the Gaussian.",
+        "The encoder gives its mean and variance. The score-function estimators accept only the Gaussian, and "
+        '"iwae-dreg" none with ends, as "uniform" and "triangular" have.',
         option="--posterior",
     ),
-    "n_samples": Setting(1, Integer(1), "Samples z for each datapoint, the L of the paper.", option="--samples"),
+    "n_samples": Setting(
+        1,
+        Integer(1),
+        "Samples z for each datapoint, the L of the paper.",
+        'The k of "iwae" and "iwae-dreg".',
+        option="--samples",
+    ),
     "batch_size": Setting(100, Integer(1), "Datapoints in a minibatch, the M of the paper.", option="--batch-size"),
     "optimizer": Setting(
         "adagrad",

@@ -67,7 +67,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     parameters_ : Parameters
         Flat vector of all parameters, and its named views.
     history_ : list of Epoch
-        One entry for each epoch.
+        One entry for each epoch, with the bounds that are maximised: see ``estimator``.
     report_ : list of str
         What was found in the data and what was chosen.
     health_ : Health
@@ -111,6 +111,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         hidden_layer_sizes: Sequence[int] = (500,),
         activation: str = "tanh",
         likelihood: str = "auto",
+        binarize: str = "none",
         estimator: str = "sgvb-b",
         posterior: str = "gaussian",
         n_samples: int = 1,
@@ -134,6 +135,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.likelihood = likelihood
+        self.binarize = binarize
         self.estimator = estimator
         self.posterior = posterior
         self.n_samples = n_samples
@@ -364,7 +366,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
                     checkpointer(trainer, epoch)
                     show.within(trainer.progress.seen / len(trainer.data.X))
 
-                self.stopped_ = fitting.train(run, fitted.scorer(), (show, *self.callbacks), keep)
+                self.stopped_ = fitting.train(run, self._training_scorer(), (show, *self.callbacks), keep)
         except NonFiniteError as error:
             self.stopped_, self.training_ = str(error), trainer.sound
             raise
@@ -378,10 +380,15 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             fitted = self.fitted_
             with show_stages(self.verbose) as doing:
                 doing("examining the model")
-                self.health_ = examine(fitted, fitting.some_rows(trainer.data, fitted.seed), self.history_)
+                rows, scorer = fitting.some_rows(trainer.data, fitted.seed), self._training_scorer()
+                self.health_ = examine(fitted, rows, self.history_, scorer)
             tell(self.verbose, str(self.health_))
         checkpointer.save()
         return self
+
+    def _training_scorer(self):
+        """Return a new scorer, whose buffers are freed with it, of the bound that the training maximises."""
+        return fitting.training_scorer(self.estimator, self.fitted_.model, self.seed_, self.n_samples)
 
     def __getstate__(self):
         """Return what copies and pickles hold: parameters that a GPU is training are copied to the host."""
@@ -475,6 +482,9 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         The noise of a row is keyed by its content and the model's seed: a score does not change from call to call, nor
         with the other rows. It is in nats of the data as given, whatever its type: of uint8 pixels a density is lower
         by D log 255 than of the same pixels divided by 255. A Bernoulli gives a probability, which has no unit.
+
+        The bound is that of equation 7 for every estimator, also where the training maximised another: after "iwae" it
+        may lie far below log p(x), since q(z|x) was fitted to serve many samples together.
         """
         fitted = self.fitted_
         return warn_if_not_finite("score_samples", fitted.score(fitted.data(X)))

@@ -41,6 +41,7 @@ def results(dtype, M, D, L):
     X = rng.integers(0, 256, (50, D), dtype=np.uint8)
     scaling = Scaling(np.full(D, 0.3), np.full(D, 0.7))
     yield "gather", (cpu.gather(X, np.arange(20), scaling, np.empty((20, D), dtype)),)
+    yield "binarize", (cpu.binarize(np.abs(x) % 1, np.arange(M, dtype=np.uint64), np.empty_like(x)),)
     for activation in HIDDEN:
         heads = [("a", 5, "identity", True), ("b", 4, "soft_floor", True)]
         mlp = nn.mlp("net", D, (17, 9), activation, heads)

@@ -82,6 +82,10 @@ def test_commands_are_found():
     assert found["results.md"] == [
         "npvae train mnist --epochs 200 --learning-rate 0.02",
         "npvae train frey --epochs 6250",
+        "npvae reproduce fig2 --samples 1e7",
+        "npvae reproduce fig3 --samples 1e7",
+        "npvae reproduce fig4 --samples 1e7 --out reproduce-fig2",
+        "npvae reproduce fig5 --samples 1e7 --out reproduce-fig2",
     ]
     assert "npvae train --backend cuda --epochs 1" in found["cuda.md"] and len(found["README.md"]) > 10
 

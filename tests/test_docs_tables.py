@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 import frey
 import full_vb
 import gradient_variance
+import likelihood
+import published
 import pytest
 import regularization
 import samplers
@@ -19,6 +22,7 @@ from npvae import datasets
 from npvae.bench import report
 from npvae.bench import tables as small_tables
 from npvae.cli.outputs import CURVE_COLUMNS
+from npvae.reproduce import figures, runner
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -143,6 +147,14 @@ def test_commands_write_the_columns_of_the_data_files():
         assert names_of(DOCS / "results" / f"{name}.csv") == list(columns)
 
 
+def test_tables_of_figures_are_those_of_their_models():
+    """Each file in the folder of a figure is the table of one of its models, as `npvae reproduce` writes it."""
+    for name, figure in figures.FIGURES.items():
+        for path in (DOCS / "results" / name).glob("*"):
+            assert path.name.removesuffix(".csv") in figure.curves and runner.read(path)
+    assert list((DOCS / "results" / "fig2").glob("*.csv"))
+
+
 def small_regularization(patch, X):
     def digits():
         """Digits."""
@@ -171,10 +183,30 @@ def small_gradient_variance(patch, X):
     gradient_variance.main(repeats=4, n_samples=(1, 2), batch_sizes=(1, 100))
 
 
+def small_results(patch, X):
+    """The runs of Frey Face, and that of the published likelihood, which is cut off and continued."""
+    small_frey(patch, X)
+    small = published.SETTINGS | {"n_components": 2, "hidden_layer_sizes": (4,), "max_epochs": 4}
+    for name, value in {"SETTINGS": small, "SAMPLES": 10, "POINTS": 3, "EVERY": 0.0}.items():
+        patch.setattr(published, name, value)
+    with tempfile.TemporaryDirectory() as folder:
+        published.train(Path(folder), 2)
+        published.train(Path(folder))
+        assert [row["epoch"] for row in tables.load("results/published-curve.csv")] == [1, 2, 3, 4]
+        with pytest.warns(UserWarning, match="importance"):  # of 10 samples
+            published.score(Path(folder))
+
+
 def small_frey(patch, X):
     patch.setitem(frey.DATASET_SETTINGS, "frey", frey.DATASET_SETTINGS["frey"] | {"max_epochs": 25})
     patch.setattr(frey, "SEEDS", range(2))
     frey.main()
+
+
+def small_likelihood(patch, X):
+    for name, value in {"LATENTS": (1, 2), "ROWS": 3}.items():
+        patch.setattr(likelihood, name, value)
+    likelihood.main()
 
 
 def small_samplers(patch, X):
@@ -186,10 +218,11 @@ def small_samplers(patch, X):
 
 
 SCRIPTS = {
+    "likelihood": (small_likelihood, ["likelihood-exact"]),
     "regularization": (small_regularization, ["regularization-digits", "regularization-mnist"]),
     "full_vb": (small_full_vb, ["full-vb-100-map", "full-vb-100-full-seed1", "full-vb-100-full-evidence"]),
     "gradient_variance": (small_gradient_variance, ["gradient-variance-0"]),
-    "results": (small_frey, ["frey-seeds"]),
+    "results": (small_results, ["frey-seeds", "published-curve", "published-score"]),
     "samplers": (small_samplers, ["samplers-sandwich", "samplers-speed"]),
 }
 
@@ -199,7 +232,7 @@ SCRIPTS = {
 def test_scripts_write_what_the_tables_read(copy, monkeypatch, page):
     """On small data; the columns are those of the data files that are there, and the tables change with them."""
     X, _ = datasets.make_digits(100, random_state=0)
-    data = SimpleNamespace(X_train=X[:80], X_test=X[80:])
+    data = SimpleNamespace(X_train=X[:80], X_valid=X[:9], X_test=X[80:])
     monkeypatch.setattr(datasets, "load_mnist", lambda: data)
     monkeypatch.setattr(datasets, "load_frey_face", lambda: data)
     run, files = SCRIPTS[page]

@@ -79,8 +79,8 @@ def test_bound_and_divergence_make_log_p(rng, make_model, backend):
     assert np.abs(gap).max() < 1e-8
 
 
-def error_where_q_is_the_posterior(rng, make_model, backend):
-    """Return bound - log p(x) of a model whose encoder was set to the posterior.
+def where_q_is_the_posterior(rng, make_model, backend):
+    """Return (model, parameters, x, log p(x)) with an encoder that was set to the posterior.
 
     With orthogonal columns of W and equal noise the posterior is diagonal, so that q can be it.
     """
@@ -93,6 +93,12 @@ def error_where_q_is_the_posterior(rng, make_model, backend):
     parameters["encoder.mu.W"][...] = W.T / np.exp(decoder_log_var(parameters))[:, None] @ covariance
     parameters["encoder.mu.b"][...] = -b @ parameters["encoder.mu.W"]
     parameters["encoder.log_var.b"][...] = np.log(np.diag(covariance))
+    return model, parameters, x, log_p
+
+
+def error_where_q_is_the_posterior(rng, make_model, backend):
+    """Return the bound, less log p(x)."""
+    model, parameters, x, log_p = where_q_is_the_posterior(rng, make_model, backend)
     value = SGVB(model, 6).value_and_grad(parameters, x, nodes(3, 5)).value
     return value - log_p.mean()
 

@@ -16,10 +16,10 @@ ROOT = Path(npvae.__file__).parent
 #: Bottom to top. The name of a package stands for all files in it that have no entry of their own; these may import
 #: each other as long as there is no circle. All other imports lead to a lower layer. "npvae" is npvae/__init__.py.
 LAYERS = (
-    ("conventions", "description", "modelfile", "noise", "parameters", "progress", "schema", "version"),
+    ("conventions", "description", "modelfile", "parameters", "progress", "schema", "version"),
     ("table",),
     ("backends",),
-    ("distributions", "likelihoods", "nn", "optimizers"),
+    ("distributions", "likelihoods", "nn", "noise", "optimizers"),
     ("inference", "preprocessing", "weight_posterior"),
     ("model", "samplers"),
     ("estimators",),
@@ -30,7 +30,7 @@ LAYERS = (
     ("selection",),
     ("datasets", "plots"),  # only what stands on top of the library imports them
     ("npvae",),
-    ("bench",),
+    ("bench", "reproduce"),
     ("cli",),
     ("__main__",),
 )

@@ -59,8 +59,15 @@ def rewrite(path, change):
     modelfile.save(path, header, arrays)
 
 
+def as_in_version_4(header, arrays):
+    """No data was binarized."""
+    header["version"] = min(header["version"], 4)
+    del header["binarize"], header["settings"]["binarize"]
+
+
 def as_in_version_3(header, arrays):
     """Every optimizer had the same array, and there were no schedules and no averages."""
+    as_in_version_4(header, arrays)
     header["version"] = min(header["version"], 3)
     del header["optimizer"]
     arrays["squares"] = arrays.pop("optimizer.squares", np.zeros_like(arrays["parameters"]))
@@ -68,6 +75,19 @@ def as_in_version_3(header, arrays):
         del header["settings"][name]
     for name in ("best", "begun"):
         del header["progress"][name]
+
+
+def test_files_of_version_4(X, tmp_path):
+    """Their grey values were what was trained on."""
+    grey = np.clip(X / 4 + 0.5, 0, 1)
+    model = npvae.VAE(2, likelihood="bernoulli", learning_rate=0.05, max_epochs=2, backend="reference").fit(grey)
+    model.save(tmp_path / "old.npz")
+    rewrite(tmp_path / "old.npz", as_in_version_4)
+    old = npvae.load(tmp_path / "old.npz")
+    assert old.binarize == "none" and old.score(grey) == model.score(grey)
+    old.set_params(max_epochs=4).resume(grey)
+    model.set_params(max_epochs=4).resume(grey)
+    np.testing.assert_array_equal(old.parameters_.vector, model.parameters_.vector)
 
 
 @pytest.mark.parametrize("optimizer, rate", [("adagrad", 0.05), ("sgd", 1e-3)])
@@ -327,8 +347,8 @@ def test_later_versions_and_wrong_sizes_are_refused(model, tmp_path):
     modelfile.save(path, header, {name: array for name, array in arrays.items() if name != "optimizer.squares"})
     with pytest.raises(ValueError, match="damaged: it lacks the array optimizer.squares"):
         npvae.load(path)
-    modelfile.save(path, header | {"version": 5}, arrays)
-    with pytest.raises(ValueError, match="has format version 5; this npvae reads 2, 3, 4"):
+    modelfile.save(path, header | {"version": 6}, arrays)
+    with pytest.raises(ValueError, match="has format version 6; this npvae reads 2, 3, 4, 5"):
         npvae.load(path)
 
 

@@ -38,6 +38,7 @@ SIGNATURES = {
     "gather": "uint8:2 int64:2 int32:1 float64:1 float64:1 f2",
     "gather_float32": "float32:2 int64:2 int32:1 float64:1 float64:1 f2",
     "gather_float64": "float64:2 int64:2 int32:1 float64:1 float64:1 f2",
+    "binarize": "f2 uint64:2 int32:1 f2",
     "take": "float32:3 int32:1 f2",
     "record_value": "f1 f1 float64:1 int32:1 int32:1",
     "count_step": "int64:1 int32:1",

@@ -16,7 +16,7 @@ from .cpu_network import N_ARRAYS, OPTIONS, Gradient, Network, scratch, writeabl
 from .matmul import dense_job, input_gradient_job, multiply, weight_gradient_job
 from .reference import LOG_2PI
 from .runtime import threads
-from .scalar import exp, expm1, multiply_by_derivative, sigmoid, softplus, squared_norm, update
+from .scalar import binarized, exp, expm1, multiply_by_derivative, sigmoid, softplus, squared_norm, update
 
 __all__ = ["Network"]
 
@@ -67,6 +67,28 @@ def _gather(X, rows, shift, scale, out, threads):
 def _scale(x, shift, scale, out):
     for d in range(len(x)):
         out[d] = (x[d] - shift[d]) * scale[d]
+
+
+def binarize(x, keys, out):
+    """See `reference.binarize`."""
+    _binarize(x, keys, out, _threads(out.size))
+    return out
+
+
+@njit(parallel=True, **OPTIONS)
+def _binarize(x, keys, out, threads):
+    if threads == 1:
+        for i in range(len(x)):
+            _binarize_row(x[i], keys[i], out[i])
+    else:
+        for i in prange(len(x)):
+            _binarize_row(x[i], keys[i], out[i])
+
+
+@njit(**ROW)
+def _binarize_row(x, key, out):
+    for d in range(len(x)):
+        out[d] = binarized(x[d], key, np.uint64(d))
 
 
 # Single layers; `Network` computes all layers of a network in fewer calls ---------------------------------------------

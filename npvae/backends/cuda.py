@@ -10,13 +10,24 @@ from ..parameters import Parameters
 from . import cuda_kernels as kernels
 from . import formulas
 from .cuda_graph import Runner
-from .cuda_launch import asarray, empty, gather_rows, get_or_empty, launch, n_blocks, nothing, readable, to_numpy
+from .cuda_launch import (
+    asarray,
+    binarize_rows,
+    empty,
+    gather_rows,
+    get_or_empty,
+    launch,
+    n_blocks,
+    nothing,
+    readable,
+    to_numpy,
+)
 from .cuda_product import product
 
 __all__ = [
-    "Network", "Runner", "add_log_prior", "asarray", "bernoulli_log_prob", "clip_norm", "dense", "dense_backward",
-    "empty", "gather", "gaussian_latent", "gaussian_latent_backward", "gaussian_log_prob", "gaussian_log_q", "gradient",
-    "mixed_log_prob", "step", "to_numpy",
+    "Network", "Runner", "add_log_prior", "asarray", "bernoulli_log_prob", "binarize", "clip_norm", "dense",
+    "dense_backward", "empty", "gather", "gaussian_latent", "gaussian_latent_backward", "gaussian_log_prob",
+    "gaussian_log_q", "gradient", "mixed_log_prob", "step", "to_numpy",
 ]  # fmt: skip
 
 #: Networks are computed layer by layer: captured as a graph, their kernels cost no calls.
@@ -49,6 +60,12 @@ def gather(X, rows, scaling, out):
     places = asarray(np.arange(len(rows))[None], np.int64), asarray(np.zeros(1), np.int32)
     scales = (asarray(scale, np.float64) for scale in (scaling.shift, scaling.scale))
     gather_rows(part, *places, *scales, out)
+    return out
+
+
+def binarize(x, keys, out):
+    """See `reference.binarize`."""
+    binarize_rows(x, asarray(keys[None], np.uint64), asarray(np.zeros(1), np.int32), out)
     return out
 
 

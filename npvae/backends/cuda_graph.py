@@ -17,7 +17,7 @@ from numba import cuda
 from numpy.typing import NDArray
 
 from .cuda_kernels import SIMULATED
-from .cuda_launch import asarray, empty, gather_rows, launching_on, readable, record_value, take_noise
+from .cuda_launch import asarray, binarize_rows, empty, gather_rows, launching_on, readable, record_value, take_noise
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +55,14 @@ class Runner:
             self.resident = asarray(data.X, dtype)
         self._steps = {}  # size of a minibatch -> Step
 
-    def run(self, batches: Sequence[NDArray], rng: np.random.Generator) -> NDArray:
+    def run(self, batches: Sequence[NDArray], rng: np.random.Generator, keys: NDArray | None = None) -> NDArray:
         """Take a step for each minibatch.
 
         Parameters
         ----------
         batches : list of row indices (M,), all of one length
         rng : numpy.random.Generator, for the noise
+        keys : array (n, M) uint64, for data that is binarized: see `reference.binarize`
 
         Returns
         -------
@@ -71,8 +72,8 @@ class Runner:
         if n_rows not in self._steps:
             self._steps[n_rows] = Step(self, n_rows)
         step = self._steps[n_rows]
-        parts = [batches[start : start + step.most] for start in range(0, len(batches), step.most)]
-        return np.concatenate([step.run(part, rng) for part in parts])
+        parts = [slice(start, start + step.most) for start in range(0, len(batches), step.most)]
+        return np.concatenate([step.run(batches[p], rng, None if keys is None else keys[p]) for p in parts])
 
 
 class Step:
@@ -88,14 +89,17 @@ class Step:
         self.values, self.position = empty(self.most, np.float64), empty(1, np.int32)
         # Page-locked memory, from which the device copies while the host goes on.
         self._rows, self._noise = (cuda.pinned_array(a.shape, a.dtype) for a in (self.rows, self.noise))
+        self.keys = empty((self.most, n_rows), np.uint64) if runner.data.binarization is not None else None
         self.X = runner.resident
         if self.X is None:
             self.X = empty((CHUNK * n_rows, n_features), readable(runner.data.X.dtype))
         self._launches, self._graph = 0, None
 
-    def run(self, batches, rng):
+    def run(self, batches, rng, keys):
         """Take a step for each minibatch, at most ``most``, and wait for their values: see `Runner.run`."""
         stream = self.runner.stream
+        if self.keys is not None:
+            self.keys[: len(keys)].copy_to_device(keys, stream=stream)
         self.position.copy_to_device(np.zeros(1, np.int32), stream=stream)
         for start in range(0, len(batches), CHUNK):
             part = slice(start, min(start + CHUNK, len(batches)))
@@ -134,6 +138,8 @@ class Step:
         """Launch the kernels of a step."""
         runner = self.runner
         gather_rows(self.X, self.rows, self.position, *runner.scaling, self.x)
+        if self.keys is not None:
+            binarize_rows(self.x, self.keys, self.position, self.x)
         take_noise(self.noise, self.position, self.eps)
         done = runner.estimator.passes(runner.parameters, self.x, self.eps)
         record_value(done.log_likelihood, done.kl, self.values, self.position, done.gradient)

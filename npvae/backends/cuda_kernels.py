@@ -8,7 +8,7 @@ equal bits. The matrix products stand in ``cuda_product``.
 import math
 
 import numpy as np
-from numba import cuda, float32, float64
+from numba import cuda, float32, float64, uint64
 
 from . import formulas
 from .reference import LOG_2PI
@@ -58,6 +58,9 @@ _functions, _activations, _updates, _schedules = formulas.lift(
 )  # fmt: skip
 sigmoid, softplus, averaged = _functions["sigmoid"], _functions["softplus"], _functions["averaged"]
 share_of_run, step_numbers = _functions["share_of_run"], _functions["step_numbers"]
+binarized = _functions["binarized"]
+if SIMULATED:
+    binarized = np.errstate(over="ignore")(binarized)  # integers modulo 2^64, of which NumPy warns
 
 
 @cuda.jit(device=True)
@@ -122,6 +125,14 @@ def gather(X, rows, position, shift, scale, out):
     i, d = row_and_column()
     if d < out.shape[1]:
         out[i, d] = (X[rows[position[0], i], d] - shift[d]) * scale[d]
+
+
+@cuda.jit
+def binarize(x, keys, position, out):
+    """Draw 0 or 1 with the keys of a step, ``keys[position]``: a thread for each number."""
+    i, d = row_and_column()
+    if d < out.shape[1]:
+        out[i, d] = binarized(x[i, d], keys[position[0], i], uint64(d))
 
 
 @cuda.jit

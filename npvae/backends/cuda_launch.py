@@ -130,6 +130,16 @@ def gather_rows(X: Array, rows: Array, position: Array, shift: Array, scale: Arr
     launch(kernels.gather, grid, kernels.THREADS, X, rows, position, shift, scale, out)
 
 
+def binarize_rows(x: Array, keys: Array, position: Array, out: Array) -> None:
+    """Draw 0 or 1 for each number of a minibatch: see `reference.binarize`.
+
+    Parameters
+    ----------
+    x, out (M, D); keys (steps, M) uint64; position (1,) int32, the step. All on the device.
+    """
+    launch(kernels.binarize, (out.shape[0], n_blocks(out.shape[1])), kernels.THREADS, x, keys, position, out)
+
+
 def take_noise(noise: Array, position: Array, out: Array) -> None:
     """Copy the noise of a step: ``out = noise[position]``, (R, J) of (steps, R, J)."""
     launch(kernels.take, (out.shape[0], n_blocks(out.shape[1])), kernels.THREADS, noise, position, out)

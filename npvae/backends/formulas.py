@@ -92,6 +92,31 @@ def code(name: str) -> int:
     return CODES[name]
 
 
+# Random bits, computed from keys -----------------------------------------------------------------------------------
+
+#: The constants of SplitMix64; typed, because a compiler takes an integer that is not for a signed one.
+GAMMA, FIRST, SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+BY_30, BY_27, BY_31, BY_40 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(40)
+
+
+def mix(key: Any) -> Any:
+    """Scramble 64-bit integers: a step of the SplitMix64 generator (Steele, Lea and Flood, 2014)."""
+    key = key + GAMMA
+    key = (key ^ (key >> BY_30)) * FIRST
+    key = (key ^ (key >> BY_27)) * SECOND
+    return key ^ (key >> BY_31)
+
+
+def binarized(x: Any, key: Any, column: Any) -> Any:
+    """1 with the probability x, from [0, 1], and otherwise 0; the key and the column, of 64 bits, decide which.
+
+    x is compared with a uniform multiple of 2^-24 in [0, 1), exactly: 0 and 1 stay, and a probability is larger than x
+    by less than 2^-24.
+    """
+    uniform = constant(2.0**-24, x) * (mix(key + column) >> BY_40)
+    return where(uniform < x, constant(1, x), constant(0, x))
+
+
 # Optimizers: gradient ascent, one parameter at a time ----------------------------------------------------------------
 
 #: Keeps Adagrad's step finite where all gradients so far were zero. The value is that of the authors' code.
@@ -193,7 +218,7 @@ UPDATE_CODES, SCHEDULE_CODES = ({name: code for code, name in enumerate(table)} 
 class Lifted(NamedTuple):
     """All formulas compiled by `lift`."""
 
-    functions: dict[str, Callable]  # by name: sigmoid, softplus, soft_floor, averaged, share_of_run, step_numbers
+    functions: dict[str, Callable]  # by name: sigmoid, softplus, soft_floor, averaged, mix, binarized, and of a step
     activations: list[Activation]  # in the order of ``CODES``
     updates: list[Update]  # in the order of ``UPDATE_CODES``
     schedules: list[Callable]  # in the order of ``SCHEDULE_CODES``
@@ -231,7 +256,7 @@ def lift(compile: Callable, **elementary: Any) -> Lifted:
     def compiled(function):
         return compile(FunctionType(function.__code__, globals() | names, function.__name__))
 
-    for function in (sigmoid, softplus, soft_floor, averaged, share_of_run, step_numbers):
+    for function in (sigmoid, softplus, soft_floor, averaged, share_of_run, step_numbers, mix, binarized):
         names[function.__name__] = compiled(function)
     return Lifted(
         {name: names[name] for name in names if name not in elementary},

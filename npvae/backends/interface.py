@@ -56,6 +56,9 @@ class Backend(Protocol):
     def gather(self, X: Any, rows: Any, scaling: Any, out: Array) -> Array:
         """See `reference.gather`."""
 
+    def binarize(self, x: Array, keys: Any, out: Array) -> Array:
+        """See `reference.binarize`."""
+
     def dense(self, x: Array, W: Array, b: Array, activation: str, out: Array | None = None) -> Array:
         """See `reference.dense`."""
 

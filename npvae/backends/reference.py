@@ -73,6 +73,34 @@ def gather(X: NDArray, rows: NDArray, scaling: Any, out: NDArray) -> NDArray:
     return out
 
 
+def binarize(x: NDArray, keys: NDArray, out: NDArray) -> NDArray:
+    """Draw 0 or 1 for each number: ``out = 1`` with the probability x, from [0, 1], and otherwise 0.
+
+    The draw is a function of x, of the row's key and of the column: the same bits on every backend.
+
+    Parameters
+    ----------
+    x (M, D)
+    keys (M,) : uint64, in the host's memory
+    out (M, D) : may be x
+
+    Returns
+    -------
+    out (M, D)
+
+    Examples
+    --------
+    >>> x, keys = np.array([[0.0, 0.5, 1.0]] * 3), np.array([7, 8, 9], np.uint64)
+    >>> binarize(x, keys, np.empty_like(x))
+    array([[0., 0., 1.],
+           [0., 0., 1.],
+           [0., 1., 1.]])
+    """
+    with np.errstate(over="ignore"):
+        out[...] = formulas.binarized(x, keys[:, None], np.arange(x.shape[1], dtype=np.uint64))
+    return out
+
+
 # One layer of a network ---------------------------------------------------------------------------------------------
 
 

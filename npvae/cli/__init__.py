@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from .. import __version__
-from . import bench, check, listing, train, use
+from . import bench, check, listing, reproduce, train, use
 from .options import Parser, with_option_names
 
 EXIT_CODES = "exit status: 0 done, 1 an error or a failed check, 2 wrong usage, 130 stopped by Ctrl-C"
@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="npvae", description="Variational autoencoders, trained by hand.", epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"npvae {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (train, use, check, bench, listing):
+    for module in (train, use, check, reproduce, bench, listing):
         module.add_commands(commands)
     return parser
 

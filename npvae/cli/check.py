@@ -93,7 +93,12 @@ def models_to_check(arguments: argparse.Namespace, X: np.ndarray) -> Iterator[tu
     posterior, backend = (getattr(arguments, name) or SETTINGS[name].default for name in ("posterior", "backend"))
     estimators = available(posterior, backend)
     in_unit_interval = X.dtype == np.uint8 or (X.min() >= 0 and X.max() <= 1)
-    likelihoods = [name for name, row in LIKELIHOODS.items() if in_unit_interval or not row.unit_interval]
+    grey = (arguments.binarize or SETTINGS["binarize"].default) == "none"
+    likelihoods = [
+        name
+        for name, row in LIKELIHOODS.items()
+        if (in_unit_interval or not row.unit_interval) and (grey or not row.density)
+    ]
     for likelihood in (arguments.likelihood,) if arguments.likelihood else likelihoods:
         for estimator in (arguments.estimator,) if arguments.estimator else estimators:
             for size, net, columns in nets:

@@ -26,6 +26,7 @@ FIRST_LINES = (
     "setup,contestant,median s",
     "what grows,size,",
     "table,contestant,seed,nats,seconds",
+    "samples,nats_train,nats_test",
 )
 
 #: What a PNG file begins with, and the text by which the pictures of npvae are known.

@@ -3,6 +3,7 @@
 from ..model import POSTERIORS, Architecture
 from .bound import WEIGHT_DRAWS, Scorer
 from .full_vb import FullVB
+from .importance_weighted import DoublyReparameterized, ImportanceWeighted
 from .interface import Estimator, Result, Spec, first_nonfinite
 from .monte_carlo_em import MonteCarloEM
 from .score_function import ScoreFunction
@@ -10,11 +11,24 @@ from .sgvb import SGVB
 from .wake_sleep import WakeSleep
 
 _EVERY_POSTERIOR = tuple(POSTERIORS)
+_SMOOTH = tuple(name for name, row in POSTERIORS.items() if row.slope is not None)
 
 #: All estimators by name.
 ESTIMATORS = {
     "sgvb-a": Spec(lambda model, L, N: SGVB(model, L, analytic_kl=False), _EVERY_POSTERIOR),
     "sgvb-b": Spec(lambda model, L, N: SGVB(model, L, analytic_kl=True), _EVERY_POSTERIOR),
+    "iwae": Spec(
+        lambda model, L, N: ImportanceWeighted(model, L),
+        _EVERY_POSTERIOR,
+        backends=("reference", "cpu"),
+        importance_weighted=True,
+    ),
+    "iwae-dreg": Spec(
+        lambda model, L, N: DoublyReparameterized(model, L),
+        _SMOOTH,
+        backends=("reference", "cpu"),
+        importance_weighted=True,
+    ),
     "score-function": Spec(lambda model, L, N: ScoreFunction(model, L)),
     "score-function-running": Spec(lambda model, L, N: ScoreFunction(model, L, "running")),
     "score-function-leave-one-out": Spec(
@@ -55,7 +69,7 @@ def available(posterior: str, backend: str = "cpu") -> list[str]:
     Examples
     --------
     >>> available("laplace")
-    ['sgvb-a', 'sgvb-b', 'full-vb', 'full-vb-sampled']
+    ['sgvb-a', 'sgvb-b', 'iwae', 'iwae-dreg', 'full-vb', 'full-vb-sampled']
     """
     if backend == "auto":
         backend = "cpu"
@@ -103,6 +117,7 @@ def runs_on(architecture: Architecture, backend: str) -> bool:
 
 
 __all__ = [
-    "ESTIMATORS", "SGVB", "WEIGHT_DRAWS", "Estimator", "FullVB", "MonteCarloEM", "Result", "ScoreFunction", "Scorer",
-    "Spec", "WakeSleep", "available", "first_nonfinite", "runs_on", "suits", "supports",
+    "ESTIMATORS", "SGVB", "WEIGHT_DRAWS", "DoublyReparameterized", "Estimator", "FullVB", "ImportanceWeighted",
+    "MonteCarloEM", "Result", "ScoreFunction", "Scorer", "Spec", "WakeSleep", "available", "first_nonfinite", "runs_on",
+    "suits", "supports",
 ]  # fmt: skip

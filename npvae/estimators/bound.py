@@ -6,6 +6,7 @@ Early stopping, the choice of a step size and ``VAE.score_samples`` use `Scorer`
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import logsumexp
 
 from ..backends.interface import Array
 from ..model import Model
@@ -18,7 +19,7 @@ class Forward(NamedTuple):
     """A forward pass from x to the terms of the bound, as arrays of the backend.
 
     ``kl`` is the KL divergence of q(z|x) from p(z), or log q(z|x) - log p(z) of each sample. ``decoded.doutputs`` holds
-    the gradients of mean(log_likelihood) at the outputs of the decoder.
+    the gradients of mean(log_likelihood), or of another multiple of its sum, at the outputs of the decoder.
 
     Examples
     --------
@@ -36,7 +37,15 @@ class Forward(NamedTuple):
     log_likelihood: Array  # (L * M,) log p(x|z), in nats
 
 
-def forward(model: Model, parameters: Parameters, x: Array, eps: Array, analytic_kl: bool, buffers: Buffers) -> Forward:
+def forward(
+    model: Model,
+    parameters: Parameters,
+    x: Array,
+    eps: Array,
+    analytic_kl: bool,
+    buffers: Buffers,
+    weight: float | None = None,
+) -> Forward:
     """Compute the terms of the bound: equation 6 of the paper, or equation 7 with ``analytic_kl``.
 
     Parameters
@@ -50,6 +59,8 @@ def forward(model: Model, parameters: Parameters, x: Array, eps: Array, analytic
         Whether ``kl`` is the KL divergence in closed form, or log q(z|x) - log p(z) of each sample.
     buffers : Buffers
         Hold the results. The next call with the same buffers overwrites them.
+    weight : float, optional
+        ``decoded.doutputs`` has the gradients of ``weight * sum(log_likelihood)``; by default, of the mean.
 
     Returns
     -------
@@ -70,7 +81,8 @@ def forward(model: Model, parameters: Parameters, x: Array, eps: Array, analytic
     encoded = model.encode(parameters, x, buffers)
     z, kl = model.latent(encoded, eps, analytic_kl, buffers)
     decoded = model.decode(parameters, z, buffers)
-    log_likelihood = model.log_likelihood(x, decoded, buffers.full(1 / len(eps), len(eps)), buffers)
+    weights = buffers.full(1 / len(eps) if weight is None else weight, len(eps))
+    log_likelihood = model.log_likelihood(x, decoded, weights, buffers)
     return Forward(encoded, kl, z, decoded, log_likelihood)
 
 
@@ -95,6 +107,8 @@ class Scorer:
     seed : int
     n_samples : int
         The L of the equation.
+    importance_weighted : bool
+        Estimate the importance-weighted bound instead, log 1/L sum_l p(x, z_l) / q(z_l|x): see `importance_weighted`.
 
     Examples
     --------
@@ -107,19 +121,21 @@ class Scorer:
     (10,)
     """
 
-    batch_size = 500
+    batch_size = 500  # rows of samples
 
-    def __init__(self, model: Model, seed: int, n_samples: int = 1) -> None:
+    def __init__(self, model: Model, seed: int, n_samples: int = 1, importance_weighted: bool = False) -> None:
         self.model, self.seed, self.n_samples = model, seed, n_samples
+        # That of one sample is the plain bound, which equation 7 estimates with less variance.
+        self._analytic_kl = not importance_weighted or n_samples == 1
         self._buffers = Buffers(model.backend, model.dtype)
 
     def __call__(self, parameters: Parameters, data: Data) -> np.ndarray:
         """Return the bound of each row of the data, in nats of the data as given: float64 (N,)."""
-        draws = []
+        draws, size = [], max(self.batch_size // self.n_samples, 1)
         for drawn in self.model.weight_posterior.draws(parameters, self.seed, WEIGHT_DRAWS):
             draws.append(np.empty(len(data.X)))
-            for start in range(0, len(data.X), self.batch_size):
-                rows = np.arange(start, min(start + self.batch_size, len(data.X)))
+            for start in range(0, len(data.X), size):
+                rows = np.arange(start, min(start + size, len(data.X)))
                 draws[-1][rows] = self._batch(drawn, data, rows)
         return np.mean(draws, axis=0) + data.log_jacobian
 
@@ -128,6 +144,9 @@ class Scorer:
         x = model.gather(data, rows, buffers)
         uniform = keyed_uniform(model.backend.to_numpy(x), self.seed, (self.n_samples, model.architecture.n_components))
         eps = model.backend.asarray(model.posterior.icdf(uniform), model.dtype)
-        result = forward(model, parameters, x, eps, True, buffers)
+        result = forward(model, parameters, x, eps, self._analytic_kl, buffers)
         log_likelihood, kl = map(model.backend.to_numpy, (result.log_likelihood, result.kl))
-        return log_likelihood.reshape(self.n_samples, -1).mean(axis=0, dtype=float) - kl
+        if self._analytic_kl:
+            return log_likelihood.reshape(self.n_samples, -1).mean(axis=0, dtype=float) - kl
+        log_weights = log_likelihood.astype(float) - kl
+        return logsumexp(log_weights.reshape(self.n_samples, -1), axis=0) - np.log(self.n_samples)

@@ -169,3 +169,4 @@ class Spec(NamedTuple):
     fewest_samples: int = 1  # smallest L
     has_encoder: bool = True  # whether it trains q(z|x); without, there is no bound
     in_pieces: bool = True  # whether its state can go on to another piece of the data
+    importance_weighted: bool = False  # whether it maximises that bound of L samples, not that of equation 2

@@ -98,21 +98,24 @@ class SGVB:
         Version A is equation 6, version B equation 7, averaged over the minibatch: equation 8, divided by N.
         """
         done, to_numpy = self.passes(parameters, x, samples), self.model.backend.to_numpy
-        value = _mean(to_numpy(done.log_likelihood)) - _mean(to_numpy(done.kl))
+        value = mean_in_order(to_numpy(done.log_likelihood).tolist()) - mean_in_order(to_numpy(done.kl).tolist())
         return Result(value, value, done.gradient)
 
     def passes(self, parameters: Parameters, x: Array, samples: Array) -> Passes:
         """Compute the terms of the bound (forward) and the gradient (backward). On a GPU, return without waiting."""
-        model, M, R = self.model, x.shape[0], samples.shape[0]  # R = L * M
-        done = bound.forward(model, parameters, x, samples, self.analytic_kl, self._buffers)
-        dz = self._buffers("dz", *samples.shape)
-        model.decoder.backward(parameters, done.z, done.decoded, self._gradient, self._buffers, dz)
-        (mu, log_var), out = done.encoded.outputs, done.encoded.doutputs
+        M, R = x.shape[0], samples.shape[0]  # R = L * M
+        done = bound.forward(self.model, parameters, x, samples, self.analytic_kl, self._buffers)
         kl_rows = M if self.analytic_kl else R
-        weights = self._buffers.full(1 / kl_rows, kl_rows)  # of the mean
-        model.backend.gaussian_latent_backward(mu, log_var, samples, dz, self.analytic_kl, weights, out)
-        model.encoder.backward(parameters, x, done.encoded, self._gradient, self._buffers)
+        self._backward(parameters, x, samples, done, self._buffers.full(1 / kl_rows, kl_rows))  # weights of the mean
         return Passes(done.log_likelihood, done.kl, self._gradient)
+
+    def _backward(self, parameters: Parameters, x: Array, eps: Array, done: bound.Forward, weights: Array) -> None:
+        """Compute the gradient of -sum(weights * kl) and of the function whose gradient ``decoded.doutputs`` has."""
+        model, (mu, log_var), out = self.model, done.encoded.outputs, done.encoded.doutputs
+        dz = self._buffers("dz", *eps.shape)
+        model.decoder.backward(parameters, done.z, done.decoded, self._gradient, self._buffers, dz)
+        model.backend.gaussian_latent_backward(mu, log_var, eps, dz, self.analytic_kl, weights, out)
+        model.encoder.backward(parameters, x, done.encoded, self._gradient, self._buffers)
 
     def places(self, parameters: Parameters, x: Array, samples: Array) -> list:
         """List (name, array) of what is computed: see `interface.Estimator`."""
@@ -122,6 +125,12 @@ class SGVB:
         return [("input", x), *layers, *terms]
 
 
-def _mean(values):
-    """Return the mean of a vector, summed in float64 and in order."""
-    return sum(values.tolist()) / len(values)
+def mean_in_order(values: list[float]) -> float:
+    """Return the mean of numbers, summed in float64 and in order.
+
+    Examples
+    --------
+    >>> mean_in_order([1.0, 2.0, 6.0])
+    3.0
+    """
+    return sum(values) / len(values)

@@ -175,20 +175,20 @@ class Density(NamedTuple):
 def _fit_gaussian(z):
     """Return mean (M, J) and Cholesky factor (M, J, J) of the covariance.
 
-    The correlations are shrunk to zero by as much as their variance suggests (Schaefer and Strimmer, 2005): with few
-    samples the covariance has an inverse all the same. Variances of a dimension are not shrunk: those of the dimensions
-    differ by orders, as unused ones keep that of the prior.
+    The correlations r are shrunk to zero by the ratio of their sampling variance, (1 - r^2)^2 / (n - 1), to their
+    square (after Schaefer and Strimmer, 2005): with few samples the covariance has an inverse all the same, and strong
+    correlations remain. The variances are not shrunk to a common one: they differ by orders, as unused dimensions keep
+    that of the prior.
     """
     n, _, J = z.shape
     mean, scale = z.mean(axis=0), z.std(axis=0, ddof=1)
     scale = np.maximum(scale, TINY)  # chains that never moved
     unit = (z - mean) / scale
     correlation = np.einsum("nmi,nmj->mij", unit, unit) / (n - 1)
-    squares = np.einsum("nmi,nmj->mij", unit**2, unit**2)
-    variance = n / (n - 1) ** 3 * (squares - (n - 1) ** 2 / n * correlation**2)
     off = ~np.eye(J, dtype=bool)
-    with np.errstate(invalid="ignore"):
-        shrinkage = variance[:, off].sum(axis=1) / (correlation[:, off] ** 2).sum(axis=1)
+    squares = correlation[:, off] ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):  # one dimension, or no correlation at all
+        shrinkage = ((1 - squares) ** 2).sum(axis=1) / (n - 1) / squares.sum(axis=1)
     shrinkage = np.clip(np.nan_to_num(shrinkage, nan=1.0), 0, 1)[:, None, None]
     correlation = np.where(off, (1 - shrinkage) * correlation, 1.0)
     return mean, scale[:, :, None] * np.linalg.cholesky(correlation + TINY * np.eye(J))

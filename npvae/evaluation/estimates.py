@@ -55,7 +55,7 @@ def log_mean_exp(log_values: NDArray) -> tuple[Vector, Vector]:
         values = np.exp(log_values - peak)
         mean, n = values.mean(axis=0), len(values)
         deviation = np.sqrt(((values - mean) ** 2).sum(axis=0) / (n - 1)) if n > 1 else mean * np.nan
-        return peak + np.log(mean), deviation / (np.sqrt(n) * mean)
+        return np.where(peak > -np.inf, peak + np.log(mean), peak), deviation / (np.sqrt(n) * mean)
 
 
 def effective_size(log_weights: NDArray) -> Vector:

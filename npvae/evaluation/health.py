@@ -8,6 +8,7 @@ import numpy as np
 from ..backends.formulas import MIN_LOG_VAR
 from ..backends.reference import LOG_2PI
 from ..distributions.divergence import kl_from_standard_normal
+from ..estimators import Scorer
 from ..fitted import Fitted
 from ..preprocessing import Data
 from ..training import Epoch
@@ -58,7 +59,7 @@ class Health(NamedTuple):
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
-def examine(fitted: Fitted, data: Data, history: Sequence[Epoch]) -> Health:
+def examine(fitted: Fitted, data: Data, history: Sequence[Epoch], scorer: Scorer | None = None) -> Health:
     """Examine a fitted model on rows of its training data.
 
     Parameters
@@ -68,6 +69,8 @@ def examine(fitted: Fitted, data: Data, history: Sequence[Epoch]) -> Health:
         Rows of the training data.
     history : sequence of training.Epoch
         The training bound of each epoch. May be empty.
+    scorer : Scorer, optional
+        Of the bound that the training has maximised. By default, that of `Fitted.score`.
 
     Returns
     -------
@@ -88,7 +91,7 @@ def examine(fitted: Fitted, data: Data, history: Sequence[Epoch]) -> Health:
     mu, log_var = (np.concatenate([batch[n] for batch in batches]) for n in (0, 1))
     mean, square, clipped = (sum(batch[n] for batch in batches) / len(mu) for n in (2, 3, 4))
     kl = kl_from_standard_normal(mu, log_var).mean(axis=0) + model.divergence_of_noise
-    scores = fitted.score(data)
+    scores = (scorer or fitted.scorer())(fitted.parameters, data)
     elbo, error = float(np.mean(scores)), float(np.std(scores) / np.sqrt(len(scores)))
     baseline = _baseline(model, mean, square - mean**2, data)
     active, at_floor = tuple(map(bool, mu.var(axis=0) > ACTIVE)), float(clipped)

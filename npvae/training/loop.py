@@ -14,6 +14,7 @@ from ..backends.formulas import UPDATES
 from ..conventions import short_repr
 from ..estimators import first_nonfinite
 from ..estimators.interface import Estimator
+from ..noise import key_of, key_of_content
 from ..optimizers import AVERAGE, Optimizer, UpdateRule
 from ..parameters import Buffers, Parameters
 from ..preprocessing import Data
@@ -235,6 +236,7 @@ class Trainer:
             rng.bit_generator.state = state.progress.rng
             self.estimator_state = _as_state(estimator.State, state.estimator)
         self._runner: Any = None  # made for the first run of steps
+        self._contents: NDArray[np.uint64] | None = None  # the key of each row's content, hashed when it is needed
         if state is None:
             self._fix()
         self.sound, self.kept = self.snapshot(), ""
@@ -310,7 +312,25 @@ class Trainer:
         return elbo, value
 
     def _gather(self, rows: NDArray) -> Any:
-        return self.estimator.model.gather(self.data, rows, self._buffers)
+        return self.estimator.model.gather(self.data, rows, self._buffers, self._keys(rows))
+
+    def _keys(self, rows: NDArray) -> NDArray[np.uint64] | None:
+        """Return what decides how rows (M,) are binarized in this epoch; None if they are not."""
+        binarization = self.data.binarization
+        if binarization is None:
+            return None
+        if binarization.anew:
+            return key_of(binarization.seed, self.progress.epoch, rows)
+        if self._contents is None:
+            self._contents = self._hash_contents(binarization.seed)
+        return self._contents[rows]
+
+    def _hash_contents(self, seed: int) -> NDArray[np.uint64]:
+        """Return the key of the content of each row of the data: (N,)."""
+        model, grey, n_rows = self.estimator.model, self.data._replace(binarization=None), len(self.data.X)
+        parts = np.split(np.arange(n_rows), range(self.batch_size, n_rows, self.batch_size))
+        rows = (model.backend.to_numpy(model.gather(grey, part, self._buffers)) for part in parts)
+        return np.concatenate([key_of_content(x, seed) for x in rows])
 
     def _rejected(self, gradient: Any) -> str:
         """Say what of a step was rejected by the optimizer, which has marked the gradient: see `Optimizer.step`."""
@@ -341,7 +361,8 @@ class Trainer:
         with np.errstate(over="ignore", invalid="ignore"):
             bad = rows[~np.isfinite(score(self.parameters, self.data._replace(X=self.data.X[rows])))]
             if len(bad):
-                x, noise = self._gather(bad), self.estimator.draw(self.rng, len(bad))
+                x = self.estimator.model.gather(self.data, bad, self._buffers)
+                noise = self.estimator.draw(self.rng, len(bad))
                 samples, _ = self.estimator.sample(self.parameters, x, bad, noise)
                 self._fail(int(self.estimator.model.backend.to_numpy(self.optimizer.state.counter)[0]), x, samples)
 
@@ -357,7 +378,8 @@ class Trainer:
             self._runner = backend.Runner(self.estimator, self.optimizer, self.parameters, self.data)
         to_numpy, counter = self.estimator.model.backend.to_numpy, self.optimizer.state.counter
         before = int(to_numpy(counter)[0])
-        values = self._runner.run(batches, self.rng)
+        keys = None if self.data.binarization is None else np.array([self._keys(rows) for rows in batches])
+        values = self._runner.run(batches, self.rng, keys)
         failed = int(to_numpy(counter)[1])
         if failed >= 0:  # the parameters are those before it: repeat it, with other noise, to find the place
             rows = batches[failed - before - 1]

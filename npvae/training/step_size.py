@@ -88,6 +88,7 @@ def _trial(trainer: Trainer, score: Callable[[Parameters], float]) -> float:
                 for rows in itertools.islice(trainer.minibatches(), remaining):
                     trainer.step(rows)
                     remaining -= 1
+                trainer.progress.epoch += 1  # the next rows are drawn anew
             bound = score(trainer.parameters)
     except NonFiniteError:
         return -np.inf
