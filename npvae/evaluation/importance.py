@@ -11,8 +11,8 @@ from ..parameters import Buffers
 from ..preprocessing import Data
 from .estimates import Estimates, effective_size, log_mean_exp
 
-#: Number of samples z that are decoded together.
-CHUNK = 500
+#: Number of samples z that are decoded together: so many that waking the threads takes little of the time.
+CHUNK = 1000
 
 #: Fewest weights in the tail that a Pareto distribution is fitted to.
 FEWEST_IN_TAIL = 5
