@@ -9,6 +9,7 @@ import pytest
 
 from npvae import cli, plots
 from npvae.bench import epochs, kernels
+from npvae.bench import likelihood as likelihood_bench
 from npvae.bench.contestants import CONTESTANTS, Setup
 from npvae.cli.bench import PARTS
 
@@ -69,3 +70,14 @@ def test_bench_refuses_what_it_does_not_measure(capsys, arguments, message):
 
 def test_every_part_has_a_picture():
     assert all(inspect.isfunction(getattr(plots, part)) for part in PARTS)
+
+
+def test_both_programs_of_importance_sampling_estimate_the_same(monkeypatch):
+    """npvae's, and that of JAX where it is installed; within their errors, which few samples leave large."""
+    monkeypatch.setattr(likelihood_bench, "SAMPLES", 200)
+    monkeypatch.setattr(likelihood_bench, "ROWS", 2)
+    names = [name for name in likelihood_bench.CONTESTANTS if importlib.util.find_spec(name)]
+    values = [likelihood_bench.CONTESTANTS[name]() for name in names]
+    for estimate in values:
+        np.testing.assert_allclose(estimate(), values[0](), atol=10)
+        assert np.all(estimate() < 0)
