@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import npvae
-from npvae import backends, cli, evaluation, plots, training
+from npvae import backends, cli, evaluation, persistence, plots, training
 from npvae.estimators import ESTIMATORS, MonteCarloEM, supports
 from npvae.estimators.monte_carlo_em import ACCEPTANCE, UPDATES
 from npvae.evaluation import LinearGaussian, expectation_maximization
@@ -175,12 +175,19 @@ def test_the_value_of_other_estimators_is_their_bound(X):
 def test_a_history_without_values_is_read(X, tmp_path, monkeypatch):
     """As earlier versions wrote it."""
     model = npvae.VAE(2, **SMALL | {"estimator": "sgvb-b"}).fit(X)
-    header, arrays = npvae.persistence.to_file(model, {})
+    header, arrays = persistence.to_file(model, {})
     header["history"] = [epoch[:5] for epoch in header["history"]]
     del header["progress"]["total_value"], header["architecture"]["has_encoder"]
-    again = npvae.persistence.from_file(npvae.VAE, header, arrays)
+    again = persistence.from_file(npvae.VAE, header, arrays)
     assert again.history_[0].elbo == model.history_[0].elbo and math.isnan(again.history_[0].value)
     assert again.architecture_.has_encoder
+
+
+@pytest.mark.parametrize("step_size", [np.zeros(1), -np.ones(1), np.ones(2)])
+def test_a_damaged_step_size_is_refused(fitted, step_size):
+    header, arrays = persistence.to_file(fitted[0], {})
+    with pytest.raises(ValueError, match=r"estimator.step_size is "):
+        persistence.from_file(npvae.VAE, header, arrays | {"estimator.step_size": step_size})
 
 
 def test_training_that_diverges_is_stopped(X):
