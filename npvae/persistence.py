@@ -205,6 +205,7 @@ def arrays_of(n_parameters: int, n_features: int, optimizer: Iterable[str]) -> d
         "shift": Member((n_features,)),
         "scale": Member((n_features,), least=TINY),
         ESTIMATOR + "mean": Member((1,), required=False),
+        ESTIMATOR + "step_size": Member((1,), least=TINY, required=False),
     } | {OPTIMIZER + name: Member((n_parameters,), least=LEAST[name]) for name in optimizer}
 
 

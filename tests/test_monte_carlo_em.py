@@ -4,12 +4,15 @@ import copy
 import csv
 import math
 import pickle
+import re
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import npvae
-from npvae import backends, cli, evaluation, plots, training
+from npvae import backends, cli, evaluation, persistence, plots, training
 from npvae.estimators import ESTIMATORS, MonteCarloEM, supports
 from npvae.estimators.monte_carlo_em import ACCEPTANCE, UPDATES
 from npvae.evaluation import LinearGaussian, expectation_maximization
@@ -172,12 +175,19 @@ def test_the_value_of_other_estimators_is_their_bound(X):
 def test_a_history_without_values_is_read(X, tmp_path, monkeypatch):
     """As earlier versions wrote it."""
     model = npvae.VAE(2, **SMALL | {"estimator": "sgvb-b"}).fit(X)
-    header, arrays = npvae.persistence.to_file(model, {})
+    header, arrays = persistence.to_file(model, {})
     header["history"] = [epoch[:5] for epoch in header["history"]]
     del header["progress"]["total_value"], header["architecture"]["has_encoder"]
-    again = npvae.persistence.from_file(npvae.VAE, header, arrays)
+    again = persistence.from_file(npvae.VAE, header, arrays)
     assert again.history_[0].elbo == model.history_[0].elbo and math.isnan(again.history_[0].value)
     assert again.architecture_.has_encoder
+
+
+@pytest.mark.parametrize("step_size", [np.zeros(1), -np.ones(1), np.ones(2)])
+def test_a_damaged_step_size_is_refused(fitted, step_size):
+    header, arrays = persistence.to_file(fitted[0], {})
+    with pytest.raises(ValueError, match=r"estimator.step_size is "):
+        persistence.from_file(npvae.VAE, header, arrays | {"estimator.step_size": step_size})
 
 
 def test_training_that_diverges_is_stopped(X):
@@ -203,6 +213,8 @@ NEED = {
     "encode": lambda model, X: model.fitted_.encode(model.fitted_.data(X)),
     "examine": lambda model, X: evaluation.examine(model.fitted_, model.fitted_.data(X), model.history_),
     "quadrature": lambda model, X: evaluation.quadrature(model, X),
+    "log p(x) by importance": lambda model, X: model.log_likelihood(X, method="importance", n_samples=10),
+    "log p(x) by quadrature": lambda model, X: model.log_likelihood(X, method="quadrature", n_samples=9),
     "gradient_variance": lambda model, X: evaluation.gradient_variance(model, X),
     "manifold": lambda model, X: plots.manifold(model, X),
     "latent_space": lambda model, X: plots.latent_space(model, X),
@@ -268,6 +280,9 @@ def test_what_needs_no_encoder_works(fitted, tmp_path):
         assert log_joint.shape == (40,) and gradient.shape == (40, 2)
     assert list(model.get_feature_names_out()) == ["vae0", "vae1"] and model.weight_divergence() == 0
     assert npvae.gradcheck(model, X).passed
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # the samples are few
+        found = [model.log_likelihood(X[:4], method=method, n_samples=8) for method in ("marginal", "annealed")]
+    assert np.all(np.isfinite(found))
     titles = [ax.get_title().partition("\n")[0] for ax in plots.summary(model, X, (3, 3)).axes]
     assert titles == ["Learning curve", "Samples: E[x|z], z from the prior"]
 
@@ -298,3 +313,11 @@ def test_the_command_trains_it(tmp_path, monkeypatch, capsys):
 
 def test_the_row_of_the_table_says_it():
     assert [name for name, spec in ESTIMATORS.items() if not spec.has_encoder] == ["monte-carlo-em"]
+
+
+def test_the_page_is_run(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "baselines.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # three epochs are not a good model
+        exec(code, {"__name__": "page"})
+    assert len(capsys.readouterr().out.split()) == 3
