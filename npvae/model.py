@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from . import nn
 from .backends.formulas import MIN_LOG_VAR
 from .backends.interface import Array, Backend
+from .conventions import array_of_shape
 from .distributions import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
 from .inference import LogJoint
 from .likelihoods import LIKELIHOODS
@@ -49,7 +50,8 @@ POSTERIORS = {
 #: What needs q(z|x) says this of a model that has none.
 NO_ENCODER = (
     "the model has no encoder, and so no q(z|x), no bound, no codes and no reconstructions: its estimator trains the "
-    "decoder alone. sample, inverse_transform and fitted_.log_joint need none"
+    "decoder alone. What needs none: sample, inverse_transform, fitted_.log_joint, log_likelihood by 'marginal' or "
+    "'annealed'"
 )
 
 #: How far a fixed log-variance is above its floor at least, as that of a constant column in very many rows.
@@ -352,8 +354,12 @@ class Model:
         [[0.0], [-2.0]]
         """
         local = threading.local()
+        M, J = len(x), self.architecture.n_components
 
         def function(z):
+            z = array_of_shape("z", z, ("R", J), f", since the model has {J} latent dimensions")
+            if len(z) % M:
+                raise ValueError(f"z has {len(z)} rows; expected a multiple of {M}, as many for each datapoint")
             z = self.backend.asarray(z, self.dtype)
             here = buffers or vars(local).setdefault("buffers", Buffers(self.backend, self.dtype))
             result = self.log_joint(parameters, x, z, here)

@@ -30,7 +30,8 @@ class RowNoise:
     """
 
     def __init__(self, x: NDArray, seed: int) -> None:
-        bits = (x + 0.0).astype(np.float32).view(np.uint32).astype(np.uint64)  # + 0.0 turns -0.0 into 0.0
+        with np.errstate(over="ignore"):  # what is beyond float32 is hashed as infinite
+            bits = (x + 0.0).astype(np.float32).view(np.uint32).astype(np.uint64)  # + 0.0 turns -0.0 into 0.0
         keys = _mix(np.arange(x.shape[1], dtype=np.uint64) + _mix(np.uint64(seed % 2**64))) | np.uint64(1)
         with np.errstate(over="ignore"):
             self._keys = _mix(bits @ keys)  # multilinear hashing, modulo 2^64

@@ -270,7 +270,10 @@ SETTINGS: dict[str, Setting] = {
         'in closed form ("sgvb-b"). The "score-function" estimators have no baseline, a running mean as the baseline, '
         'or the mean over the other samples of the same datapoint. "full-vb" is full variational Bayes: the '
         "weights and biases of the decoder are random, with the prior N(0, I) and a Gaussian posterior whose standard "
-        'deviation starts at 0.01. Its KL divergences are in closed form, those of "full-vb-sampled" are sampled.',
+        'deviation starts at 0.01. Its KL divergences are in closed form, those of "full-vb-sampled" are sampled. The '
+        'paper compares with two others: "wake-sleep" trains the encoder on dreams, which are draws of the model, and '
+        '"monte-carlo-em" trains a decoder alone, on Markov chains of z. Without an encoder there is no bound: it '
+        "takes no X_valid, and a number as the learning_rate.",
         option="--estimator",
     ),
     "posterior": Setting(

@@ -494,12 +494,12 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         Parameters
         ----------
         X : array (N, D)
-        method : {"importance", "marginal", "quadrature"}
-            "importance": samples of q(z|x). "marginal": the estimator of the paper's Appendix D. "quadrature": a grid
-            around the mean of q(z|x), for up to 3 latent dimensions.
+        method : {"importance", "marginal", "annealed", "quadrature"}
+            "importance": samples of q(z|x). "marginal": the estimator of the paper's Appendix D. "annealed": annealed
+            importance sampling. "quadrature": a grid around the mean of q(z|x), for up to 3 latent dimensions.
         n_samples : int, optional
-            Samples of q(z|x) (5000), samples of the posterior in each of the sets (50), or nodes in each dimension (41,
-            or 5, 9, 13, ...).
+            Samples of q(z|x) (by default 5000), samples of the posterior in each set (50), chains (16), or nodes in
+            each dimension (41; or 5, 9, 13, ...).
         return_std : bool
             Whether to return standard errors as well.
 

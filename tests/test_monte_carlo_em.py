@@ -4,6 +4,9 @@ import copy
 import csv
 import math
 import pickle
+import re
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -203,6 +206,8 @@ NEED = {
     "encode": lambda model, X: model.fitted_.encode(model.fitted_.data(X)),
     "examine": lambda model, X: evaluation.examine(model.fitted_, model.fitted_.data(X), model.history_),
     "quadrature": lambda model, X: evaluation.quadrature(model, X),
+    "log p(x) by importance": lambda model, X: model.log_likelihood(X, method="importance", n_samples=10),
+    "log p(x) by quadrature": lambda model, X: model.log_likelihood(X, method="quadrature", n_samples=9),
     "gradient_variance": lambda model, X: evaluation.gradient_variance(model, X),
     "manifold": lambda model, X: plots.manifold(model, X),
     "latent_space": lambda model, X: plots.latent_space(model, X),
@@ -268,6 +273,9 @@ def test_what_needs_no_encoder_works(fitted, tmp_path):
         assert log_joint.shape == (40,) and gradient.shape == (40, 2)
     assert list(model.get_feature_names_out()) == ["vae0", "vae1"] and model.weight_divergence() == 0
     assert npvae.gradcheck(model, X).passed
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # the samples are few
+        found = [model.log_likelihood(X[:4], method=method, n_samples=8) for method in ("marginal", "annealed")]
+    assert np.all(np.isfinite(found))
     titles = [ax.get_title().partition("\n")[0] for ax in plots.summary(model, X, (3, 3)).axes]
     assert titles == ["Learning curve", "Samples: E[x|z], z from the prior"]
 
@@ -298,3 +306,11 @@ def test_the_command_trains_it(tmp_path, monkeypatch, capsys):
 
 def test_the_row_of_the_table_says_it():
     assert [name for name, spec in ESTIMATORS.items() if not spec.has_encoder] == ["monte-carlo-em"]
+
+
+def test_the_page_is_run(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "baselines.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # three epochs are not a good model
+        exec(code, {"__name__": "page"})
+    assert len(capsys.readouterr().out.split()) == 3

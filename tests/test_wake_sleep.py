@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import scipy.stats
 from test_reparameterization import extrapolated
 from test_score_function import excess
 
@@ -173,6 +174,19 @@ def test_dreams_are_draws_of_the_model(make_model, likelihood, backend):
     assert set(np.unique(samples.dreamed_x[:, :B])) <= {0, 1}
     assert np.all(np.abs(samples.dreamed_x.mean(axis=0) - mean) < 5 * np.sqrt(variance / R))
     np.testing.assert_allclose(samples.dreamed_x.var(axis=0), variance, rtol=0.05)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_its_value_has_both_phases(make_model, rng, backend, likelihood):
+    """mean(log p(x, z)) + mean(log q(dreamed z|dreamed x)); that the gradient is its gradient is checked for all."""
+    model, parameters = make_model(backend, likelihood=likelihood)
+    estimator, x = WakeSleep(model, 3), rng.random((5, 7))
+    samples, _ = estimator.sample(parameters, x, np.arange(5), estimator.draw(rng, 5))
+    value = estimator.value_and_grad(parameters, x, samples).value
+    log_joint, _ = model.log_joint(parameters, x, samples.z)
+    mu, log_var = model.encode(parameters, samples.dreamed_x, Buffers(backend, "float64")).outputs
+    log_q = scipy.stats.norm(mu, np.exp(log_var / 2)).logpdf(samples.dreamed_z).sum(axis=1)
+    assert value == pytest.approx(log_joint.mean() + log_q.mean(), rel=1e-12)
 
 
 # As an estimator ------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from .outputs import check_image_shape, picture_path, save_picture
 
 
 def run_score(arguments: argparse.Namespace) -> int:
-    """Print the mean bound, or the mean log p(x), of a part of a data set or of all rows of a file; return the status."""
+    """Print the mean bound or the mean log p(x) of one part of a data set, or of all rows of a file."""
     if arguments.samples is not None and arguments.method is None:
         raise ValueError(
             f"--samples is {arguments.samples}, and it belongs to --method; the bound has those of the fit"

@@ -23,12 +23,13 @@ from ..parameters import Buffers
 from ..preprocessing import Data
 from ..samplers import Noise, sample
 from .estimates import Estimates, log_mean_exp
+from .standardized import Standardized
 
 #: Sets of new samples. Each comes from chains of its own, so the spread between sets is that of independent estimates.
 SETS = 10
 
-#: Leapfrog steps of a transition, their first size in units of the deviation of q(z|x), and transitions before the first
-#: sample.
+#: Leapfrog steps of a transition, their first size in units of the deviation of q(z|x), and transitions before the
+#: first sample.
 LEAPFROG, STEP_SIZE, WARM_UP = 15, 0.2, 50
 
 
@@ -77,7 +78,7 @@ def marginal(fitted: Fitted, data: Data, n_samples: int, density: str = "gaussia
     """Estimate log p(x) by the three stages of Appendix D.
 
     1. Sample z from p(z|x) by Hamiltonian Monte Carlo. Every set of ``n_samples`` comes from a chain of its own, which
-       begins at a sample of q(z|x).
+       begins at a sample of q(z|x), or of the prior if the model has no encoder.
     2. Fit a density q(z) to a first set.
     3. Draw new sets, and put them into ``-log mean_l q(z_l) / (p(z_l) p(x|z_l))``. (The first set would give a value
        that is too low, for q is larger at the samples that it was fitted to.)
@@ -113,7 +114,7 @@ def marginal(fitted: Fitted, data: Data, n_samples: int, density: str = "gaussia
     together = max(1, BATCH // (SETS + 1))
     for start in range(0, len(data.X), together):
         x = model.gather(data, np.arange(start, min(start + together, len(data.X))), buffers)
-        log_density, noise = _standardized(fitted, x, buffers)
+        log_density, noise = Standardized(fitted, x), RowNoise(model.backend.to_numpy(x), fitted.seed)
         of_sets = np.full((SETS, len(x)), np.nan)  # log mean q / p
         u = ndtri(noise.uniform((1 + SETS, model.architecture.n_components)))
         finite = np.isfinite(log_density(u)[0]).reshape(-1, len(x)).all(axis=0)
@@ -126,26 +127,6 @@ def marginal(fitted: Fitted, data: Data, n_samples: int, density: str = "gaussia
         found.append((-log_inverse, error, of_sets.std(axis=0, ddof=1)))
     log_prob, error, spread = (np.concatenate(parts) for parts in zip(*found))
     return Estimates(log_prob + data.log_jacobian, error, {"spread of the sets": spread})
-
-
-def _standardized(fitted, x, buffers):
-    """Return the log-density of x and of u, where z = mu + sigma u, with its gradient; and the noise of x (M, D).
-
-    mu and sigma are those of q(z|x). The posterior of u then has about the same width in each dimension, which Hamiltonian
-    Monte Carlo needs to be efficient.
-    """
-    model, to_numpy = fitted.model, fitted.model.backend.to_numpy
-    outputs = model.encode(fitted.parameters, x, buffers).outputs
-    mu, log_var = (np.array(to_numpy(output), float) for output in outputs)
-    sigma, log_joint = np.exp(log_var / 2), model.log_density(fitted.parameters, x)
-
-    def log_density(u):
-        samples = u.reshape(-1, *mu.shape)
-        log_p, gradient = log_joint((mu + sigma * samples).reshape(u.shape))
-        log_volume = np.tile(log_var.sum(axis=1) / 2, len(samples))
-        return log_p + log_volume, (sigma * gradient.reshape(samples.shape)).reshape(u.shape)
-
-    return log_density, RowNoise(to_numpy(x), fitted.seed)
 
 
 def _sample(log_density, u, noise, finite, n_samples):
@@ -194,20 +175,20 @@ class Density(NamedTuple):
 def _fit_gaussian(z):
     """Return mean (M, J) and Cholesky factor (M, J, J) of the covariance.
 
-    The correlations are shrunk to zero by as much as their variance suggests (Schaefer and Strimmer, 2005): with few
-    samples the covariance has an inverse all the same. Variances of a dimension are not shrunk: those of the dimensions
-    differ by orders, as unused ones keep that of the prior.
+    The correlations r are shrunk to zero by the ratio of their sampling variance, (1 - r^2)^2 / (n - 1), to their
+    square (after Schaefer and Strimmer, 2005): with few samples the covariance has an inverse all the same, and strong
+    correlations remain. The variances are not shrunk to a common one: they differ by orders, as unused dimensions keep
+    that of the prior.
     """
     n, _, J = z.shape
     mean, scale = z.mean(axis=0), z.std(axis=0, ddof=1)
     scale = np.maximum(scale, TINY)  # chains that never moved
     unit = (z - mean) / scale
     correlation = np.einsum("nmi,nmj->mij", unit, unit) / (n - 1)
-    squares = np.einsum("nmi,nmj->mij", unit**2, unit**2)
-    variance = n / (n - 1) ** 3 * (squares - (n - 1) ** 2 / n * correlation**2)
     off = ~np.eye(J, dtype=bool)
-    with np.errstate(invalid="ignore"):
-        shrinkage = variance[:, off].sum(axis=1) / (correlation[:, off] ** 2).sum(axis=1)
+    squares = correlation[:, off] ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):  # one dimension, or no correlation at all
+        shrinkage = ((1 - squares) ** 2).sum(axis=1) / (n - 1) / squares.sum(axis=1)
     shrinkage = np.clip(np.nan_to_num(shrinkage, nan=1.0), 0, 1)[:, None, None]
     correlation = np.where(off, (1 - shrinkage) * correlation, 1.0)
     return mean, scale[:, :, None] * np.linalg.cholesky(correlation + TINY * np.eye(J))

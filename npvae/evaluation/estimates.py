@@ -55,4 +55,17 @@ def log_mean_exp(log_values: NDArray) -> tuple[Vector, Vector]:
         values = np.exp(log_values - peak)
         mean, n = values.mean(axis=0), len(values)
         deviation = np.sqrt(((values - mean) ** 2).sum(axis=0) / (n - 1)) if n > 1 else mean * np.nan
-        return peak + np.log(mean), deviation / (np.sqrt(n) * mean)
+        return np.where(peak > -np.inf, peak + np.log(mean), peak), deviation / (np.sqrt(n) * mean)
+
+
+def effective_size(log_weights: NDArray) -> Vector:
+    """Return the effective sample size (sum w)^2 / sum w^2 of weights, from their logarithms (n, ...): (...).
+
+    Examples
+    --------
+    >>> effective_size(np.log([[1.0, 1.0], [1.0, 1e-9]])).round(6)
+    array([2., 1.])
+    """
+    with np.errstate(invalid="ignore"):
+        weights = np.exp(log_weights - log_weights.max(axis=0))
+    return weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)

@@ -155,6 +155,7 @@ def _encoded(fitted, data):
         yield x, *(np.array(to_numpy(output)[0], float) for output in outputs)
 
 
+@np.errstate(invalid="ignore")  # a row so far from the training data that its density is zero or not finite
 def _evidence(fitted, x, mu, log_var, n_nodes):
     """Return log p(x) and its error for one row."""
     sigma, t = np.exp(log_var / 2), np.linspace(-REACH, REACH, n_nodes)

@@ -9,7 +9,7 @@ from ..model import Model
 from ..noise import RowNoise
 from ..parameters import Buffers
 from ..preprocessing import Data
-from .estimates import Estimates, log_mean_exp
+from .estimates import Estimates, effective_size, log_mean_exp
 
 #: Number of samples z that are decoded together.
 CHUNK = 500
@@ -58,7 +58,7 @@ def importance_sampling(fitted: Fitted, data: Data, n_samples: int) -> Estimates
         x = model.gather(data, rows, buffers)
         log_weights = _log_weights(model, fitted, x, n_samples, buffers)
         shapes = [pareto_shape(of_row) for of_row in log_weights.T]
-        found.append((*log_mean_exp(log_weights), _effective_size(log_weights), shapes))
+        found.append((*log_mean_exp(log_weights), effective_size(log_weights), shapes))
     log_prob, error, size, shape = (np.concatenate(parts) for parts in zip(*found))
     return Estimates(
         log_prob + data.log_jacobian, error, {"effective sample size": size, "Pareto shape": np.array(shape, float)}
@@ -89,13 +89,6 @@ def _log_weights(model, fitted, x, n_samples, buffers):
         log_likelihood = model.log_likelihood(x, decoded, buffers.full(1.0, L * M), buffers)
         log_weights[start : start + L] = np.subtract(to_numpy(log_likelihood), to_numpy(log_ratio)).reshape(L, M)
     return log_weights
-
-
-def _effective_size(log_weights):
-    """Return (sum w)^2 / sum w^2 for each column of log_weights (k, M)."""
-    with np.errstate(invalid="ignore"):
-        weights = np.exp(log_weights - log_weights.max(axis=0))
-    return weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)
 
 
 def pareto_shape(log_weights: ArrayLike) -> float:

@@ -14,6 +14,7 @@ from ..conventions import check_choice, check_number, warn
 from ..estimators import WEIGHT_DRAWS
 from ..fitted import Fitted
 from ..preprocessing import Data
+from .annealing import annealed_importance_sampling
 from .appendix_d import marginal
 from .estimates import Estimates, log_mean_exp
 from .grid import MOST_LATENTS, check_nodes, integrate
@@ -79,6 +80,12 @@ METHODS = {
         "samples of the posterior in each set",
         {"spread of the sets": Limit("above", 1.0, "take more samples, or another method")},
         few_latents=4,
+    ),
+    "annealed": Method(
+        annealed_importance_sampling,
+        16,
+        "chains",
+        {"effective sample size": Limit("below", 3, "take more chains, or more densities with npvae.evaluation")},
     ),
     "quadrature": Method(
         integrate,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from ..conventions import array_of_shape, check_each, check_number, check_positive, check_seed, short_repr
+from ..conventions import array_of_shape, check_each, check_number, check_positive, check_seed, real_array, short_repr
 from ..inference import LogJoint as LogDensity
 from ..inference import value_and_gradient
 
@@ -120,6 +120,7 @@ def initial(log_density: LogDensity, z: ArrayLike) -> State:
     return state
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is rejected, and reported as divergent
 def leapfrog(
     log_density: LogDensity,
     state: State,
@@ -441,7 +442,10 @@ def effective_sample_size(draws: ArrayLike) -> NDArray[np.float64]:
 
 def _halves(draws):
     """Return the halves of all chains as chains (n // 2, 2 * chains, ...)."""
-    draws = np.asarray(draws, float)
+    draws = real_array("draws", draws)
+    if draws.ndim < 2 or len(draws) < 4 or draws.size == 0:
+        raise ValueError(f"draws has the shape {draws.shape}; expected (n, chains, ...) with n >= 4")
+    check_each("draws", draws, np.isfinite(draws), "finite numbers")
     n = len(draws) // 2
     return np.concatenate([draws[:n], draws[-n:]], axis=1)
 
