@@ -189,6 +189,46 @@ def gradient_variance(source):
     )
 
 
+#: Methods that estimate log p(x), in the order of their columns.
+OF_LIKELIHOOD = {
+    "quadrature": "quadrature",
+    "importance": "importance",
+    "annealed": "annealed",
+    "marginal": "Appendix D",
+    "marginal, kernel density": "Appendix D, kernels",
+    "marginal, first set again": "Appendix D, the first set again",
+}
+
+
+def likelihood(source):
+    """Return the errors of estimates of log p(x) by method, for each number of latent dimensions."""
+    cells = {(row["latents"], row["method"]): row for row in load(source)}
+    table = []
+    for latents in sorted({latents for latents, _ in cells}):
+        of_methods = [cells.get((latents, method)) for method in OF_LIKELIHOOD]
+        table.append([f"{latents:.0f}", *(_error_cell(row) if row else "" for row in of_methods)])
+    return markdown(["latents", *OF_LIKELIHOOD.values()], *table)
+
+
+def _error_cell(row):
+    stated = f" ({row['standard_error']:.2g})" if row["standard_error"] == row["standard_error"] else ""
+    return f"{row['rms']:.2g}{stated}{' *' * (row['doubtful'] > 0.1)}"
+
+
+def annealing(source):
+    """Return both estimates of log p(x) of data drawn from a model, for each number of densities."""
+    rows = []
+    for row in load(source):
+        densities, leapfrog = (f"{row[name]:.0f}" if row[name] != "" else "" for name in ("densities", "leapfrog"))
+        high, gap = ("", "")
+        if row["high"] != "":
+            high, gap = f"{row['high']:.2f}", f"{row['gap']:.2f} ± {row['gap_error']:.2f}"
+        cells = f"{row['standard_error']:.2f}", f"{row['size']:.0%}", f"{row['seconds']:.2f}"
+        rows.append([row["start"], densities, leapfrog, f"{row['low']:.2f}", high, gap, *cells])
+    names = ["start", "densities", "leapfrog steps", "low estimate", "high estimate", "gap", "standard error of a row"]
+    return markdown([*names, "effective chains", "seconds a row"], *rows)
+
+
 def contestants(source):
     """Return what the contestants on small tables are, how far below the best one, and how long they train."""
     return small_tables.table_of_contestants(small_tables.read(file_of(source)))
@@ -229,6 +269,8 @@ TABLES = {
     "results/benchmark-tables.csv#scores": scores,
     "results/cuda-kernels.csv": plain,
     "results/fig2": gaps,
+    "results/samplers-sandwich.csv": annealing,
+    "results/samplers-speed.csv": plain,
     "results/mnist.csv": curve,
     "results/frey.csv": curve,
     "results/frey-seeds.csv": last_bounds,
@@ -237,6 +279,7 @@ TABLES = {
     "results/full-vb-*.csv": full_vb,
     "results/full-vb-*-seed*.csv": full_vb_seeds,
     "results/full-vb-*-evidence.csv": full_vb_evidence,
+    "results/likelihood-exact.csv": likelihood,
     "results/regularization-digits.csv": regularization,
     "results/regularization-mnist.csv": regularization,
     "results/gradient-variance-0.csv": gradient_variance,

@@ -10,6 +10,7 @@ from npvae import backends
 from npvae.backends.formulas import soft_floor
 from npvae.evaluation import LinearGaussian, annealed_importance_sampling, sandwich
 from npvae.evaluation.annealing import schedule
+from npvae.evaluation.standardized import Standardized
 from npvae.fitted import Fitted
 from npvae.preprocessing import Data, Preprocessor, Scaling
 
@@ -222,3 +223,20 @@ def test_arguments_of_the_sandwich_are_checked(make):
         sandwich(make(), 0)
     with pytest.raises(ValueError, match="n_densities is -1"):
         sandwich(make(), 2, n_densities=-1)
+
+
+@pytest.mark.parametrize("origin", ["encoder", "prior"])
+def test_standardized_coordinates(make, rng, origin):
+    """log p(x, u) is log p(x, z) + log |dz / du|; its gradient is by u; u and z belong to each other."""
+    fitted, x = make(hidden_layer_sizes=(5,)), rng.random((4, 7))
+    log_density = Standardized(fitted, x, origin)
+    u = rng.standard_normal((8, 3))
+    z = (log_density.mu + log_density.sigma * u.reshape(2, 4, 3)).reshape(8, 3)
+    value, gradient = log_density(u)
+    expected, _ = fitted.model.log_density(fitted.parameters, x)(z)
+    np.testing.assert_allclose(value, expected + np.tile(np.log(log_density.sigma).sum(axis=1), 2), rtol=1e-12)
+    np.testing.assert_allclose(log_density.at(z[4:]), u[4:], rtol=1e-12)
+    direction, h = rng.standard_normal((8, 3)), 1e-5
+    slope = (log_density(u + h * direction)[0] - log_density(u - h * direction)[0]) / (2 * h)
+    np.testing.assert_allclose((gradient * direction).sum(axis=1), slope, rtol=1e-7, atol=1e-8)
+    assert (abs(log_density.sigma - 1).max() > 0.1) == (origin == "encoder")

@@ -26,6 +26,25 @@ def test_gradient_by_z(rng, likelihood):
         np.testing.assert_allclose(gradient[:, j], (8 * near - far) / 12e-4, rtol=1e-6, atol=1e-8)
 
 
+def test_many_datapoints_at_once(rng):
+    """Row l * M + i of z belongs to datapoint i; another number of rows or columns is refused."""
+    X = rng.random((30, 6))
+    fitted_ = fitted(X, 2, "gaussian", (5,)).fitted_
+    together, z = fitted_.log_joint(X[:3]), rng.standard_normal((6, 2))
+    values, gradients = together(z)
+    for i in range(3):
+        value, gradient = fitted_.log_joint(X[i])(z[i::3])
+        np.testing.assert_allclose(values[i::3], value, rtol=1e-12)
+        np.testing.assert_allclose(gradients[i::3], gradient, rtol=1e-12)
+    with pytest.raises(ValueError, match="z has 4 rows; expected a multiple of 3, as many for each datapoint"):
+        together(z[:4])
+    for wrong in (np.zeros((3, 1)), np.zeros((3, 5)), np.zeros(2)):
+        with pytest.raises(ValueError, match=r"z has the shape .*; expected \(R, 2\), since the model has 2 latent"):
+            together(wrong)
+    together(z)[0][...] = 0
+    np.testing.assert_array_equal(together(z)[0], values)  # the results are new arrays
+
+
 @pytest.fixture
 def linear(rng):
     """A VAE that is linear-Gaussian: (VAE, a datapoint, the model and the datapoint in its units, log-Jacobian)."""

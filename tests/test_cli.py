@@ -97,6 +97,33 @@ def test_score_of_two_rows_and_of_one(trained, capsys):
         assert capsys.readouterr().out.splitlines()[-1] == said
 
 
+@pytest.mark.filterwarnings("ignore:importance")
+@pytest.mark.parametrize("options", [["--method", "importance"], ["--method", "importance", "--samples", "100"]])
+def test_score_by_a_method(trained, capsys, options):
+    """log p(x), with the standard error of the method beside the one over rows."""
+    assert cli.main(["score", "model.npz", "images.npy", *options]) == 0
+    n_samples = int(options[3]) if len(options) > 2 else None
+    values, errors = npvae.load("model.npz").log_likelihood(np.load("images.npy"), n_samples=n_samples, return_std=True)
+    n = len(values)
+    assert capsys.readouterr().out == (
+        f"{values.mean():.3f} +- {values.std(ddof=1) / np.sqrt(n):.3f} nats, {n} rows; "
+        f"standard error of the method {np.sqrt(np.sum(errors**2)) / n:.2g}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--samples", "7"], "--samples is 7, and it belongs to --method"),
+        (["--method", "importance", "--samples", "0"], "--samples is 0; expected an integer of at least 2"),
+        (["--method", "quadrature", "--samples", "8"], "--samples is 8; expected one more than a multiple of 4"),
+    ],
+)
+def test_scores_that_are_refused(trained, capsys, options, message):
+    assert cli.main(["score", "model.npz", "images.npy", *options]) == 1
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", [["sample"], ["manifold", "images.npy"], ["reconstruct", "images.npy"]])
 def test_pictures(trained, capsys, command):
     assert cli.main([command[0], "model.npz", *command[1:], "--out", "picture.png"]) == 0

@@ -114,3 +114,20 @@ def test_the_first_run():
     assert f"compiling the kernels, the first time only: about {backends.TO_COMPILE} s" in lines
     assert lines[-1] == "(end)" and any(line.startswith("test bound: ") for line in lines)
     assert any(" an epoch, " in line for line in lines)
+
+
+@pytest.mark.slow(reason="trains, and anneals for some seconds")
+def test_the_examples_of_the_samplers():
+    """They run, one after the other, and the numbers are about those that comments state."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "samplers.md").read_text(), re.DOTALL))
+    names = {}
+    first, *others = code.partition("import npvae\n")
+    exec(compile(first, "samplers.md", "exec"), names)
+    samples = names["samples"]
+    assert samples.z.shape == (500, 50, 2) and names["split_rhat"](samples.z).max() < 1.005
+    assert samples.divergent.sum() == 0
+    radius = (samples.z**2).sum(axis=2) ** 0.5
+    assert abs(radius.mean() - 3) < 0.1
+    exec(compile("".join(others), "samplers.md", "exec"), names)
+    assert names["z"].shape == (200, 4, 3, 2) and names["effective_sample_size"](names["z"]).min() > 20
+    assert -0.1 < names["found"].gap.mean() < 0.6

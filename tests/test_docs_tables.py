@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import frey
 import full_vb
 import gradient_variance
+import likelihood
 import published
 import pytest
 import regularization
+import samplers
 import tables
 
 from npvae import datasets
@@ -201,11 +203,27 @@ def small_frey(patch, X):
     frey.main()
 
 
+def small_likelihood(patch, X):
+    for name, value in {"LATENTS": (1, 2), "ROWS": 3}.items():
+        patch.setattr(likelihood, name, value)
+    likelihood.main()
+
+
+def small_samplers(patch, X):
+    small = {"ROWS": 2, "CHAINS": 2, "IMPORTANCE_SAMPLES": 10, "RUNS": samplers.RUNS[:2], "LATENTS": 2, "N_CHAINS": 4}
+    for name, value in small.items():
+        patch.setattr(samplers, name, value)
+    patch.setattr(samplers, "MODEL", {"hidden_layer_sizes": (4,), "learning_rate": 0.05, "max_epochs": 1})
+    samplers.main()
+
+
 SCRIPTS = {
+    "likelihood": (small_likelihood, ["likelihood-exact"]),
     "regularization": (small_regularization, ["regularization-digits", "regularization-mnist"]),
     "full_vb": (small_full_vb, ["full-vb-100-map", "full-vb-100-full-seed1", "full-vb-100-full-evidence"]),
     "gradient_variance": (small_gradient_variance, ["gradient-variance-0"]),
     "results": (small_results, ["frey-seeds", "published-curve", "published-score"]),
+    "samplers": (small_samplers, ["samplers-sandwich", "samplers-speed"]),
 }
 
 

@@ -58,8 +58,8 @@ def annealed_importance_sampling(
     data: Data,
     n_samples: int,
     *,
-    n_densities: int = 1000,
-    n_leapfrog: int = 10,
+    n_densities: int = 500,
+    n_leapfrog: int = 2,
     start: str | None = None,
     z: NDArray[np.float64] | None = None,
 ) -> Estimates:
@@ -76,9 +76,10 @@ def annealed_importance_sampling(
     n_samples : int
         Chains for each row.
     n_densities : int
-        The T: steps of beta from 0 to 1.
+        The T: steps of beta from 0 to 1. Wu et al. take 10000.
     n_leapfrog : int
-        Leapfrog steps of each transition.
+        Leapfrog steps of each transition. For as many calls of log p(x, z), many densities with two steps each give a
+        smaller error than few with ten.
     start : {"encoder", "prior"}, optional
         The f_0: a Gaussian with the mean and the variance of q(z|x), or the prior p(z). By default q(z|x), if the model
         has an encoder: it is so much closer to the posterior that a tenth of the densities will do.

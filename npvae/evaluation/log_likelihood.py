@@ -13,6 +13,7 @@ import numpy as np
 from ..conventions import check_choice, check_number, warn
 from ..estimators import WEIGHT_DRAWS
 from ..fitted import Fitted
+from ..model import Architecture
 from ..preprocessing import Data
 from .annealing import annealed_importance_sampling
 from .appendix_d import marginal
@@ -57,8 +58,18 @@ class Method(NamedTuple):
     counts: str  # what ``n_samples`` is the number of
     limits: dict[str, Limit]  # of each diagnosis
     check: Callable[[str, Any], None] = partial(check_number, kind=np.integer, least=2)  # of n_samples
-    most_latents: int | None = None  # it needs that there are no more
-    few_latents: int | None = None  # with more of them there is a warning
+    needs_encoder: bool = False
+    most_latents: float = np.inf  # it needs that there are no more
+    few_latents: float = np.inf  # with more of them there is a warning
+
+    def lacks(self, architecture: Architecture) -> str | None:
+        """Say what this model lacks for the method; None if it can be used."""
+        J = architecture.n_components
+        if self.needs_encoder and not architecture.has_encoder:
+            return "needs an encoder, and the model has none"
+        if self.most_latents < J:
+            return f"needs at most {self.most_latents} latent dimensions, and the model has {J}"
+        return None
 
 
 #: All methods by name.
@@ -73,6 +84,7 @@ METHODS = {
             ),
             "effective sample size": Limit("below", 10, "take more samples, or method='annealed'"),
         },
+        needs_encoder=True,
     ),
     "marginal": Method(
         marginal,
@@ -93,6 +105,7 @@ METHODS = {
         "nodes in each dimension",
         {"change if every second node is left out": Limit("above", 0.01, "take more nodes")},
         check=check_nodes,
+        needs_encoder=True,
         most_latents=MOST_LATENTS,
     ),
 }
@@ -120,8 +133,8 @@ def estimate(fitted: Fitted, data: Data, method: str = "importance", n_samples: 
     Raises
     ------
     ValueError
-        If there is no method of that name, ``n_samples`` is not a number that it takes, or the model has too many
-        latent dimensions for it.
+        If there is no method of that name, ``n_samples`` is not a number that it takes, or the model has no encoder or
+        too many latent dimensions for it.
 
     Examples
     --------
@@ -134,18 +147,15 @@ def estimate(fitted: Fitted, data: Data, method: str = "importance", n_samples: 
     True
     """
     check_choice("method", method, tuple(METHODS))
-    row, J = METHODS[method], fitted.model.architecture.n_components
+    row, architecture = METHODS[method], fitted.model.architecture
     n_samples = row.n_samples if n_samples is None else n_samples
     row.check("n_samples", n_samples)
-    if row.most_latents is not None and row.most_latents < J:
-        others = ", ".join(repr(name) for name, other in METHODS.items() if other.most_latents is None)
-        raise ValueError(
-            f"method is {method!r}, which needs at most {row.most_latents} latent dimensions, and the model has {J}; "
-            f"expected one of {others}"
-        )
+    if lacking := row.lacks(architecture):
+        others = ", ".join(repr(name) for name, other in METHODS.items() if not other.lacks(architecture))
+        raise ValueError(f"method is {method!r}, which {lacking}; expected one of {others}")
     draws = fitted.model.weight_posterior.draws(fitted.parameters, fitted.seed, WEIGHT_DRAWS)
     found = _combined([row.estimate(replace(fitted, parameters=drawn), data, n_samples) for drawn in draws], row)
-    for doubt in _doubts(method, row, found, J):
+    for doubt in _doubts(method, row, found, architecture.n_components):
         warn(doubt)
     return found
 
@@ -164,7 +174,7 @@ def _combined(of_draws, row):
 
 def _doubts(method, row, found, J):
     """Yield what a user should know before believing the estimates."""
-    if row.few_latents is not None and row.few_latents < J:
+    if row.few_latents < J:
         yield (
             f"the method {method!r} is for at most {row.few_latents} latent dimensions, and the model has {J}: "
             "the estimates may be off by more than their standard errors"
