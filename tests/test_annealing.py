@@ -8,11 +8,12 @@ from scipy.special import expit
 
 from npvae import backends
 from npvae.backends.formulas import soft_floor
-from npvae.evaluation import LinearGaussian, annealed_importance_sampling, sandwich
+from npvae.evaluation import LinearGaussian, annealed_importance_sampling, annealing, sandwich
 from npvae.evaluation.annealing import schedule
 from npvae.evaluation.standardized import Standardized
 from npvae.fitted import Fitted
 from npvae.preprocessing import Data, Preprocessor, Scaling
+from npvae.samplers import transition
 
 
 def identity(D):
@@ -111,14 +112,40 @@ def test_the_mean_weight_is_unbiased(linear, rng, n_densities, start, posterior)
     assert np.all(abs(np.expm1(found.log_prob - exact.log_prob(x))) < 4 * found.error)
 
 
-@pytest.mark.parametrize("start", ["prior", "encoder"])
-def test_backwards_the_mean_of_the_inverse_weight_is_unbiased(linear, start):
+@pytest.mark.parametrize("start, n_densities, n_leapfrog", [("prior", 6, 2), ("encoder", 6, 2), ("encoder", 1, 1)])
+def test_backwards_the_mean_of_the_inverse_weight_is_unbiased(linear, start, n_densities, n_leapfrog):
     """Over draws of (z, x) from the model, p(x) / w has the mean 1."""
-    fitted, exact = linear(2, std=0.3)
-    found = sandwich(fitted, 4000, 1, n_densities=6, n_leapfrog=2, start=start)
+    fitted, exact = linear(2, std=0.3 if n_densities > 1 else 1.0)
+    found = sandwich(fitted, 4000, 1, n_densities=n_densities, n_leapfrog=n_leapfrog, start=start)
     ratios = np.exp(exact.log_prob(found.x) - found.upper.log_prob)
     assert abs(ratios.mean() - 1) < 4 * ratios.std() / np.sqrt(4000)
     assert ratios.std() < 3
+
+
+def test_backwards_the_chains_of_a_row_part_first(linear):
+    """Otherwise they would share the sample that they begin at, and their spread would not tell the error."""
+    found = sandwich(linear(2)[0], 10, 20, n_densities=1, start="prior")
+    assert found.upper.error.min() > 0.01 and found.upper.diagnosis["effective sample size"].max() < 20
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_step_sizes_are_those_of_the_acceptance(linear, monkeypatch, backwards):
+    """For rows of different width at once, forward and backwards, at small and at large beta."""
+    fitted, exact = linear(3, std=1.5)
+    z, acceptance = np.random.default_rng(0).standard_normal((2, 3)), []
+    x = exact.b + z @ exact.W
+
+    def spy(*arguments):
+        state, info = transition(*arguments)
+        acceptance.append(info.acceptance)
+        return state, info
+
+    monkeypatch.setattr(annealing, "transition", spy)
+    ends = {"z": z} if backwards else {}
+    annealed_importance_sampling(fitted, data_of(x), 50, n_densities=400, start="prior", n_leapfrog=3, **ends)
+    of_rows = np.array(acceptance[-399:]).reshape(399, 50, 2).mean(axis=1)
+    for part in np.array_split(of_rows, 4):
+        assert np.all(abs(part.mean(axis=0) - 0.65) < 0.2), part.mean(axis=0)
 
 
 def test_between_the_two_estimates(linear):

@@ -30,7 +30,7 @@ from .estimates import Estimates, effective_size, log_mean_exp
 from .standardized import Standardized
 
 #: Acceptance that step sizes are adapted to, and how fast: the change of a logarithm for an acceptance off by 1.
-TARGET, RATE = 0.65, 0.3
+TARGET, RATE = 0.65, 1.0
 
 #: The adaptation is a run of its own with this part of the densities.
 PILOT = 0.1
