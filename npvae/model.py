@@ -39,7 +39,7 @@ class Posterior(NamedTuple):
     slope: Callable[[Array], Array] | None = None  # derivative of log p(eps); None where the support has ends
 
 
-#: Scales of the noise of variance 1.
+#: Scales of these distributions with variance 1.
 _LOGISTIC, _GUMBEL = math.sqrt(3) / math.pi, math.sqrt(6) / math.pi
 
 #: Families of q(z|x) by name. All are location-scale families: z = mu + sigma * eps, where the noise eps is drawn from
@@ -47,13 +47,11 @@ _LOGISTIC, _GUMBEL = math.sqrt(3) / math.pi, math.sqrt(6) / math.pi
 POSTERIORS = {
     "gaussian": Posterior(Normal(), ("reference", "cpu", "cuda"), slope=np.negative),
     "laplace": Posterior(Laplace(0.0, np.sqrt(1 / 2)), slope=lambda eps: -math.sqrt(2) * np.sign(eps)),
-    "logistic": Posterior(
-        Logistic(0.0, np.sqrt(3) / np.pi), slope=lambda eps: -np.tanh(eps / (2 * _LOGISTIC)) / _LOGISTIC
-    ),
+    "logistic": Posterior(Logistic(0.0, _LOGISTIC), slope=lambda eps: -np.tanh(eps / (2 * _LOGISTIC)) / _LOGISTIC),
     "uniform": Posterior(Uniform(-np.sqrt(3), np.sqrt(3))),
     "triangular": Posterior(Triangular(0.0, np.sqrt(6))),
     "gumbel": Posterior(
-        Gumbel(-np.euler_gamma * np.sqrt(6) / np.pi, np.sqrt(6) / np.pi),
+        Gumbel(-np.euler_gamma * np.sqrt(6) / np.pi, _GUMBEL),
         slope=lambda eps: np.expm1(-eps / _GUMBEL - np.euler_gamma) / _GUMBEL,
     ),
 }
