@@ -157,7 +157,7 @@ class Fitted:
             buffers = vars(local).setdefault("buffers", Buffers(model.backend, model.dtype))
             value, gradient = model.log_joint(self.parameters, row, z, buffers)
             value, gradient = (np.array(model.backend.to_numpy(array), float) for array in (value, gradient))
-            return value + data.log_jacobian, gradient
+            return value + data.offset, gradient
 
         return function
 

@@ -23,9 +23,9 @@ PathLike = str | os.PathLike[str]
 
 FORMAT = "npvae model"
 
-#: The version that is written, and those that are read. Version 2 has other names for some entries of the header, and
-#: before version 4 every optimizer had the same array.
-VERSION, READABLE = 4, (2, 3, 4)
+#: The version that is written, and those that are read. Version 2 has other names for some entries of the header,
+#: before version 4 every optimizer had the same array, and before version 5 columns that hardly vary were part of x.
+VERSION, READABLE = 5, (2, 3, 4, 5)
 
 #: The allowed types of a member, as written in the file: the header's bytes, and little-endian numbers.
 TYPES = ("|u1", "<f4", "<f8", "<i8")
@@ -114,7 +114,7 @@ def load(path: PathLike) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(pathlib.Path(folder, "model.npz"), {"seed": 1}, {"parameters": np.zeros(3)})
     ...     load(pathlib.Path(folder, "model.npz"))
-    ({'format': 'npvae model', 'version': 4, 'seed': 1}, {'parameters': array([0., 0., 0.])})
+    ({'format': 'npvae model', 'version': 5, 'seed': 1}, {'parameters': array([0., 0., 0.])})
     """
     with open(path, "rb") as file:
         try:

@@ -95,7 +95,7 @@ def quadrature(model: Any, X: ArrayLike, *, n_nodes: int = 41) -> Quadrature:
         )
     rows = [_integrate(fitted.model, fitted.parameters, data, row, n_nodes) for row in range(len(data.X))]
     log_prob, divergence, error = np.transpose(rows)
-    return Quadrature(log_prob + data.log_jacobian, divergence, error)
+    return Quadrature(log_prob + data.offset, divergence, error)
 
 
 def _integrate(model, parameters, data, row, n_nodes):
