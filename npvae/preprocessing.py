@@ -15,6 +15,13 @@ from .conventions import short_repr, warn
 from .likelihoods import LIKELIHOODS
 from .table import PIXELS_REACH, ROUNDING, Survey, chunks
 
+#: What is done with the grey values of a Bernoulli, by name, and what `fit` says of it.
+BINARIZE = {
+    "none": "",
+    "dynamic": "each value is the probability with which a pixel is 1, drawn anew in each epoch",
+    "fixed": "each value is the probability with which a pixel is 1, drawn once for each row",
+}
+
 #: In a table of integers most of whose columns begin at 0, as those of counts and levels do, a column of 0 and 1 may be
 #: a rare count or a pixel that is hardly ever set. It is binary if the rarer value has this share of the rows, and no
 #: column ends at 2 or 3.
@@ -50,14 +57,6 @@ class Scaling(NamedTuple):
 
     def __repr__(self) -> str:
         return short_repr(self)
-
-
-#: What is done with the grey values of a Bernoulli, by name, and what `fit` says of it.
-BINARIZE = {
-    "none": "",
-    "dynamic": "each value is the probability with which a pixel is 1, drawn anew in each epoch",
-    "fixed": "each value is the probability with which a pixel is 1, drawn once for each row",
-}
 
 
 class Binarization(NamedTuple):
