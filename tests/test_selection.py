@@ -106,6 +106,7 @@ def test_few_rows_are_all_for_training(rng, rows, monkeypatch):
     assert npvae.fit(rng.standard_normal((rows, 3)), **QUICK, weight_prior=2.0).weight_prior == 2.0
 
 
+@pytest.mark.slow(reason="trains eight models")
 def test_linear_data_has_a_linear_model(rng):
     """Where the truth is linear a net can only lose; where it is bent, the net is kept."""
     X = rng.standard_normal((100, 3)) @ rng.standard_normal((3, 30)) + 0.5 * rng.standard_normal((100, 30))
