@@ -87,7 +87,11 @@ def measure(n_components):
         for of, values in found.diagnosis.items():
             doubtful |= limits[of].exceeded(values)
         rms = np.sqrt(np.mean(error**2))
-        yield n_components, name, error.mean(), rms, found.error.mean(), doubtful.mean(), round(seconds, 2)
+        yield (
+            n_components,
+            name,
+            *(f"{value:.4g}" for value in (error.mean(), rms, found.error.mean(), doubtful.mean(), seconds)),
+        )
 
 
 def main():

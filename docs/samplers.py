@@ -65,7 +65,7 @@ def measure_sandwich():
 # The time of a transition ---------------------------------------------------------------------------------------------
 
 #: Chains, each with a datapoint of its own; leapfrog steps; times that each of the two is measured.
-N_CHAINS, N_LEAPFROG, REPEATS, STEP_SIZE = 10_000, 10, 7, 0.05
+N_CHAINS, N_LEAPFROG, REPEATS, STEP_SIZE = 10_000, 10, 5, 0.05
 
 #: Hidden units and latents of decoders of 784 pixels.
 DECODERS = ((500, 20), (100, 3))

@@ -145,6 +145,10 @@ def test_the_mean_of_many_numbers(rng):
     assert np.mean(log_mean) == pytest.approx(np.log(2), abs=0.01)
     assert error.mean() == pytest.approx(log_mean.std(), rel=0.1)
     np.testing.assert_allclose(log_mean_exp(np.log(numbers) - 5000)[0], log_mean - 5000)
+    for n in (1, 2, 7):  # the same bits whatever else there is
+        some = np.log(numbers[:, :n])
+        assert np.array_equal(log_mean_exp(some), (log_mean[:n], error[:n]))
+        assert np.array_equal(effective_size(some), effective_size(np.log(numbers))[:n])
     assert log_mean_exp(np.full((3, 1), -np.inf))[0] == -np.inf
     assert np.isnan(log_mean_exp(np.zeros((1, 2)))[1]).all()
     np.testing.assert_allclose(effective_size(np.log(numbers)), 400 * 2 / 3, rtol=0.2)  # k E[w]^2 / E[w^2]

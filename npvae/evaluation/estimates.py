@@ -49,12 +49,11 @@ def log_mean_exp(log_values: NDArray) -> tuple[Vector, Vector]:
     >>> float(np.exp(log_mean).round(12)), float((error * 2).round(12)) == float(np.sqrt(1 / 3).round(12))
     (2.0, True)
     """
-    log_values = np.asarray(log_values, float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        peak = log_values.max(axis=0)
-        values = np.exp(log_values - peak)
-        mean, n = values.mean(axis=0), len(values)
-        deviation = np.sqrt(((values - mean) ** 2).sum(axis=0) / (n - 1)) if n > 1 else mean * np.nan
+        values, peak = _scaled(log_values)
+        mean, n = values.mean(axis=-1), values.shape[-1]
+        squares = ((values - mean[..., None]) ** 2).sum(axis=-1)
+        deviation = np.sqrt(squares / (n - 1)) if n > 1 else mean * np.nan
         return np.where(peak > -np.inf, peak + np.log(mean), peak), deviation / (np.sqrt(n) * mean)
 
 
@@ -67,5 +66,15 @@ def effective_size(log_weights: NDArray) -> Vector:
     array([2., 1.])
     """
     with np.errstate(invalid="ignore"):
-        weights = np.exp(log_weights - log_weights.max(axis=0))
-    return weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)
+        weights, _ = _scaled(log_weights)
+        return weights.sum(axis=-1) ** 2 / (weights**2).sum(axis=-1)
+
+
+def _scaled(log_values):
+    """Return numbers (..., n) relative to the largest, from their logarithms (n, ...), and its logarithm (...).
+
+    Those of a row of data are next to each other: NumPy then adds them in the same order whatever the other rows are.
+    """
+    by_row = np.ascontiguousarray(np.moveaxis(np.asarray(log_values, float), 0, -1))
+    peak = by_row.max(axis=-1)
+    return np.exp(by_row - peak[..., None]), peak
