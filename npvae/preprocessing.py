@@ -476,6 +476,8 @@ def _standardizing(table: Survey, binary: NDArray[np.bool_]) -> tuple[Scaling, t
     if not np.all(np.isfinite(scale)):
         column = int(np.argmin(np.isfinite(scale)))
         raise ValueError(f"X varies by less than a float can resolve in column {column}; expected more than 1e-308")
+    if n_rows == 1:
+        notices.append("X has one row, which does not tell how columns vary: they are shifted, and not scaled")
     if (same := hardly & constant).any():
         notices.append(
             f"{same.sum()} of {len(mean)} columns are constant ({_listed(same)}): they carry no information, and have "
