@@ -1,6 +1,6 @@
 """Measure the estimators on MNIST at three points of a training: data, tables and picture of gradient_variance.md.
 
-With NPVAE_DATA set to a folder that holds MNIST: ``python docs/gradient_variance.py``. It takes ten minutes.
+With NPVAE_DATA set to a folder that holds MNIST: ``python docs/gradient_variance.py``. It takes fifteen minutes.
 """
 
 import copy

@@ -54,7 +54,7 @@ def measure_sandwich():
         row = start, n_densities, n_leapfrog, *bounds, low.error.mean(), size, seconds / ROWS
         print(*row, flush=True)
         yield row
-    data = Data(found.x, Scaling(np.zeros(found.x.shape[1]), np.ones(found.x.shape[1])), 0.0)
+    data = Data(found.x, Scaling(np.zeros(found.x.shape[1]), np.ones(found.x.shape[1])), 0.0, np.zeros(len(found.x)))
     began = time.perf_counter()
     low = importance_sampling(fitted, data, IMPORTANCE_SAMPLES)
     seconds, size = time.perf_counter() - began, low.diagnosis["effective sample size"].mean() / IMPORTANCE_SAMPLES

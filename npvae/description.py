@@ -28,8 +28,8 @@ def describe(vae: Any) -> Iterator[tuple[str, str]]:
     history, health = list(vae.history_), getattr(vae, "health_", None)
     D, J, hidden = architecture.n_features, architecture.n_components, architecture.hidden_layer_sizes
     activation = f", {architecture.activation}" if hidden else ", linear"
-    epochs = history[-1].epoch if history else 0
-    yield "fitted", f"to {vae.n_samples_seen_} rows of {D} columns, {epochs} epoch{'s' * (epochs != 1)}"
+    epochs, columns = history[-1].epoch if history else 0, vae.n_features_in_
+    yield "fitted", f"to {vae.n_samples_seen_} rows of {columns} columns, {epochs} epoch{'s' * (epochs != 1)}"
     encoder = f"{_chain(D, *hidden, J)}{activation}; q(z|x) {architecture.posterior}"
     yield "encoder", encoder if architecture.has_encoder else "none"
     yield "decoder", f"{_chain(J, *reversed(hidden), D)}{activation}; p(x|z) {architecture.likelihood}"

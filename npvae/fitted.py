@@ -155,7 +155,7 @@ class Fitted:
 
         def function(z):
             value, gradient = log_density(z)
-            return value + data.log_jacobian, gradient
+            return value + np.tile(data.offset, len(value) // len(data.X)), gradient
 
         return function
 

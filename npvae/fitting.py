@@ -109,7 +109,7 @@ def begin(
         valid = preprocessor.data(survey(X_valid, "X_valid"), "X_valid")
     for message in messages:
         say(message)
-    architecture = architecture_of(settings, preprocessor, table.X.shape[1])
+    architecture = architecture_of(settings, preprocessor)
     epochs, n_rows = max_epochs or settings.max_epochs, len(table.X)
     backend = _choose_backend(settings, architecture, n_rows, epochs)
     model = make_model(architecture, settings.backend, backend, settings.dtype)
@@ -285,16 +285,16 @@ def starting_point(settings: SimpleNamespace, X: ArrayLike, fitted: Fitted | Non
         return StartingPoint(model.architecture, fitted.data(X), vector, model.backend)
     table, seed = survey(X), _seed(settings.random_state)
     preprocessor, _ = _choose_preprocessing(settings, table, seed)
-    architecture = architecture_of(settings, preprocessor, table.X.shape[1])
+    architecture = architecture_of(settings, preprocessor)
     model = make_model(architecture, settings.backend, "cpu", settings.dtype)
     vector = model.initial(generator(seed, "weights"), settings.init_std)
     return StartingPoint(architecture, preprocessor.data(table), vector, model.backend)
 
 
-def architecture_of(settings: SimpleNamespace, preprocessor: Preprocessor, n_features: int) -> Architecture:
+def architecture_of(settings: SimpleNamespace, preprocessor: Preprocessor) -> Architecture:
     """Return the architecture for these settings and for data that is preprocessed in this way."""
     return Architecture(
-        n_features,
+        len(preprocessor.order),
         int(settings.n_components),
         tuple(map(int, settings.hidden_layer_sizes)),
         settings.activation,
@@ -348,7 +348,7 @@ def on_host(model: Model, parameters: Parameters) -> Parameters:
 def some_rows(data: Data, seed: int) -> Data:
     """Return at most `SOME_ROWS` rows of the data, drawn at random."""
     rows = generator(seed, "step size").permutation(len(data.X))[:SOME_ROWS]
-    return data._replace(X=data.X[np.sort(rows)])
+    return data.take(np.sort(rows))
 
 
 def _choose_preprocessing(settings, table: Survey, seed: int) -> tuple[Preprocessor, list[str]]:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import nn
-from .backends.formulas import MIN_LOG_VAR
 from .backends.interface import Array, Backend
 from .conventions import array_of_shape
 from .distributions import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
@@ -39,7 +38,7 @@ class Posterior(NamedTuple):
     slope: Callable[[Array], Array] | None = None  # derivative of log p(eps); None where the support has ends
 
 
-#: Scales of the noise of variance 1.
+#: Scales of these distributions with variance 1.
 _LOGISTIC, _GUMBEL = math.sqrt(3) / math.pi, math.sqrt(6) / math.pi
 
 #: Families of q(z|x) by name. All are location-scale families: z = mu + sigma * eps, where the noise eps is drawn from
@@ -47,13 +46,11 @@ _LOGISTIC, _GUMBEL = math.sqrt(3) / math.pi, math.sqrt(6) / math.pi
 POSTERIORS = {
     "gaussian": Posterior(Normal(), ("reference", "cpu", "cuda"), slope=np.negative),
     "laplace": Posterior(Laplace(0.0, np.sqrt(1 / 2)), slope=lambda eps: -math.sqrt(2) * np.sign(eps)),
-    "logistic": Posterior(
-        Logistic(0.0, np.sqrt(3) / np.pi), slope=lambda eps: -np.tanh(eps / (2 * _LOGISTIC)) / _LOGISTIC
-    ),
+    "logistic": Posterior(Logistic(0.0, _LOGISTIC), slope=lambda eps: -np.tanh(eps / (2 * _LOGISTIC)) / _LOGISTIC),
     "uniform": Posterior(Uniform(-np.sqrt(3), np.sqrt(3))),
     "triangular": Posterior(Triangular(0.0, np.sqrt(6))),
     "gumbel": Posterior(
-        Gumbel(-np.euler_gamma * np.sqrt(6) / np.pi, np.sqrt(6) / np.pi),
+        Gumbel(-np.euler_gamma * np.sqrt(6) / np.pi, _GUMBEL),
         slope=lambda eps: np.expm1(-eps / _GUMBEL - np.euler_gamma) / _GUMBEL,
     ),
 }
@@ -66,16 +63,13 @@ NO_ENCODER = (
     "'annealed'"
 )
 
-#: How far a fixed log-variance is above its floor at least, as that of a constant column in very many rows.
-NEAR_FLOOR = 0.1
-
 
 class Architecture(NamedTuple):
     """The settings that determine a model's arrays, and the family of q(z|x).
 
     Parameters
     ----------
-    n_features : int, the D of the data
+    n_features : int, the D of x
     n_components : int, the J of the latent space
     hidden_layer_sizes : tuple of int, of the encoder; the decoder has them in reverse order
     activation : str, of the hidden layers
@@ -187,24 +181,6 @@ class Model:
         for name in self.weight_posterior.log_var_shapes():
             parameters[name][...] = INITIAL_LOG_VAR
         return vector
-
-    def fix(self, vector: NDArray, columns: tuple[tuple[int, float], ...]) -> None:
-        """Set the density of columns that hardly vary to N(0, exp(log_var)), in place: see `preprocessing.Data`.
-
-        Parameters
-        ----------
-        vector : array (P,), on the host
-        columns : tuple of (column of x, log_var)
-        """
-        if self.likelihood.floor is None or self.architecture.random_weights is not None:
-            return
-        parameters = self.layout.view(vector)
-        for column, log_var in columns:
-            above = max(log_var - MIN_LOG_VAR, NEAR_FLOOR)
-            values = {"mu": 0.0, "log_var": MIN_LOG_VAR + np.log(np.expm1(above))}  # the inverse of the soft floor
-            for head, value in values.items():
-                parameters[f"decoder.{head}.W"][:, column - self.architecture.n_binary] = 0
-                parameters[f"decoder.{head}.b"][column - self.architecture.n_binary] = value
 
     def parameters(self, vector: NDArray) -> Parameters:
         """Return a copy of a flat vector (P,) as `Parameters` of the backend, in this model's precision."""

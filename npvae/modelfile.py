@@ -24,7 +24,8 @@ PathLike = str | os.PathLike[str]
 FORMAT = "npvae model"
 
 #: The version that is written, and those that are read. Version 2 has other names for some entries of the header;
-#: before version 4 every optimizer had the same array, and before version 5 no data was binarized.
+#: before version 4 every optimizer had the same array; before version 5 columns that hardly vary were part of x, and no
+#: data was binarized.
 VERSION, READABLE = 5, (2, 3, 4, 5)
 
 #: The allowed types of a member, as written in the file: the header's bytes, and little-endian numbers.

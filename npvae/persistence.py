@@ -21,7 +21,7 @@ from .evaluation.health import Health
 from .likelihoods import LIKELIHOODS
 from .model import POSTERIORS, Architecture, Model
 from .optimizers import AVERAGE
-from .preprocessing import BINARIZE, Binarization, Preprocessor, Scaling
+from .preprocessing import BINARIZE, Binarization, Preprocessor, Scaling, SpikeAndSlab
 from .settings import SETTINGS, OneOf
 from .training import Epoch, Progress, State
 
@@ -47,16 +47,36 @@ def _generator(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value!r:.60}; expected the state of a PCG64 generator")
 
 
+def _fixed(header: Mapping[str, Any]) -> schema.Check:
+    """Return the check for the columns that are not in x, rows as `SpikeAndSlab`."""
+    n_features, likelihood = (header["architecture"][name] for name in ("n_features", "likelihood"))
+    width, below_one = schema.real(TINY), math.nextafter(1, 0)
+
+    def check(name: str, value: Any) -> None:
+        last = n_features + len(value) - 1 if isinstance(value, list) else 0
+        schema.many(schema.row(schema.integer(0, last), schema.real(), width, width, schema.real(TINY, below_one)))(
+            name, value
+        )
+        columns = [row[0] for row in value]
+        if columns != sorted(set(columns)) or (columns and LIKELIHOODS[likelihood].unit_interval):
+            raise ValueError(f"{name} is {value!r:.60}; expected increasing columns, where columns are standardized")
+
+    return check
+
+
 def _binary_columns(header: Mapping[str, Any]) -> schema.Check:
     """Return the check for the numbers of the binary columns, which only data of several kinds has."""
-    built = header["architecture"]
-    of_range = schema.many(schema.integer(0, built["n_features"] - 1), built["n_binary"], AS_BUILT)
+    built, fixed = header["architecture"], [row[0] for row in header["fixed"]]
+    of_range = schema.many(schema.integer(0, _n_columns(header) - 1), built["n_binary"], AS_BUILT)
 
     def check(name: str, value: Any) -> None:
         of_range(name, value)
         is_mixed, n = built["likelihood"] == "mixed", len(value)
-        if value != sorted(set(value)) or (n > 0) != is_mixed or n == built["n_features"]:
-            raise ValueError(f"{name} is {value!r:.60}; expected increasing numbers, for the likelihood 'mixed' alone")
+        if value != sorted({*value} - {*fixed}) or (n > 0) != is_mixed or n == built["n_features"]:
+            raise ValueError(
+                f"{name} is {value!r:.60}; expected increasing numbers, none of them fixed, for the likelihood "
+                "'mixed' alone"
+            )
 
     return check
 
@@ -65,6 +85,11 @@ def _binarize(header: Mapping[str, Any]) -> schema.Check:
     """Return the check for how grey values are binarized: of a density they are not."""
     density = LIKELIHOODS[header["architecture"]["likelihood"]].density
     return schema.exactly("none", ", of a density") if density else OneOf(BINARIZE).check
+
+
+def _n_columns(header: Mapping[str, Any]) -> int:
+    """Return the number of columns of the data."""
+    return header["architecture"]["n_features"] + len(header["fixed"])
 
 
 #: Why the architecture, which stands in the same file, allows no other value or length.
@@ -77,20 +102,20 @@ FINGERPRINT = schema.row(schema.integer(1), schema.integer(1), schema.text, sche
 LEAST = {name: -np.inf for update in formulas.UPDATES.values() for name in update.arrays}
 LEAST |= {"squares": 0.0, "second_moment": 0.0, AVERAGE: -np.inf}
 
-#: Fitted attributes that are stored in the header unchanged; null if the model has no such attribute. From the
-#: architecture to the check of each.
+#: Fitted attributes that are stored in the header unchanged; null if the model has no such attribute. From the header,
+#: whose earlier sections have passed, to the check of each.
 FITTED: dict[str, Callable[[Mapping[str, Any]], schema.Check]] = {
-    "n_features_in_": lambda built: schema.exactly(built["n_features"], AS_BUILT),
-    "feature_names_in_": lambda built: schema.optional(schema.many(schema.text, built["n_features"], AS_BUILT)),
-    "likelihood_": lambda built: schema.exactly(built["likelihood"], AS_BUILT),
-    "learning_rate_": lambda built: check_positive,
-    "seed_": lambda built: schema.integer(),
-    "report_": lambda built: schema.many(schema.text),
-    "n_samples_seen_": lambda built: schema.integer(1),
-    "fingerprints_": lambda built: schema.optional(schema.row(FINGERPRINT, schema.optional(FINGERPRINT))),
-    "stopped_": lambda built: schema.optional(schema.text),
-    "backend_": lambda built: OneOf(backends.BACKENDS).check,
-    "dtype_in_": lambda built: OneOf(("float16", "float32", "float64", np.dtype(np.longdouble).name)).check,
+    "n_features_in_": lambda header: schema.exactly(_n_columns(header), AS_BUILT),
+    "feature_names_in_": lambda header: schema.optional(schema.many(schema.text, _n_columns(header), AS_BUILT)),
+    "likelihood_": lambda header: schema.exactly(header["architecture"]["likelihood"], AS_BUILT),
+    "learning_rate_": lambda header: check_positive,
+    "seed_": lambda header: schema.integer(),
+    "report_": lambda header: schema.many(schema.text),
+    "n_samples_seen_": lambda header: schema.integer(1),
+    "fingerprints_": lambda header: schema.optional(schema.row(FINGERPRINT, schema.optional(FINGERPRINT))),
+    "stopped_": lambda header: schema.optional(schema.text),
+    "backend_": lambda header: OneOf(backends.BACKENDS).check,
+    "dtype_in_": lambda header: OneOf(("float16", "float32", "float64", np.dtype(np.longdouble).name)).check,
 }
 
 #: The sections of the header, in the order of their checks. From the header, whose earlier sections have passed, to the
@@ -114,12 +139,10 @@ HEADER: dict[str, Callable[[Mapping[str, Any]], schema.Check]] = {
     "settings": lambda header: schema.record(
         {name: setting.kind.check for name, setting in SETTINGS.items()}, absent=SETTINGS, others=True
     ),
-    "fitted": lambda header: schema.record({name: make(header["architecture"]) for name, make in FITTED.items()}),
+    "fixed": _fixed,
+    "fitted": lambda header: schema.record({name: make(header) for name, make in FITTED.items()}),
     "units": lambda header: schema.row(schema.real(TINY, 1), schema.real(TINY, 1)),  # as in `Preprocessor`
     "binary_columns": _binary_columns,
-    "fixed": lambda header: schema.many(  # as in `Preprocessor`
-        schema.row(schema.integer(0, header["architecture"]["n_features"] - 1), schema.real(most=0))
-    ),
     "binarize": _binarize,
     "history": lambda header: schema.many(
         schema.row(  # as `Epoch`: without encoder there is no bound; there may be no validation bound, or no value
@@ -205,6 +228,7 @@ def arrays_of(n_parameters: int, n_features: int, optimizer: Iterable[str]) -> d
         "shift": Member((n_features,)),
         "scale": Member((n_features,), least=TINY),
         ESTIMATOR + "mean": Member((1,), required=False),
+        ESTIMATOR + "step_size": Member((1,), least=TINY, required=False),
     } | {OPTIMIZER + name: Member((n_parameters,), least=LEAST[name]) for name in optimizer}
 
 
@@ -287,7 +311,7 @@ def from_file(kind: type, header: Mapping[str, Any], arrays: Mapping[str, NDArra
     Parameters
     ----------
     kind : class of the result
-    header, arrays : as from `to_file`
+    header, arrays : as from `modelfile.load`
 
     Raises
     ------
@@ -322,7 +346,7 @@ def from_file(kind: type, header: Mapping[str, Any], arrays: Mapping[str, NDArra
         uint8_unit,
         unit,
         tuple(header["binary_columns"]),
-        tuple((column, log_var) for column, log_var in header["fixed"]),
+        tuple(SpikeAndSlab(*row) for row in header["fixed"]),
         None if header["binarize"] == "none" else Binarization(header["binarize"], vae.seed_),
     )
     vae.training_ = State(
@@ -351,8 +375,9 @@ def _as_now(header: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> tuple[d
     if "uint8_scale" in header:
         header["units"] = [header.pop("uint8_scale"), 1.0]
     header.setdefault("binary_columns", [])
-    header.setdefault("fixed", [])
     header.setdefault("binarize", "none")
+    if header["version"] < 5:  # these columns are in x, and their densities in the parameters
+        header["fixed"] = []
     if "optimizer" not in header and "squares" in arrays:  # before version 4 of the format: the array of any optimizer
         header["optimizer"] = ["squares"]
         arrays[OPTIMIZER + "squares"] = arrays.pop("squares")

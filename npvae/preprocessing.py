@@ -4,14 +4,23 @@ A dataset is not copied to scale it: the scaling is kept beside the data and app
 """
 
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .backends.reference import LOG_2PI
 from .conventions import short_repr, warn
 from .likelihoods import LIKELIHOODS
 from .table import PIXELS_REACH, ROUNDING, Survey, chunks
+
+#: What is done with the grey values of a Bernoulli, by name, and what `fit` says of it.
+BINARIZE = {
+    "none": "",
+    "dynamic": "each value is the probability with which a pixel is 1, drawn anew in each epoch",
+    "fixed": "each value is the probability with which a pixel is 1, drawn once for each row",
+}
 
 #: In a table of integers most of whose columns begin at 0, as those of counts and levels do, a column of 0 and 1 may be
 #: a rare count or a pixel that is hardly ever set. It is binary if the rarer value has this share of the rows, and no
@@ -21,7 +30,7 @@ RARE = 0.05
 #: A column hardly varies if all but this share of its values are the same.
 HARDLY = 0.01
 
-#: The most frequent value of a column that hardly varies is the median of so many rows.
+#: The usual value of a column that hardly varies is the median of so many rows.
 MEDIAN_OF = 100
 
 #: See `Preprocessor.far_from`.
@@ -50,14 +59,6 @@ class Scaling(NamedTuple):
         return short_repr(self)
 
 
-#: What is done with the grey values of a Bernoulli, by name, and what `fit` says of it.
-BINARIZE = {
-    "none": "",
-    "dynamic": "each value is the probability with which a pixel is 1, drawn anew in each epoch",
-    "fixed": "each value is the probability with which a pixel is 1, drawn once for each row",
-}
-
-
 class Binarization(NamedTuple):
     """How the grey values of a Bernoulli become 0 and 1, each with its value as the probability of 1.
 
@@ -83,25 +84,89 @@ class Binarization(NamedTuple):
 class Data(NamedTuple):
     """A dataset in the user's units, with the scaling to the model's units.
 
-    A log-density in the model's units plus ``log_jacobian`` is the log-density of X in the user's units, in nats.
+    A log-density of x, in the model's units, plus ``offset`` is the log-density of X in the user's units, in nats.
 
     Examples
     --------
     >>> import numpy as np
     >>> from npvae.preprocessing import Data, Scaling
-    >>> data = Data(np.array([[14.0]]), Scaling(np.array([10.0]), np.array([0.5])), log_jacobian=float(np.log(0.5)))
+    >>> X, scaling = np.array([[14.0]]), Scaling(np.array([10.0]), np.array([0.5]))
+    >>> data = Data(X, scaling, log_jacobian=float(np.log(0.5)), fixed=np.zeros(1))
     >>> data.X
     array([[14.]])
     """
 
-    X: NDArray  # (N, D)
+    X: NDArray  # (N, D): the columns that are in x
     scaling: Scaling
     log_jacobian: float  # the sum of log(scale) over columns
-    fixed: tuple[tuple[int, float], ...] = ()  # columns of x that hardly vary, and the log-variance of their density
+    fixed: NDArray[np.float64]  # (N,): log-density of the other columns, see `SpikeAndSlab`
     binarization: Binarization | None = None  # of grey values; None: they are x
 
     def __repr__(self) -> str:
         return short_repr(self)
+
+    @property
+    def offset(self) -> NDArray[np.float64]:
+        """The log-density of X less that of x, (N,)."""
+        return self.log_jacobian + self.fixed
+
+    def take(self, rows: NDArray) -> "Data":
+        """Return the data of some rows."""
+        return self._replace(X=self.X[rows], fixed=self.fixed[rows])
+
+
+class SpikeAndSlab(NamedTuple):
+    """The density of a column that hardly varies, (1 - weight) N(value, spike^2) + weight N(value, slab^2).
+
+    A decoder would make the density of such a column as narrow as it can be, and a single new value would then decide
+    about the score of a data set. So the column is not part of x, and is independent of the others. `of_column` has
+    the rule by which N values, r of them unusual, determine the density; it is the same for constant columns, where r
+    is 0.
+
+    Examples
+    --------
+    >>> density = SpikeAndSlab.of_column(3, value=5.0, size=2.0, n_unusual=1, n_rows=98)
+    >>> [round(number, 4) for number in (density.spike, density.slab, density.weight)]
+    [0.0286, 2.0, 0.02]
+    >>> density.log_prob(np.array([5.0, 7.0])).round(2)  # the usual value, and one as the other was
+    array([ 2.62, -6.02])
+    """
+
+    column: int  # of X
+    value: float  # the usual one
+    spike: float  # standard deviations
+    slab: float
+    weight: float  # of the slab
+
+    @classmethod
+    def of_column(
+        cls, column: int, value: float, size: float, n_unusual: int, n_rows: int, rounding: float = 0.0
+    ) -> "SpikeAndSlab":
+        """Return the density that the values of a column determine.
+
+        The weight is the probability that the next value is unusual, by Laplace's rule of succession. The spike is as
+        wide as the standard error of the mean of the column would be with one unusual value more.
+
+        Parameters
+        ----------
+        column : int
+        value : float, the usual one
+        size : float
+            Root mean square of the differences between the unusual values and the usual one; 1 if there are none.
+        n_unusual, n_rows : int
+        rounding : float
+            Rounding error of the values, the least width of the spike.
+        """
+        spike = max(size * np.sqrt(n_unusual + 1) / (n_rows + 1), rounding)
+        return cls(column, float(value), float(spike), float(size), (n_unusual + 1) / (n_rows + 2))
+
+    def log_prob(self, x: NDArray) -> NDArray[np.float64]:
+        """Return the log-density of values x (N,), in nats."""
+        parts = (1 - self.weight, self.spike), (self.weight, self.slab)
+        with np.errstate(over="ignore"):
+            distance = np.asarray(x, float) - self.value
+            logs = [np.log(w) - np.log(std) - 0.5 * (LOG_2PI + (distance / std) ** 2) for w, std in parts]
+        return np.logaddexp(*logs)
 
 
 class Preprocessor(NamedTuple):
@@ -111,6 +176,7 @@ class Preprocessor(NamedTuple):
        how the levels 0 to 255 of pixels become values in [0, 1].
     2. For a likelihood of data in [0, 1], this is x. For the others, the columns are standardized.
     3. Where the likelihood has columns of several kinds, the binary ones are not scaled, and are put before the others.
+    4. Columns that hardly vary are left out of x.
 
     Where p(x|z) is a density, ``Data.log_jacobian`` has the factors of the first two steps.
 
@@ -130,16 +196,23 @@ class Preprocessor(NamedTuple):
     uint8_unit: float
     unit: float = 1.0  # of all other types
     binary_columns: tuple[int, ...] = ()  # of X, where the likelihood has columns of several kinds
-    fixed: tuple[
-        tuple[int, float], ...
-    ] = ()  # columns of X that hardly vary; the log-variances of x there, below 0 where constant
+    fixed: tuple[SpikeAndSlab, ...] = ()  # the densities of the columns that are not in x
     binarization: Binarization | None = None  # of grey values; None: they are x
+
+    @property
+    def n_columns(self) -> int:
+        """The number of columns of X."""
+        return len(self.scaling.scale) + len(self.fixed)
 
     @property
     def order(self) -> NDArray[np.int64]:
         """The column of X that each column of x is: (D,). The binary ones are the first."""
-        others = np.delete(np.arange(len(self.scaling.scale)), self.binary_columns)
-        return np.concatenate([np.array(self.binary_columns, np.int64), others])
+        return _order(self.n_columns, self.binary_columns, self.fixed)
+
+    @property
+    def _rearranges(self) -> bool:
+        """Whether x has other columns than X, or in another order."""
+        return bool(self.binary_columns or self.fixed)
 
     def unit_of(self, dtype: np.dtype) -> float:
         """Return what data of a type is multiplied by."""
@@ -156,55 +229,63 @@ class Preprocessor(NamedTuple):
             If the number of columns differs, or if values are outside [0, 1] and the likelihood is a probability.
         """
         X, (shift, scale), likelihood = table.X, self.scaling, LIKELIHOODS[self.likelihood]
-        if X.shape[1] != len(scale):
+        if X.shape[1] != self.n_columns:
             raise ValueError(
-                f"{name} has {X.shape[1]} features, but VAE is expecting {len(scale)} features as input, as fitted"
+                f"{name} has {X.shape[1]} features, but VAE is expecting {self.n_columns} features as input, as fitted"
             )
         unit = self.unit_of(X.dtype)
         bounded = self.order[: len(self.binary_columns) if likelihood.density else None]
         if unit < 1 and not table.integers and table.low.min() >= 0 and table.high.max() <= 1:
             warn(f"{name} lies in [0, 1], and is divided by 255 as the training data was: is it divided already?")
         excess = _check_unit_interval(table, unit, self.likelihood, name, bounded)
-        if self.binary_columns:
-            X = X[:, self.order]
+        fixed = self._log_prob_of_fixed(X, unit)
+        if self._rearranges:
+            X = np.take(X, self.order, axis=1)  # whose rows are contiguous
         if excess > 0:
             warn(f"{name} has values up to {excess:.1g} outside [0, 1]: they are clipped, as rounding errors")
             X = np.concatenate([np.clip(X[:, : len(bounded)], 0, 1 / unit), X[:, len(bounded) :]], axis=1)
         log_jacobian = float(np.sum(np.log(scale * unit))) if likelihood.density else 0.0
-        fixed = self._fixed_in(table) if self.fixed else ()
         return Data(X, Scaling(shift / unit, scale * unit), log_jacobian, fixed, self.binarization)
 
-    def _fixed_in(self, table: Survey) -> tuple[tuple[int, float], ...]:
-        """Return the columns of x with a fixed density; not those that were constant and are not in this table."""
-        with np.errstate(over="ignore"):
-            varies = table.high.astype(float) - table.low.astype(float) > FEW * _rounding(table)
-        places = np.argsort(self.order)
-        return tuple((int(places[d]), log_var) for d, log_var in self.fixed if log_var == 0 or not varies[d])
+    def _log_prob_of_fixed(self, X: NDArray, unit: float) -> NDArray[np.float64]:
+        """Return the log-density of the columns of X (N, D) that are not in x, (N,)."""
+        if not self.fixed:
+            return np.broadcast_to(0.0, len(X))
+        return np.concatenate(
+            [
+                sum(np.log(unit) + density.log_prob(rows[:, density.column] * unit) for density in self.fixed)
+                for rows in chunks(X)
+            ]
+        )
 
     def restore(self, x: NDArray) -> NDArray:
         """Convert means x (R, D) of the model to the units of the data. Pixels remain floats in [0, 1]."""
         if LIKELIHOODS[self.likelihood].unit_interval:
             return x
-        X = x / self.scaling.scale + self.scaling.shift
-        return X[:, np.argsort(self.order)] if self.binary_columns else X
+        x = x / self.scaling.scale + self.scaling.shift
+        if not self._rearranges:
+            return x
+        X = np.empty((len(x), self.n_columns), x.dtype)
+        X[:, self.order] = x
+        for density in self.fixed:
+            X[:, density.column] = density.value
+        return X
 
     def far_from(self, table: Survey) -> str:
         """Say which column of a later piece lies far outside the scale of the first piece of the training data, or "".
 
-        The table is a survey of `Data.X`. Far is a root mean square above `FAR` of the values standardized as the first
-        piece was.
+        Far is a root mean square above `FAR` of the values standardized as the first piece was.
         """
         if LIKELIHOODS[self.likelihood].unit_interval:
             return ""
         unit, (shift, scale), order = self.unit_of(table.X.dtype), self.scaling, self.order
         remedy = "The first piece fixes the scaling of the columns: shuffle the rows before they are cut into pieces"
-        mean, deviation, _ = _column_moments(table)
-        varies = deviation > _rounding(table)
-        varies[: len(self.binary_columns)] = False
-        constant = np.flatnonzero(np.isin(order, [d for d, log_var in self.fixed if log_var < 0]) & varies)
-        if len(constant):
-            return f"column {order[constant[0]]} was constant in the first piece, and is not in this one. {remedy}"
-        factor = np.hypot((mean * unit - shift) * scale, deviation * unit * scale)
+        for density in self.fixed:
+            outside = abs(table.X[:, density.column] * unit - density.value) > density.spike
+            if np.sum(outside) > 1 + FAR * density.weight * len(table.X):
+                return f"column {density.column} hardly varied in the first piece, and does in this one. {remedy}"
+        mean, deviation, *_ = _column_moments(table)
+        factor = np.hypot((mean[order] * unit - shift) * scale, deviation[order] * unit * scale)
         column = int(np.argmax(factor))
         if factor[column] <= FAR:
             return ""
@@ -213,6 +294,12 @@ class Preprocessor(NamedTuple):
             f"piece as those of the first piece were, and those of {np.sum(factor > FAR)} of {len(factor)} columns "
             f"more than {FAR} times. {remedy}"
         )
+
+
+def _order(n_columns: int, binary_columns: Sequence[int], fixed: Sequence[SpikeAndSlab]) -> NDArray[np.int64]:
+    """Return `Preprocessor.order`."""
+    others = np.delete(np.arange(n_columns), [*binary_columns, *(density.column for density in fixed)])
+    return np.concatenate([np.array(binary_columns, np.int64), others])
 
 
 def _check_unit_interval(table: Survey, unit: float, likelihood: str, name: str, columns: NDArray) -> float:
@@ -301,7 +388,7 @@ def fingerprints(*datasets: Data | None) -> list[list | None]:
     --------
     >>> import numpy as np
     >>> from npvae.preprocessing import Data, Scaling, fingerprints
-    >>> data = Data(np.zeros((5, 2), np.uint8), Scaling(np.zeros(2), np.ones(2)), 0.0)
+    >>> data = Data(np.zeros((5, 2), np.uint8), Scaling(np.zeros(2), np.ones(2)), 0.0, np.zeros(5))
     >>> fingerprints(data, None)
     [[5, 2, '|u1', 3817498742], None]
     """
@@ -344,13 +431,20 @@ def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list
     n_features, row = table.X.shape[1], LIKELIHOODS[likelihood]
     is_uint8 = table.X.dtype == np.uint8
     if not row.unit_interval:
-        scaling, fixed, notices = _standardizing(table, table.both if row.has_kinds else np.zeros(n_features, bool))
-        if row.has_kinds:
-            return _mixed(table, likelihood, scaling)._replace(fixed=fixed), notices
+        binary = table.both if row.has_kinds else np.zeros(n_features, bool)
+        if row.has_kinds and (not binary.any() or binary.all()):
+            raise ValueError(
+                f"likelihood is {likelihood!r}, but {binary.sum()} of {n_features} columns of X have the values 0 and "
+                "1; expected some, but not all. For columns of one kind there are 'bernoulli' and 'gaussian'"
+            )
+        scaling, fixed, notices = _standardizing(table, binary)
         # Of floats in [0, 1], uint8 rows are the pixels; otherwise a number of any type is just this number.
         fractions = not table.integers and table.low.min() >= 0 and table.high.max() <= 1
-        uint8_unit = 1 / 255 if fractions else 1.0
-        return Preprocessor(likelihood, scaling, uint8_unit, fixed=fixed), notices
+        uint8_unit = 1 / 255 if fractions and not row.has_kinds else 1.0
+        binary_columns = tuple(map(int, np.flatnonzero(binary)))
+        order = _order(n_features, binary_columns, fixed)
+        scaling = Scaling(*(part[order] for part in scaling))
+        return Preprocessor(likelihood, scaling, uint8_unit, 1.0, binary_columns, fixed), notices
     unit = 1 / 255 if table.has_levels and not is_uint8 else 1.0
     uint8_unit = 1.0 if table.is_binary else 1 / 255
     _check_unit_interval(table, uint8_unit if is_uint8 else unit, likelihood, "X", np.arange(n_features))
@@ -364,57 +458,49 @@ def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list
     return Preprocessor(likelihood, Scaling(np.zeros(n_features), np.ones(n_features)), uint8_unit, unit), notices
 
 
-def _mixed(table: Survey, likelihood: str, scaling: Scaling) -> Preprocessor:
-    """Return the `Preprocessor` of columns of several kinds, from the scaling that standardizes all of them."""
-    binary = table.both
-    if not binary.any() or binary.all():
-        raise ValueError(
-            f"likelihood is {likelihood!r}, but {binary.sum()} of {len(binary)} columns of X have the values 0 and 1; "
-            "expected some, but not all. For columns of one kind there are 'bernoulli' and 'gaussian'"
-        )
-    scaling = Scaling(np.where(binary, 0, scaling.shift), np.where(binary, 1, scaling.scale))
-    mixed = Preprocessor(likelihood, scaling, uint8_unit=1.0, binary_columns=tuple(map(int, np.flatnonzero(binary))))
-    return mixed._replace(scaling=Scaling(*(part[mixed.order] for part in scaling)))
+def _standardizing(table: Survey, binary: NDArray[np.bool_]) -> tuple[Scaling, tuple[SpikeAndSlab, ...], list[str]]:
+    """Return the scaling (D,) that standardizes the columns, the densities of those that hardly vary, and notices.
 
-
-def _standardizing(
-    table: Survey, binary: NDArray[np.bool_]
-) -> tuple[Scaling, tuple[tuple[int, float], ...], list[str]]:
-    """Return the scaling that standardizes the columns, those that are not binary and hardly vary, and notices.
-
-    Of a column that hardly varies a decoder would make the density as narrow as it can be, and a single new value would
-    then decide about the score of a data set. Such columns are taken as independent, with a fixed density. N equal
-    values tell that others have a probability of about 1/N: a constant column has the variance 1/(N + 1), also where N
-    is 1. One with a few other values has its own variance.
+    Binary columns are not scaled. One row does not tell which columns vary; and one of the columns of real numbers is
+    left to the decoder, the one that varies in most rows.
     """
-    (mean, deviation, repeats), rounding = _column_moments(table), _rounding(table)
+    (mean, deviation, usual, repeats), rounding = _column_moments(table), _rounding(table)
     deviation[deviation <= rounding] = 0  # below the rounding error of its size, it is no information
-    constant, notices, n_rows = deviation == 0, [], len(table.X)
-    still = ~constant & ~binary & (repeats >= (1 - HARDLY) * n_rows)
+    constant, notices, n_rows = (deviation == 0) & ~binary, [], len(table.X)
+    unusual = np.where(constant, 0, n_rows - repeats)
+    hardly = ~binary & (unusual <= HARDLY * n_rows) & (n_rows > 1)
+    if np.all(hardly | binary):
+        hardly[np.argmax(np.where(binary, -1, unusual))] = False
     with np.errstate(over="ignore"):
-        scale = 1 / np.where(constant, 1, deviation)
+        scale = 1 / np.where((deviation == 0) | binary, 1, deviation)
     if not np.all(np.isfinite(scale)):
         column = int(np.argmin(np.isfinite(scale)))
         raise ValueError(f"X varies by less than a float can resolve in column {column}; expected more than 1e-308")
-    if constant.any():
+    if n_rows == 1:
+        notices.append("X has one row, which does not tell how columns vary: they are shifted, and not scaled")
+    if (same := hardly & constant).any():
         notices.append(
-            f"{constant.sum()} of {len(mean)} columns are constant ({_listed(constant)}): they carry no information, "
-            f"and have the density N(constant, 1/{n_rows + 1})"
+            f"{same.sum()} of {len(mean)} columns are constant ({_listed(same)}): they carry no information, and have "
+            "a fixed density"
         )
-    if still.any():
+    if (still := hardly & ~constant).any():
         notices.append(
             f"{still.sum()} of {len(mean)} columns have the same value in all but {HARDLY:.0%} of the rows "
-            f"({_listed(still)}): they are taken as independent of the others"
+            f"({_listed(still)}): they are taken as independent of the others, and have a fixed density"
         )
-    little = ~constant & (deviation <= FEW * rounding)
+    little = ~constant & ~binary & (deviation <= FEW * rounding)
     if little.any():
         notices.append(
             f"{little.sum()} of {len(mean)} columns vary by few rounding errors of their size ({_listed(little)}): "
             "every such error counts in a score. If they are what is left of a calculation, leave them out"
         )
-    log_vars = np.where(constant, -np.log(n_rows + 1), 0.0)
-    fixed = tuple((int(d), float(log_vars[d])) for d in np.flatnonzero(constant | still))
-    return Scaling(mean, scale), fixed, notices
+    size = np.hypot(deviation, mean - usual) * np.sqrt(n_rows / np.maximum(unusual, 1))
+    size[unusual == 0] = 1
+    fixed = tuple(
+        SpikeAndSlab.of_column(int(d), usual[d], size[d], int(unusual[d]), n_rows, rounding[d])
+        for d in np.flatnonzero(hardly)
+    )
+    return Scaling(np.where(binary, 0, mean), scale), fixed, notices
 
 
 def _listed(columns: NDArray[np.bool_]) -> str:
@@ -430,10 +516,12 @@ def _rounding(table: Survey) -> NDArray[np.float64]:
     return np.asarray(precision * np.maximum(abs(table.low), abs(table.high)), float)
 
 
-def _column_moments(table: Survey) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Return mean and standard deviation of each column, and how often its most frequent value occurs, in one pass.
+def _column_moments(
+    table: Survey,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Return mean and standard deviation of each column, its usual value and how often it occurs, in one pass.
 
-    Of a value that is not nearly everywhere, the number may be too small: it is that of the median of the first rows.
+    The usual value is the median of the first rows, which is the most frequent value if that is nearly everywhere.
 
     The first row is subtracted, so that the deviation of a constant column is exactly zero. The differences are divided
     by the largest of them, so that their squares do not overflow. The squares of a chunk are summed about the mean of
@@ -447,14 +535,14 @@ def _column_moments(table: Survey) -> tuple[NDArray[np.float64], NDArray[np.floa
         raise ValueError(f"X spans more than a float can hold in column {column}; expected numbers below 1e308 in size")
     unit = np.where(furthest == 0, 1, furthest)
     sizes, sums, squares = [], [], []
-    frequent = np.sort(table.X[: 2 * (min(len(table.X), MEDIAN_OF) // 2) + 1], axis=0)
-    frequent, repeats = frequent[len(frequent) // 2], np.zeros(table.X.shape[1], np.int64)
+    ordered = np.sort(table.X[: 2 * (min(len(table.X), MEDIAN_OF) // 2) + 1], axis=0)
+    usual, repeats = ordered[len(ordered) // 2], np.zeros(table.X.shape[1], np.int64)
     for chunk in chunks(table.X):
-        repeats += np.count_nonzero(chunk == frequent, axis=0)
+        repeats += np.count_nonzero(chunk == usual, axis=0)
         x = (chunk - first) / unit
         sizes.append(len(x))
         sums.append(np.sum(x, axis=0))
         squares.append(np.sum((x - sums[-1] / len(x)) ** 2, axis=0))
     shift, n = np.sum(sums, axis=0) / len(table.X), np.array(sizes)[:, None]
     variance = np.sum(squares + n * (sums / n - shift) ** 2, axis=0) / len(table.X)
-    return first + unit * shift, unit * np.sqrt(variance), repeats
+    return first + unit * shift, unit * np.sqrt(variance), usual.astype(float), repeats

@@ -60,9 +60,9 @@ def _words(changes: dict[str, Any]) -> str:
 def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE:
     """Train a `VAE` on X with settings suited to its size, and report what was chosen and why.
 
-    On a table, of up to a million numbers, what only data can tell is found out first: models with different weight
-    priors are trained on four fifths of the rows, and the bound of the other rows chooses the prior and the number of
-    epochs. The model that is returned is trained on all rows.
+    On a table, of up to a million numbers, what only data can tell is found out first: nets with different weight
+    priors and a linear one are trained on four fifths of the rows, and the bound of the other rows chooses one of them
+    and the number of epochs. The model that is returned is trained on all rows.
 
     Parameters
     ----------
@@ -117,8 +117,10 @@ def _selected(model, X, X_valid, candidates, values, say):
     common = model.get_params() | {"verbose": False, "callbacks": (), "likelihood": likelihood}
     rows = None if X_valid is not None else _parts(table, likelihood, model.random_state)
     if X_valid is None and rows is None:
+        prior = values.get("weight_prior", settings.STRONG_PRIOR)
         say("held-out rows: none (there are too few rows, or columns that vary in few of them)")
-        return model.fit(X)
+        say(f"weight_prior: {prior} ({'as set' if 'weight_prior' in values else 'a weak prior overfits few rows'})")
+        return model.set_params(weight_prior=prior).fit(X)
     parts = (X, X_valid) if rows is None else tuple(_rows(X, part) for part in rows)
     with show_stages(model.verbose) as doing:
         trials = _trials(common, candidates, parts, doing)
@@ -185,9 +187,7 @@ def _trials(common, candidates, parts, doing):
     """Train with each candidate."""
     trials = []
     for number, changes in enumerate(candidates, 1):
-        doing(
-            f"trial {number} of {len(candidates)}: {', '.join(f'{name} {value!r}' for name, value in changes.items())}"
-        )
+        doing(f"trial {number} of {len(candidates)}: {_words(changes)}")
         model = VAE(**common | changes)
         try:
             model.fit(parts[0], X_valid=parts[1])

@@ -509,8 +509,16 @@ TABLE = 1_000_000
 #: epochs.
 SMALL, UPDATES, LONGEST = 10_000, (6000, 12_000), 2000
 
-#: Weight priors that are compared on held-out rows of a table.
-WEIGHT_PRIORS = (1.0, 10.0, 100.0)
+#: Hidden layers for a table, and the weight prior where no rows can be held out: a weak one overfits few rows.
+UNITS, STRONG_PRIOR = (100,), 10.0
+
+#: What is compared on held-out rows of a table: a net with a weak and with a strong prior on its weights, and a linear
+#: one, which contains factor analysis.
+CANDIDATES: tuple[dict[str, Any], ...] = (
+    {"hidden_layer_sizes": UNITS, "weight_prior": 1.0},
+    {"hidden_layer_sizes": UNITS, "weight_prior": STRONG_PRIOR},
+    {"hidden_layer_sizes": (), "weight_prior": STRONG_PRIOR},
+)
 
 
 def for_data(n_rows: int, n_features: int, given: Mapping[str, Any] = {}) -> tuple[Choice, ...]:
@@ -558,7 +566,7 @@ def for_data(n_rows: int, n_features: int, given: Mapping[str, Any] = {}) -> tup
     updates = UPDATES[n_rows * n_features > SMALL]
     epochs = int(np.clip(updates * batch_size // n_rows, 10, LONGEST))
     choices += [
-        Choice("hidden_layer_sizes", (100,), "for a table"),
+        Choice("hidden_layer_sizes", UNITS, "for a table; held-out rows may choose none"),
         Choice("batch_size", batch_size, f"for {n_rows} rows; the noise of small batches keeps from overfitting"),
         Choice(
             "max_epochs", epochs, f"about {updates} updates, at most {LONGEST} epochs; held-out rows may choose fewer"
@@ -578,21 +586,20 @@ def for_data(n_rows: int, n_features: int, given: Mapping[str, Any] = {}) -> tup
 
 
 def candidates(n_rows: int, n_features: int, given: Mapping[str, Any] = {}) -> tuple[dict[str, Any], ...]:
-    """Return the settings that `npvae.fit` compares on held-out rows.
+    """Return the settings that `npvae.fit` compares on held-out rows: those of `CANDIDATES` that are not given.
 
     Examples
     --------
-    >>> candidates(500, 10)
-    ({'weight_prior': 1.0}, {'weight_prior': 10.0}, {'weight_prior': 100.0})
+    >>> candidates(500, 10, {"hidden_layer_sizes": (50,)})
+    ({'weight_prior': 1.0}, {'weight_prior': 10.0})
     >>> candidates(500, 10, {"weight_prior": 0.0})
-    ()
+    ({'hidden_layer_sizes': (100,)}, {'hidden_layer_sizes': ()})
     """
     spec = ESTIMATORS.get(given.get("estimator", SETTINGS["estimator"].default))
-    if n_rows * n_features > TABLE or "weight_prior" in given:
+    if n_rows * n_features > TABLE or spec is None or spec.random_weights or not spec.has_encoder:
         return ()
-    if spec is None or spec.random_weights or not spec.has_encoder:  # no prior to choose, or no bound to choose it by
-        return ()
-    return tuple({"weight_prior": prior} for prior in WEIGHT_PRIORS)
+    rows = [{name: value for name, value in row.items() if name not in given} for row in CANDIDATES]
+    return tuple(row for number, row in enumerate(rows) if row and row not in rows[:number])
 
 
 def numpydoc(indent: int = 4) -> str:

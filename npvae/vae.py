@@ -296,7 +296,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         else:
             fitted, learning_rate = self.fitted_, self._learning_rate()
             data = fitted.data(X)
-            if far := self.preprocessor_.far_from(survey(data.X)):
+            if far := self.preprocessor_.far_from(survey(X)):
                 warn(far)
             seen = self.n_samples_seen_ + len(data.X)
             run = fitting.next_piece(
@@ -318,7 +318,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
         self._keep_feature_names(X)
-        self.n_samples_seen_, self.n_features_in_ = run.trainer.data.X.shape
+        self.n_samples_seen_, self.n_features_in_ = len(run.trainer.data.X), decided.preprocessor.n_columns
         self.preprocessor_, self.architecture_ = decided.preprocessor, decided.architecture
         self.backend_, self.seed_, self.learning_rate_ = decided.backend, decided.seed, decided.learning_rate
         self.likelihood_ = self.preprocessor_.likelihood

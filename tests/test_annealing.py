@@ -22,7 +22,7 @@ def identity(D):
 
 
 def data_of(x):
-    return Data(x, identity(x.shape[1]), 0.0)
+    return Data(x, identity(x.shape[1]), 0.0, np.zeros(len(x)))
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_nats_of_the_data_as_given(linear, rng):
     """With a scale 0.5, densities of the data are lower by D log 2 (of x they are as without)."""
     fitted, exact = linear(2)
     x = exact.b + rng.standard_normal((2, 7))
-    scaled = Data(2 * x, Scaling(np.zeros(7), np.full(7, 0.5)), 7 * np.log(0.5))
+    scaled = Data(2 * x, Scaling(np.zeros(7), np.full(7, 0.5)), 7 * np.log(0.5), np.zeros(len(x)))
     plain, other = (annealed_importance_sampling(fitted, data, 10, n_densities=20) for data in (data_of(x), scaled))
     np.testing.assert_allclose(other.log_prob, plain.log_prob - 7 * np.log(2), rtol=1e-12)
 

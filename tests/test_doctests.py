@@ -31,6 +31,7 @@ INTERNAL = (
     "npvae.modelfile",
     "npvae.persistence",
     "npvae.progress",
+    "npvae.reproduce",
     "npvae.training.checkpoints",
 )
 

@@ -6,6 +6,7 @@ import scipy.stats
 
 import npvae
 from npvae.evaluation.health import examine
+from npvae.preprocessing import SpikeAndSlab
 from npvae.training import Epoch
 
 SMALL = {"n_components": 2, "hidden_layer_sizes": (10,), "learning_rate": 0.05, "max_epochs": 3, "dtype": "float64"}
@@ -25,10 +26,10 @@ def test_bernoulli_baseline_and_divergence(rng):
 
 def test_gaussian_baseline_is_in_nats_of_the_data_as_given(rng):
     X = rng.standard_normal((300, 4)) * [1, 20, 0.01, 3] + [0, 100, 0, 1]
-    X[:, 3] = 7  # constant: its variance is 1/(N + 1)
+    X[:, 3] = 7  # constant
     health = npvae.VAE(**SMALL).fit(X).health_
     expected = scipy.stats.norm.logpdf(X[:, :3], X[:, :3].mean(axis=0), X[:, :3].std(axis=0)).sum(axis=1).mean()
-    assert health.baseline == pytest.approx(expected + scipy.stats.norm.logpdf(0, 0, 301**-0.5), rel=1e-9)
+    assert health.baseline == pytest.approx(expected + SpikeAndSlab.of_column(3, 7, 1, 0, 300).log_prob(7), rel=1e-9)
 
 
 def low_rank(rng, rows, columns):

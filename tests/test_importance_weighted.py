@@ -351,7 +351,7 @@ def test_validation_data_is_judged_by_the_bound_that_is_maximised(ring):
 def test_a_scorer_of_this_bound(make_model, rng, backend):
     """Its mean over seeds is that of the estimator; of one sample it is the plain score, to the bit."""
     model, parameters = make_model(backend, **SMALL, std=1.5)
-    data = Data(rng.random((200, 4)).repeat(5, axis=0), Scaling(np.zeros(4), np.ones(4)), 0.0)
+    data = Data(rng.random((200, 4)).repeat(5, axis=0), Scaling(np.zeros(4), np.ones(4)), 0.0, np.zeros(1000))
     found = [Scorer(model, seed, 8, importance_weighted=True)(parameters, data).mean() for seed in range(20)]
     values = [step(ImportanceWeighted(model, 8), parameters, data.X, seed)[1].value for seed in range(20)]
     (a, a_error), (b, b_error) = means_and_errors(found), means_and_errors(values)
@@ -364,7 +364,7 @@ def test_a_scorer_of_this_bound(make_model, rng, backend):
 
 def test_a_score_of_many_samples_needs_little_memory(make_model, rng):
     model, parameters = make_model(n_features=784, n_components=5, hidden_layer_sizes=(200, 200), dtype="float32")
-    data = Data(rng.random((500, 784), dtype=np.float32), Scaling(np.zeros(784), np.ones(784)), 0.0)
+    data = Data(rng.random((500, 784), dtype=np.float32), Scaling(np.zeros(784), np.ones(784)), 0.0, np.zeros(500))
     found = []
     for k in (1, 50):
         tracemalloc.start()

@@ -67,7 +67,7 @@ def train(x, weight_prior):
     model = Model(Architecture(5, 2, (), "tanh", "gaussian", constant_log_var=True), backends.get("cpu"), "float64")
     start = model.layout.initial(np.random.default_rng(1), 0.1)
     settings = training.Settings(learning_rate=0.1, weight_prior=weight_prior, max_epochs=200)
-    data = Data(x, Scaling(np.zeros(5), np.ones(5)), 0.0)
+    data = Data(x, Scaling(np.zeros(5), np.ones(5)), 0.0, np.zeros(len(x)))
     trainer = training.Trainer(SGVB(model), model.parameters(start), data, np.random.default_rng(2), settings)
     training.train(trainer)
     parameters, last = trainer.parameters, trainer.epoch(lambda: False)[0]

@@ -352,6 +352,16 @@ def test_log_likelihood_is_that_of_samples_of_the_prior(estimator):
     assert error < 0.02 and abs(difference.mean()) < 3 * error + difference.var(ddof=1)
 
 
+def test_chains_begin_at_samples_of_the_posterior():
+    """Of z ~ N(0, 1) and x ~ N(z, 1), where it is N(x / 2, 1 / 2), but for the 200 draws that they are chosen from."""
+    x = np.repeat([[-1.0], [1.0]], 4000, axis=0)
+    z = marginal.start(
+        lambda z: (-0.5 * np.sum(z**2 + (x - z) ** 2, axis=1), x - 2 * z), 8000, 1, np.random.default_rng(0)
+    )
+    error = z - x / 2
+    assert abs(np.mean(error * x)) < 4 * np.sqrt(0.5 / 8000) and abs(np.var(error) - 0.5) < 4 * 0.5 * np.sqrt(2 / 8000)
+
+
 def test_progress_says_how_far_it_is(small, capsys):
     runner.run([task(small)], 1)
     lines = capsys.readouterr().err.splitlines()
@@ -521,6 +531,8 @@ def test_models_of_something_else_are_not_continued(small, capsys):
     model = npvae.VAE(**task(small).curve.settings, max_epochs=1).fit(small_data("mnist").X_train)
     model.save("mnist-3-aevb.npz")
     assert run(*arguments) == 1 and "mnist-3-aevb.npz is a model of something else" in capsys.readouterr().err
+    model.set_params(learning_rate=0.01).save("mnist-3-aevb.npz", {"curve": "mnist-3-aevb", "points": []})
+    assert run(*arguments) == 1 and "is a model with another 'learning_rate'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -30,14 +30,14 @@ def recorded(monkeypatch):
 
 def test_fit_says_what_it_chose(X, capsys):
     model = npvae.fit(X, max_epochs=3)
-    assert (model.n_components, model.hidden_layer_sizes, model.max_epochs) == (3, (100,), 3)
+    assert (model.n_components, model.max_epochs) == (3, 3) and model.hidden_layer_sizes in ((100,), ())
     said = capsys.readouterr().err
     for message in (
         "n_components: 3 (",
         "hidden_layer_sizes: (100,) (",
         "optimizer: adam (",
-        "bounds of 30 held-out rows in nats, with weight_prior 1.0: ",
-        "trained on all rows with weight_prior ",
+        "bounds of 30 held-out rows in nats, with hidden_layer_sizes (100,), weight_prior 1.0: ",
+        "trained on all rows with hidden_layer_sizes (",
         "likelihood: gaussian (X has values",
         "kept: the average of the iterates",
     ):
@@ -49,7 +49,7 @@ def test_candidates_are_compared_on_rows_that_they_have_not_seen(X, monkeypatch)
     calls = recorded(monkeypatch)
     model = npvae.fit(X, **QUICK)
     *trials, (final, rows, valid) = calls
-    assert [given["weight_prior"] for given, *_ in trials] == list(settings.WEIGHT_PRIORS)
+    assert [given["weight_prior"] for given, *_ in trials] == [1.0, settings.STRONG_PRIOR]
     for _, train, held in trials:
         assert len(train) == 120 and len(held) == 30
         np.testing.assert_array_equal(np.unique(np.r_[train, held], axis=0), np.unique(X, axis=0))
@@ -84,7 +84,7 @@ def test_it_is_as_reproducible_as_a_training(X):
 def test_validation_data_takes_the_place_of_held_out_rows(X, monkeypatch):
     calls = recorded(monkeypatch)
     model = npvae.fit(X[:100], X_valid=X[100:], **QUICK)
-    assert len(calls) == 3 and all(len(rows) == 100 and len(valid) == 50 for _, rows, valid in calls)
+    assert len(calls) == 2 and all(len(rows) == 100 and len(valid) == 50 for _, rows, valid in calls)
     assert "bounds of 50 validation rows" in "".join(model.report_)
     best = max(epoch.elbo_valid for epoch in model.history_)
     assert model.score(X[100:]) == pytest.approx(best, abs=1e-6)
@@ -102,6 +102,19 @@ def test_few_rows_are_all_for_training(rng, rows, monkeypatch):
     calls = recorded(monkeypatch)
     model = npvae.fit(rng.standard_normal((rows, 3)), **QUICK)
     assert len(calls) == 1 and any("held-out rows: none" in line for line in model.report_)
+    assert model.weight_prior == settings.STRONG_PRIOR
+    assert npvae.fit(rng.standard_normal((rows, 3)), **QUICK, weight_prior=2.0).weight_prior == 2.0
+
+
+@pytest.mark.slow(reason="trains eight models")
+def test_linear_data_has_a_linear_model(rng):
+    """Where the truth is linear a net can only lose; where it is bent, the net is kept."""
+    X = rng.standard_normal((100, 3)) @ rng.standard_normal((3, 30)) + 0.5 * rng.standard_normal((100, 30))
+    model = npvae.fit(X, verbose=False, random_state=1)
+    assert model.hidden_layer_sizes == () and model.weight_prior == settings.STRONG_PRIOR
+    t = rng.uniform(0, 2 * np.pi, 300)
+    X = np.c_[np.cos(t), np.sin(t), np.cos(2 * t), np.sin(2 * t)] + 0.1 * rng.standard_normal((300, 4))
+    assert npvae.fit(X, verbose=False).hidden_layer_sizes == settings.UNITS
 
 
 def test_binary_columns_that_a_part_of_the_rows_lacks(rng, monkeypatch):
@@ -191,7 +204,7 @@ def test_a_plateau_is_left_by_another_start(rng, monkeypatch):
     calls = recorded(monkeypatch)
     npvae.fit(rng.standard_normal((150, 4)), **QUICK | {"max_epochs": 5})
     seeds = [given["random_state"] for given, rows, _ in calls if len(rows) < 150]
-    assert seeds in ([0, 0, 0, 1, 2], [0, 0, 0])
+    assert seeds in ([0, 0, 1, 2], [0, 0])
 
 
 def test_names_of_columns_are_kept(X):
@@ -212,4 +225,4 @@ def test_ctrl_c_in_a_trial_ends_it_all(X, monkeypatch, capsys):
     monkeypatch.setattr(npvae.training, "train", train)
     with pytest.raises(KeyboardInterrupt):
         npvae.fit(X, **QUICK | {"verbose": True})
-    assert len(calls) == 1 and "interrupted while trial 1 of 3: weight_prior 1.0" in capsys.readouterr().err
+    assert len(calls) == 1 and "interrupted while trial 1 of 2: weight_prior 1.0" in capsys.readouterr().err

@@ -217,6 +217,7 @@ def test_what_is_given_is_not_chosen():
         without = {choice.name for choice in settings.for_data(300, 6, {name: DEFAULTS[name]})}
         of_adam = {"optimizer", "learning_rate", "schedule", "clip_norm", "averaging", "init_std"}
         assert without == chosen - (of_adam if name == "optimizer" else {name})
-    assert not settings.candidates(300, 6, {"weight_prior": 1.0})
+    assert settings.candidates(300, 6) == settings.CANDIDATES
+    assert not settings.candidates(300, 6, settings.CANDIDATES[0])
     assert not settings.candidates(300, 6, {"estimator": "full-vb"})  # its prior is N(0, I)
     assert not settings.candidates(10**6, 6)

@@ -188,30 +188,8 @@ def test_constant_columns_are_named(rng, value):
     X[:, [1, 3]] = value
     model = npvae.VAE(**SMALL | {"max_epochs": 1}).fit(X)
     assert any("2 of 5 columns are constant (1, 3)" in line for line in model.report_)
-    assert model.preprocessor_.fixed == ((1, -np.log(1001)), (3, -np.log(1001)))
-    np.testing.assert_allclose(model.reconstruct(X)[:, 1], value)
-
-
-@pytest.mark.parametrize("likelihood", ["gaussian", "mixed"])
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_columns_that_hardly_vary_have_a_fixed_density(rng, likelihood, backend):
-    """A new value in one of them costs what N equal values allow, and not what a narrow decoder would make of it."""
-    X = rng.standard_normal((400, 5)) @ rng.standard_normal((5, 5))
-    X[:, 1], X[:, 3] = 2, 0
-    X[[7, 9], 3] = 1
-    X[:, 3] *= 2
-    if likelihood == "mixed":
-        X[:, 0] = X[:, 0] > 0
-    settings = SMALL | {"max_epochs": 30, "optimizer": "adam", "learning_rate": 0.05, "averaging": "polynomial"}
-    model = npvae.VAE(**settings, backend=backend, dtype="float64").fit(X)
-    assert model.likelihood_ == likelihood and any("in all but 1% of the rows (3)" in line for line in model.report_)
-    new = X[:50].copy()
-    new[:, 1] += 0.1
-    change = model.score_samples(new) - model.score_samples(X[:50])
-    encoder = change + 0.5 * 401 * 0.1**2  # what is left is a change of z, since the encoder sees the new value
-    assert abs(encoder.mean()) < 1
-    np.testing.assert_allclose(model.reconstruct(X)[:, 1], 2, rtol=1e-12)
-    np.testing.assert_allclose(model.reconstruct(X)[:, 3], X[:, 3].mean(), atol=1e-12)
+    assert [density.column for density in model.preprocessor_.fixed] == [1, 3]
+    np.testing.assert_array_equal(model.reconstruct(X)[:, 1], value)
 
 
 def test_a_fit_is_quiet_unless_asked(X, capsys):

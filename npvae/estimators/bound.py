@@ -137,7 +137,7 @@ class Scorer:
             for start in range(0, len(data.X), size):
                 rows = np.arange(start, min(start + size, len(data.X)))
                 draws[-1][rows] = self._batch(drawn, data, rows)
-        return np.mean(draws, axis=0) + data.log_jacobian
+        return np.mean(draws, axis=0) + data.offset
 
     def _batch(self, parameters, data, rows):
         model, buffers = self.model, self._buffers

@@ -127,7 +127,7 @@ def annealed_importance_sampling(
         found.append((*log_mean_exp(log_weights), effective_size(log_weights)))
     log_mean, error, size = (np.concatenate(parts) for parts in zip(*found))
     log_prob = log_mean if z is None else -log_mean
-    return Estimates(log_prob + data.log_jacobian, error, {"effective sample size": size})
+    return Estimates(log_prob + data.offset, error, {"effective sample size": size})
 
 
 class Sandwich(NamedTuple):
@@ -191,7 +191,7 @@ def sandwich(fitted: Fitted, n_rows: int, n_samples: int = 16, **settings: Any) 
         fitted.parameters, model.backend.asarray(z, model.dtype), Buffers(model.backend, model.dtype)
     )
     x = model.likelihood.draw(rng, [model.backend.to_numpy(output) for output in decoded.outputs])
-    data = Data(x, Scaling(np.zeros(x.shape[1]), np.ones(x.shape[1])), 0.0)
+    data = Data(x, Scaling(np.zeros(x.shape[1]), np.ones(x.shape[1])), 0.0, np.zeros(n_rows))
     lower = annealed_importance_sampling(fitted, data, n_samples, **settings)
     upper = annealed_importance_sampling(
         replace(fitted, seed=int(rng.integers(2**63))), data, n_samples, **settings, z=z

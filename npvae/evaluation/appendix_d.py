@@ -126,7 +126,7 @@ def marginal(fitted: Fitted, data: Data, n_samples: int, density: str = "gaussia
         log_inverse, error = log_mean_exp(of_sets)
         found.append((-log_inverse, error, of_sets.std(axis=0, ddof=1)))
     log_prob, error, spread = (np.concatenate(parts) for parts in zip(*found))
-    return Estimates(log_prob + data.log_jacobian, error, {"spread of the sets": spread})
+    return Estimates(log_prob + data.offset, error, {"spread of the sets": spread})
 
 
 def _sample(log_density, u, noise, finite, n_samples):

@@ -97,7 +97,7 @@ def quadrature(model: Any, X: ArrayLike, *, n_nodes: int = 41) -> Quadrature:
         log_prob, error = _evidence(fitted, x, mu, log_var, n_nodes)
         found.append((log_prob, _divergence(fitted, x, mu, log_var, n_nodes, log_prob), error))
     log_prob, divergence, error = np.transpose(found)
-    return Quadrature(log_prob + data.log_jacobian, divergence, error)
+    return Quadrature(log_prob + data.offset, divergence, error)
 
 
 def integrate(fitted: Fitted, data: Data, n_samples: int) -> Estimates:
@@ -128,7 +128,7 @@ def integrate(fitted: Fitted, data: Data, n_samples: int) -> Estimates:
     """
     found = [_evidence(fitted, x, mu, log_var, n_samples) for x, mu, log_var in _encoded(fitted, data)]
     log_prob, error = np.transpose(found)
-    return Estimates(log_prob + data.log_jacobian, error, {"change if every second node is left out": error})
+    return Estimates(log_prob + data.offset, error, {"change if every second node is left out": error})
 
 
 def check_nodes(name: str, n_nodes: int) -> None:

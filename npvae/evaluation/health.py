@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backends.formulas import MIN_LOG_VAR
-from ..backends.reference import LOG_2PI
 from ..distributions.divergence import kl_from_standard_normal
 from ..estimators import Scorer
 from ..fitted import Fitted
@@ -93,19 +92,12 @@ def examine(fitted: Fitted, data: Data, history: Sequence[Epoch], scorer: Scorer
     kl = kl_from_standard_normal(mu, log_var).mean(axis=0) + model.divergence_of_noise
     scores = (scorer or fitted.scorer())(fitted.parameters, data)
     elbo, error = float(np.mean(scores)), float(np.std(scores) / np.sqrt(len(scores)))
-    baseline = _baseline(model, mean, square - mean**2, data)
+    baseline = model.likelihood.baseline(mean, square - mean**2, model.architecture.n_binary)
+    baseline += float(np.mean(data.offset))
     active, at_floor = tuple(map(bool, mu.var(axis=0) > ACTIVE)), float(clipped)
     grey = model.architecture.likelihood == "bernoulli" and bool(np.any(mean > square))  # x^2 = x for 0 and 1 alone
     warnings = tuple(_warnings(elbo, error, baseline, active, at_floor, history, grey))
     return Health(elbo, baseline, tuple(map(float, kl)), active, at_floor, warnings)
-
-
-def _baseline(model, mean, variance, data):
-    """Return the baseline; a constant column has the same density in it as in the model."""
-    constant = [(d, log_var) for d, log_var in data.fixed if log_var < 0]
-    others = np.delete(np.arange(len(mean)), [d for d, _ in constant])
-    baseline = model.likelihood.baseline(mean[others], variance[others], model.architecture.n_binary)
-    return baseline - 0.5 * sum(LOG_2PI + log_var for _, log_var in constant) + data.log_jacobian
 
 
 def _batches(fitted, data):

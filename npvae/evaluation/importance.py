@@ -61,7 +61,7 @@ def importance_sampling(fitted: Fitted, data: Data, n_samples: int) -> Estimates
         found.append((*log_mean_exp(log_weights), effective_size(log_weights), shapes))
     log_prob, error, size, shape = (np.concatenate(parts) for parts in zip(*found))
     return Estimates(
-        log_prob + data.log_jacobian, error, {"effective sample size": size, "Pareto shape": np.array(shape, float)}
+        log_prob + data.offset, error, {"effective sample size": size, "Pareto shape": np.array(shape, float)}
     )
 
 

@@ -185,8 +185,6 @@ def train(task: Task) -> tuple[str, str]:
     KeyboardInterrupt
         After Ctrl-C, once the files are written.
     """
-    if task.is_complete():
-        return task.name, ""
     dataset = datasets.load(task.curve.dataset, task.data_dir)
     X, X_test = dataset.X_train[: task.n_rows], dataset.X_test
     try:

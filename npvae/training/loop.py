@@ -237,8 +237,6 @@ class Trainer:
             self.estimator_state = _as_state(estimator.State, state.estimator)
         self._runner: Any = None  # made for the first run of steps
         self._contents: NDArray[np.uint64] | None = None  # the key of each row's content, hashed when it is needed
-        if state is None:
-            self._fix()
         self.sound, self.kept = self.snapshot(), ""
 
     def _copy(self, parameters: Parameters | None = None) -> NDArray:
@@ -308,8 +306,12 @@ class Trainer:
                 self._fail(int(self.optimizer.state.counter[0]), x, samples, self._rejected(gradient))
             bounds.append(elbo)
             values.append(value)
-        elbo, value = (sum(numbers) / len(numbers) + self.data.log_jacobian for numbers in (bounds, values))
+        elbo, value = (sum(numbers) / len(numbers) + self._offset(rows) for numbers in (bounds, values))
         return elbo, value
+
+    def _offset(self, rows: NDArray) -> float:
+        """Return what the bound of a minibatch has besides that of x: see `preprocessing.Data`."""
+        return self.data.log_jacobian + float(np.mean(self.data.fixed[rows]))
 
     def _gather(self, rows: NDArray) -> Any:
         return self.estimator.model.gather(self.data, rows, self._buffers, self._keys(rows))
@@ -359,7 +361,7 @@ class Trainer:
         """
         rows = np.unique(np.linspace(0, len(self.data.X) - 1, n_rows).astype(int))
         with np.errstate(over="ignore", invalid="ignore"):
-            bad = rows[~np.isfinite(score(self.parameters, self.data._replace(X=self.data.X[rows])))]
+            bad = rows[~np.isfinite(score(self.parameters, self.data.take(rows)))]
             if len(bad):
                 x = self.estimator.model.gather(self.data, bad, self._buffers)
                 noise = self.estimator.draw(self.rng, len(bad))
@@ -386,7 +388,8 @@ class Trainer:
             x, noise = self._gather(rows), self.estimator.draw(self.rng, len(rows))
             samples, _ = self.estimator.sample(self.parameters, x, rows, noise)
             self._fail(failed, x, samples, self._repeat(failed, x, samples))
-        bounds = values + self.data.log_jacobian  # the value is the bound: see `RunsAhead`
+        # The value is the bound: see `RunsAhead`.
+        bounds = values + np.array([self._offset(rows) for rows in batches])
         return zip(bounds, bounds)
 
     def _repeat(self, step: int, x: Any, samples: Any) -> str:
@@ -437,18 +440,7 @@ class Trainer:
         whole = progress.seen == len(self.data.X)
         if whole:
             progress.epoch, progress.seen, progress.total, progress.total_value = progress.epoch + 1, 0, 0.0, 0.0
-            self._fix()
         return elbo, value, whole
-
-    def _fix(self) -> None:
-        """Set the density of columns that hardly vary, in the parameters and in the average of the iterates."""
-        if not self.data.fixed:
-            return
-        model, average = self.estimator.model, self.optimizer.state.arrays.get(AVERAGE)
-        for vector in (self.parameters.vector,) if average is None else (self.parameters.vector, average):
-            fixed = np.array(model.backend.to_numpy(vector))
-            model.fix(fixed, self.data.fixed)
-            vector[:] = model.backend.asarray(fixed, model.dtype)
 
     def score(self, score_valid: Callable[[Parameters], float] | None) -> float:
         """Return the bound of the validation data (NaN without), and store the parameters if it is the best so far.
