@@ -114,12 +114,14 @@ def _batches(fitted, data):
 
 def _warnings(elbo, error, baseline, active, clipped, history, grey):
     bounds = [epoch.elbo for epoch in history]
-    if grey and not (elbo > baseline and any(active)):
+    # Without an active latent, a bound above the baseline is due to the noise of a score: equal rows have the same.
+    nothing_learnt = not (elbo > baseline and any(active))
+    if grey and nothing_learnt:
         yield (
             "the likelihood is Bernoulli, and X has values between 0 and 1: to a Bernoulli each of them is a coin, "
             "whose noise hides how the columns depend on each other. Fit with likelihood='gaussian'"
         )
-    elif not elbo > baseline:
+    elif nothing_learnt:
         yield (
             "no better than independent columns: the model has not learnt how the columns of X depend on each other "
             "(the columns may be independent, training too short, or the learning rate unsuitable)"
