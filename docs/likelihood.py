@@ -1,25 +1,51 @@
-"""Measure every estimator of log p(x) on models where it is known: the data file and the table of likelihood.md.
+"""Measure every estimator of log p(x): the data files, the tables and the picture of likelihood.md.
 
-``python docs/likelihood.py``. It takes two minutes on one core.
+``python docs/likelihood.py``: on models where log p(x) is known. It takes a quarter of an hour.
+``python docs/likelihood.py FOLDER``, with NPVAE_DATA set to a folder that holds MNIST: on the models in
+``FOLDER/mnist-*-aevb.npz``, as ``npvae reproduce fig2`` and ``fig4`` train them. It takes two minutes for each.
 """
 
+import sys
 import time
 import warnings
-from functools import partial
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import tables
+from matplotlib.figure import Figure
 
 import npvae
+from npvae import datasets
 from npvae.backends.formulas import soft_floor
-from npvae.evaluation import METHODS, Estimates, LinearGaussian, marginal, marginal_likelihood
+from npvae.evaluation import (
+    METHODS,
+    Estimates,
+    LinearGaussian,
+    annealed_importance_sampling,
+    marginal,
+    marginal_likelihood,
+    sandwich,
+)
 from npvae.evaluation.appendix_d import DENSITIES
+from npvae.plots import COLORS
 
 LATENTS, ROWS, COLUMNS = range(1, 21), 50, 50
 
-#: Columns of the data file: mean and root mean square of the errors in nats, mean standard error in nats, share of rows
-#: that a diagnosis warns of, seconds for all rows.
-NAMES = "latents", "method", "bias", "rms", "standard_error", "doubtful", "seconds"
+#: Test images; densities where annealing stands in for the truth; rows drawn from the model that say whether it may.
+IMAGES, DENSITIES_OF_TRUTH, DRAWN = 12, 2000, 4
+
+#: Columns of the data files: mean and root mean square of the errors in nats, mean standard error in nats, share of
+#: rows that a diagnosis warns of; seconds for all rows, or processor time of one.
+MEASURED = "method", "bias", "rms", "standard_error", "doubtful"
+NAMES = "latents", *MEASURED, "seconds"
+NAMES_OF_IMAGES = "latents", "training samples", *MEASURED, "CPU s a row"
+
+#: Titles of the panels of the picture, and their data files.
+PANELS = {
+    "Linear-Gaussian models: log p(x) is known": "results/likelihood-exact.csv",
+    "Models of MNIST: quadrature or long annealing as the truth": "results/likelihood-mnist.csv",
+}
 
 
 def exact_model(n_components, *, rows=ROWS, seed=0, **settings):
@@ -66,41 +92,108 @@ def first_set_again(vae, X, model, n_samples=50):
     return Estimates(np.array(values), np.full(len(X), np.nan), {})
 
 
+def runs_of(fitted):
+    """Return the methods that a model allows, by name, with their defaults: functions of the rows."""
+    latents = fitted.model.architecture.n_components
+
+    def by_default(method):
+        return lambda X: method.estimate(fitted, fitted.data(X), method.n_samples)
+
+    runs = {name: by_default(method) for name, method in METHODS.items() if latents <= method.most_latents}
+    of_appendix_d = METHODS["marginal"].n_samples
+    return runs | {"marginal, kernel density": lambda X: marginal(fitted, fitted.data(X), of_appendix_d, "kernel")}
+
+
+def doubtful(name, found):
+    """Return the share of rows that a diagnosis of the method warns of."""
+    limits = METHODS[name.partition(",")[0]].limits
+    bad = [limits[of].exceeded(values) for of, values in found.diagnosis.items()]
+    return np.any(bad, axis=0).mean() if bad else 0
+
+
+def cells(*values):
+    return [f"{value:.4g}" for value in values]
+
+
+def measured(name, found, truth):
+    """Return the cells of a method, in the columns `MEASURED`."""
+    error = found.log_prob - truth
+    rms = np.sqrt(np.mean(error**2))
+    return [name, *cells(error.mean(), rms, found.error.mean(), doubtful(name, found))]
+
+
 def measure(n_components):
     """Yield a row of the data file for each method."""
     vae, X, exact, model = exact_model(n_components)
-    fitted, of_appendix_d = vae.fitted_, METHODS["marginal"].n_samples
-    runs = {
-        name: partial(lambda method, X: method.estimate(fitted, fitted.data(X), method.n_samples), method)
-        for name, method in METHODS.items()
-        if n_components <= method.most_latents
-    }
-    runs["marginal, kernel density"] = lambda X: marginal(fitted, fitted.data(X), of_appendix_d, "kernel")
-    runs["marginal, first set again"] = lambda X: first_set_again(vae, X, model)
+    runs = runs_of(vae.fitted_) | {"marginal, first set again": lambda X: first_set_again(vae, X, model)}
     for name, run in runs.items():
         run(X[:1])  # compile
         began = time.perf_counter()
         found = run(X)
-        seconds, error = time.perf_counter() - began, found.log_prob - exact
-        limits = METHODS[name.partition(",")[0]].limits
-        doubtful = np.zeros(len(X), bool)
-        for of, values in found.diagnosis.items():
-            doubtful |= limits[of].exceeded(values)
-        rms = np.sqrt(np.mean(error**2))
-        yield (
-            n_components,
-            name,
-            *(f"{value:.4g}" for value in (error.mean(), rms, found.error.mean(), doubtful.mean(), seconds)),
-        )
+        seconds = time.perf_counter() - began
+        yield n_components, *measured(name, found, exact), *cells(seconds)
 
 
-def main():
-    """Measure, write the data file, and put the table where the page has it."""
+def measure_on_images(path):
+    """Yield a row of the data file for each method, on test images; the first is what stands in for the truth."""
+    vae, test = npvae.load(path), datasets.load_mnist().X_test
+    X = test[np.random.default_rng(0).choice(len(test), IMAGES, replace=False)]
+    fitted, runs = vae.fitted_, runs_of(vae.fitted_)
+    model = vae.n_components, vae.history_[-1].samples_seen
+    other = replace(fitted, seed=fitted.seed + 1)  # its noise is independent of that of the default
+    long = f"annealed, {DENSITIES_OF_TRUTH} densities"
+    chains, densities = METHODS["annealed"].n_samples, {"n_densities": DENSITIES_OF_TRUTH}
+    truth_by = "quadrature" if "quadrature" in runs else long
+    runs[long] = lambda X: annealed_importance_sampling(other, fitted.data(X), chains, **densities)
+    for method in "importance", "annealed":  # compile
+        vae.log_likelihood(X[:1], method=method, n_samples=2)
+    truth = None
+    for name in (truth_by, *(name for name in runs if name not in ("quadrature", long))):
+        began = time.process_time()
+        found = runs[name](X)
+        seconds = cells((time.process_time() - began) / len(X))
+        if truth is None:
+            truth = found.log_prob
+            yield *model, name, "", "", *cells(found.error.mean(), doubtful(name, found)), *seconds
+        else:
+            yield *model, *measured(name, found, truth), *seconds
+    if truth_by == long:
+        gap = sandwich(fitted, DRAWN, chains, **densities).gap
+        yield *model, "gap of the sandwich", *cells(gap.mean()), "", *cells(gap.std(ddof=1) / np.sqrt(DRAWN)), "", ""
+
+
+def draw():
+    """Plot the errors against the number of latents, from the data files: measured ones solid, stated ones dashed."""
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    for ax, (title, source) in zip(figure.subplots(1, 2), PANELS.items()):
+        rows = tables.load(source)
+        for (method, label), color in zip(tables.OF_LIKELIHOOD.items(), COLORS):
+            of_method = [row for row in rows if row["method"] == method and row["rms"] != ""]
+            if of_method:
+                latents = [row["latents"] for row in of_method]
+                ax.plot(latents, [row["rms"] for row in of_method], "o-", markersize=4, color=color, label=label)
+                ax.plot(latents, [row["standard_error"] for row in of_method], "--", color=color)
+        ax.plot([], [], "--", color="grey", label="stated by the method")
+        ax.set(yscale="log", title=title, xlabel="latent dimensions", ylabel="RMS error of log p(x) in nats")
+        ax.set_xticks(sorted({int(row["latents"]) for row in rows} & {1, 2, 3, 5, 10, 15, 20}))
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8)
+    figure.savefig(tables.HERE / "likelihood.png", dpi=100)
+
+
+def main(folder=None):
+    """Measure on exact models or, given a folder, on its models; write data file, picture, and tables of the page."""
     with warnings.catch_warnings(action="ignore"):
-        rows = [row for n_components in LATENTS for row in measure(n_components)]
-    tables.save("results/likelihood-exact.csv", [NAMES, *rows])
+        if folder is None:
+            rows = [row for n_components in LATENTS for row in measure(n_components)]
+            tables.save("results/likelihood-exact.csv", [NAMES, *rows])
+        else:
+            rows = [row for path in Path(folder).glob("mnist-*-aevb.npz") for row in measure_on_images(path)]
+            rows.sort(key=lambda row: row[0])
+            tables.save("results/likelihood-mnist.csv", [NAMES_OF_IMAGES, *rows])
+    draw()
     tables.write(tables.HERE / "likelihood.md")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

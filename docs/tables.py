@@ -280,6 +280,7 @@ TABLES = {
     "results/full-vb-*-seed*.csv": full_vb_seeds,
     "results/full-vb-*-evidence.csv": full_vb_evidence,
     "results/likelihood-exact.csv": likelihood,
+    "results/likelihood-mnist.csv": plain,
     "results/regularization-digits.csv": regularization,
     "results/regularization-mnist.csv": regularization,
     "results/gradient-variance-0.csv": gradient_variance,

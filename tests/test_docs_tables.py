@@ -18,6 +18,7 @@ import regularization
 import samplers
 import tables
 
+import npvae
 from npvae import datasets
 from npvae.bench import report
 from npvae.bench import tables as small_tables
@@ -204,9 +205,19 @@ def small_frey(patch, X):
 
 
 def small_likelihood(patch, X):
-    for name, value in {"LATENTS": (1, 2), "ROWS": 3}.items():
+    """On exact models, and on two of images: quadrature is the truth for one of them, annealing for the other."""
+    for name, value in {"LATENTS": (1, 2), "ROWS": 3, "IMAGES": 3, "DENSITIES_OF_TRUTH": 20, "DRAWN": 2}.items():
         patch.setattr(likelihood, name, value)
-    likelihood.main()
+    settings = {"hidden_layer_sizes": (4,), "learning_rate": 0.05, "max_epochs": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        for latents in 2, 4:
+            npvae.VAE(latents, **settings).fit(X[:80]).save(Path(folder) / f"mnist-{latents}-aevb.npz")
+        tables.save("results/likelihood-mnist.csv", [likelihood.NAMES_OF_IMAGES])  # the picture needs both files
+        likelihood.main()
+        likelihood.main(folder)
+    found = [(row["latents"], row["method"]) for row in tables.load("results/likelihood-mnist.csv") if row["rms"] == ""]
+    assert found == [(2, "quadrature"), (4, "annealed, 20 densities"), (4, "gap of the sandwich")]
+    assert (tables.HERE / "likelihood.png").read_bytes().startswith(b"\x89PNG")
 
 
 def small_samplers(patch, X):
@@ -218,7 +229,7 @@ def small_samplers(patch, X):
 
 
 SCRIPTS = {
-    "likelihood": (small_likelihood, ["likelihood-exact"]),
+    "likelihood": (small_likelihood, ["likelihood-exact", "likelihood-mnist"]),
     "regularization": (small_regularization, ["regularization-digits", "regularization-mnist"]),
     "full_vb": (small_full_vb, ["full-vb-100-map", "full-vb-100-full-seed1", "full-vb-100-full-evidence"]),
     "gradient_variance": (small_gradient_variance, ["gradient-variance-0"]),
