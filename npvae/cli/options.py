@@ -139,7 +139,7 @@ def add_command(
     parser = commands.add_parser(name, help=description, description=description, epilog=f"example: npvae {example}")
     parser.set_defaults(run=run)
     parser.add_argument("--verbose", action="store_true", help="print the library's log, such as each checkpoint")
-    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error, and where a warning is")
     return parser
 
 
