@@ -28,6 +28,9 @@ from .standardized import Standardized
 #: Sets of new samples. Each comes from chains of its own, so the spread between sets is that of independent estimates.
 SETS = 10
 
+#: Fewest samples of a set. Fewer may lie nearly on a line, and a Gaussian fitted to them has next to no width beside it.
+FEWEST = 5
+
 #: Leapfrog steps of a transition, their first size in units of the deviation of q(z|x), and transitions before the
 #: first sample.
 LEAPFROG, STEP_SIZE, WARM_UP = 15, 0.2, 50
@@ -88,7 +91,7 @@ def marginal(fitted: Fitted, data: Data, n_samples: int, density: str = "gaussia
     fitted : Fitted
     data : Data
     n_samples : int
-        Samples of each set.
+        Samples of each set; at least `FEWEST`.
     density : str
         The q(z) of the second stage: a name in `DENSITIES`.
 
