@@ -28,7 +28,7 @@ from .standardized import Standardized
 #: Sets of new samples. Each comes from chains of its own, so the spread between sets is that of independent estimates.
 SETS = 10
 
-#: Fewest samples of a set. Fewer may lie nearly on a line, and a Gaussian fitted to them has next to no width beside it.
+#: Fewest samples of a set. Fewer may lie nearly on a line, and a Gaussian fitted to them has no width beside it.
 FEWEST = 5
 
 #: Leapfrog steps of a transition, their first size in units of the deviation of q(z|x), and transitions before the
