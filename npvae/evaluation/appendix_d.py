@@ -125,7 +125,7 @@ def marginal(fitted: Fitted, data: Data, n_samples: int, density: str = "gaussia
             u, log_p = _sample(log_density, u, noise, finite, n_samples)
             q = DENSITIES[density].fit(u[0])
             log_ratio = np.array([DENSITIES[density].log_prob(q, of_set) for of_set in u[1:]]) - log_p[1:]
-            of_sets[:, finite] = logsumexp(log_ratio, axis=1) - np.log(n_samples)
+            of_sets[:, finite], _ = log_mean_exp(np.moveaxis(log_ratio, 1, 0))
         log_inverse, error = log_mean_exp(of_sets)
         found.append((-log_inverse, error, of_sets.std(axis=0, ddof=1)))
     log_prob, error, spread = (np.concatenate(parts) for parts in zip(*found))
