@@ -79,7 +79,7 @@ def _tell(kind: str, message: Exception | str) -> None:
 def _plain_warnings() -> Iterator[None]:
     """Print warnings as errors are printed: the file and the line where Python has them are those of this command."""
 
-    def show(message: Warning | str, *where: Any) -> None:
+    def show(message: Warning | str, *place: Any, **more: Any) -> None:
         _tell("warning", message)
 
     with warnings.catch_warnings():
