@@ -149,7 +149,7 @@ class Fitted:
             datapoint i. Returns log p(z) + log p(x|z), a value for each row in nats of the data as given, and its
             gradient by z, of the shape of z.
         """
-        data = self.data(np.atleast_2d(x))
+        data = self.data(x if np.ndim(x) == 2 else np.atleast_2d(x))  # a data frame keeps the names of its columns
         rows, buffers = np.arange(len(data.X)), Buffers(self.model.backend, self.model.dtype)
         log_density = self.model.log_density(self.parameters, self.model.gather(data, rows, buffers))
 

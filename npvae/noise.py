@@ -53,7 +53,8 @@ def key_of_content(x: NDArray, seed: int) -> NDArray[np.uint64]:
     """
     with np.errstate(over="ignore"):  # what is beyond float32 is hashed as infinite
         bits = (x + 0.0).astype(np.float32).view(np.uint32).astype(np.uint64)  # + 0.0 turns -0.0 into 0.0
-        return mix(bits @ (key_of(seed, np.arange(x.shape[1])) | np.uint64(1)))  # multilinear hashing, modulo 2^64
+        content = bits @ (key_of(seed, np.arange(x.shape[1])) | np.uint64(1))  # multilinear hashing, modulo 2^64
+        return mix(np.where(content == 0, key_of(seed), content))  # that of zeros alone would be 0 for every seed
 
 
 class RowNoise:

@@ -58,6 +58,17 @@ def linear(rng):
     return vae, X[0], LinearGaussian(W, b, variance), row, data.log_jacobian
 
 
+def test_data_frames_keep_the_names_of_their_columns(rng):
+    """No warning of columns without names, and an error where they are others."""
+    pandas = pytest.importorskip("pandas")
+    X = pandas.DataFrame(rng.normal(size=(30, 3)), columns=["a", "b", "c"])
+    vae, z = fitted(X, 2, "gaussian", (4,)), rng.normal(size=(4, 2))
+    plain = fitted(X.to_numpy(), 2, "gaussian", (4,)).fitted_.log_joint(X.to_numpy()[:2])(z)[0]
+    np.testing.assert_array_equal(vae.fitted_.log_joint(X[:2])(z)[0], plain)
+    with pytest.raises(ValueError, match="in the same order"):
+        vae.fitted_.log_joint(X[["b", "a", "c"]][:2])
+
+
 def test_samples_of_the_posterior_give_the_evidence(rng, linear):
     """Exactly where q is the posterior; within its error where q was fitted to other samples, or is another density."""
     vae, x, exact, row, log_jacobian = linear

@@ -4,6 +4,7 @@ import csv
 import logging
 import re
 import signal
+import warnings
 
 import numpy as np
 import pytest
@@ -109,6 +110,21 @@ def test_score_by_a_method(trained, capsys, options):
         f"{values.mean():.3f} +- {values.std(ddof=1) / np.sqrt(n):.3f} nats, {n} rows; "
         f"standard error of the method {np.sqrt(np.sum(errors**2)) / n:.2g}\n"
     )
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("debug", [False, True])
+def test_warnings_are_printed_as_errors_are(trained, capsys, debug):
+    """In one line, without a place in the code of the command. That is for --debug."""
+    options = ["--method", "marginal", "--samples", "5", *["--debug"] * debug]
+    with warnings.catch_warnings(record=debug) as recorded:
+        assert cli.main(["score", "model.npz", "images.npy", *options]) == 0
+    if debug:
+        assert str(recorded[0].message).startswith("marginal: the spread of the sets is above 1")
+    else:
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("npvae: warning: marginal: the spread of the sets is above 1")
+        assert line.endswith("take more samples, or another method")
 
 
 @pytest.mark.parametrize(

@@ -394,6 +394,17 @@ def test_against_arviz(rng, correlation):
         ({"target": 1.0}, ValueError, "target is 1.0; expected a number between 0 and 1"),
         ({"target": -0.5}, ValueError, "target is -0.5; expected a number"),
         ({"random_state": -1}, ValueError, "random_state is -1"),
+        ({"noise": 3}, TypeError, "noise is of type int; expected a function without arguments that returns a Noise"),
+        (
+            {"noise": lambda: Noise(np.zeros((1, 2)), np.zeros(4), np.zeros(4))},  # the same for all chains
+            ValueError,
+            r"noise.momentum has the shape \(1, 2\); expected \(4, 2\), for 4 chains",
+        ),
+        (
+            {"noise": lambda: Noise(np.zeros((4, 2)), np.zeros(4), 0.0)},
+            ValueError,
+            r"noise.jitter has the shape \(\); expected \(4,\), for 4 chains",
+        ),
     ],
 )
 def test_arguments_are_checked(changed, error, message):

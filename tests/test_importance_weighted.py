@@ -10,7 +10,7 @@ from test_exact import where_q_is_the_posterior
 from test_reparameterization import extrapolated
 
 import npvae
-from npvae import selection
+from npvae import cli, selection
 from npvae.checks import compare_with_differences
 from npvae.estimators import ESTIMATORS, SGVB, DoublyReparameterized, ImportanceWeighted, Scorer, first_nonfinite
 from npvae.estimators import importance_weighted as module
@@ -388,3 +388,13 @@ def test_what_it_does_not_go_with_is_refused_by_name(rng):
     X = rng.random((20, 4))
     with pytest.raises(ValueError, match="posterior is 'uniform'; expected one of 'gaussian', .* for iwae-dreg"):
         npvae.VAE(2, estimator="iwae-dreg", posterior="uniform").fit(X)
+
+
+@pytest.mark.parametrize("estimator, said", [("iwae", "test bound of single samples: "), ("sgvb-a", "test bound: ")])
+def test_the_command_says_which_bound_it_has_of_test_rows(tmp_path, monkeypatch, capsys, estimator, said):
+    """That of `score`, while the lines of training have the importance-weighted bound."""
+    monkeypatch.chdir(tmp_path)
+    np.save("bits.npy", np.random.default_rng(0).integers(0, 2, (60, 9)))
+    options = ["--components", "1", "--hidden", "3", "--epochs", "1", "--learning-rate", "0.05", "--samples", "3"]
+    assert cli.main(["train", "bits.npy", *options, "--estimator", estimator, "--backend", "reference"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith(said)

@@ -275,7 +275,7 @@ def test_many_latents_are_too_many_for_appendix_d(exact):
 
 def test_sets_that_disagree_are_noticed(exact):
     vae, X, *_ = exact(10)
-    found, said = warnings_of(vae, X, "marginal", 4)
+    found, said = warnings_of(vae, X, "marginal", 5)
     spread = found.diagnosis["spread of the sets"]
     assert any(f"spread of the sets is above 1 in {np.sum(spread > 1)} of 60 rows" in message for message in said)
 
@@ -377,6 +377,7 @@ def test_correlations_are_shrunk_by_what_their_noise_suggests(rng):
         ({"n_samples": 1}, "n_samples is 1; expected an integer of at least 2"),
         ({"n_samples": 10.0}, "n_samples is 10.0; expected an integer of at least 2"),
         ({"n_samples": True}, "n_samples is True; expected an integer"),
+        ({"method": "marginal", "n_samples": 4}, "n_samples is 4; expected an integer of at least 5"),
         ({"method": "quadrature", "n_samples": 42}, "n_samples is 42; expected one more than a multiple of 4"),
         ({"method": "quadrature", "n_samples": 1}, "n_samples is 1; expected an integer of at least 5"),
     ],

@@ -15,9 +15,9 @@ import npvae
 from npvae import backends, cli, evaluation, persistence, plots, training
 from npvae.estimators import ESTIMATORS, MonteCarloEM, supports
 from npvae.estimators.monte_carlo_em import ACCEPTANCE, UPDATES
-from npvae.evaluation import LinearGaussian, expectation_maximization
+from npvae.evaluation import METHODS, LinearGaussian, expectation_maximization
 from npvae.likelihoods import LIKELIHOODS
-from npvae.model import Architecture, Model
+from npvae.model import NO_ENCODER, Architecture, Model
 from npvae.parameters import Buffers
 from npvae.preprocessing import Data, Scaling
 from npvae.samplers import effective_sample_size, hmc
@@ -231,6 +231,7 @@ def test_what_needs_an_encoder_says_so(fitted, name):
 @pytest.mark.parametrize("method", ["importance", "quadrature"])
 def test_methods_that_need_an_encoder_say_so(fitted, method):
     model, X = fitted
+    assert NO_ENCODER.endswith(" or ".join(repr(name) for name, row in METHODS.items() if not row.needs_encoder))
     with pytest.raises(ValueError, match=f"method is '{method}', which needs an encoder, and the model has none"):
         model.log_likelihood(X, method=method)
 
@@ -312,7 +313,7 @@ def test_the_command_trains_it(tmp_path, monkeypatch, capsys):
     assert cli.main(["resume", "m.npz", "--epochs", "3"]) == 0
     assert cli.main(["sample", "m.npz"]) == 0
     assert cli.main(["score", "m.npz", "images.npy"]) == 1
-    assert "the model has no encoder" in capsys.readouterr().err
+    assert "no encoder, and so no bound; expected --method marginal or annealed" in capsys.readouterr().err
     assert cli.main(["train", "images.npy", *options, "--force"]) == 1
     assert "--learning-rate is 'auto'; expected a number for monte-carlo-em" in capsys.readouterr().err
 

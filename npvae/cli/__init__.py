@@ -9,11 +9,13 @@ import contextlib
 import io
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from .. import __version__
 from . import bench, check, listing, reproduce, train, use
-from .options import Parser, with_option_names
+from .options import Parser, say, with_option_names
 
 EXIT_CODES = "exit status: 0 done, 1 an error or a failed check, 2 wrong usage, 130 stopped by Ctrl-C"
 
@@ -53,11 +55,12 @@ def _run(parsed: argparse.Namespace) -> int:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
     try:
-        return parsed.run(parsed)
+        with contextlib.nullcontext() if parsed.debug else _plain_warnings():
+            return parsed.run(parsed)
     except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError, MemoryError) as error:
         if parsed.debug:
             raise
-        print(f"npvae: error: {with_option_names(' '.join(str(error).split()))}", file=sys.stderr)
+        _tell("error", error)
         return 1
     except KeyboardInterrupt:
         print("npvae: interrupted", file=sys.stderr)
@@ -65,6 +68,23 @@ def _run(parsed: argparse.Namespace) -> int:
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+
+
+def _tell(kind: str, message: Exception | str) -> None:
+    """Print an error or a warning in one line on standard error, with the names of options."""
+    say(f"npvae: {kind}: {with_option_names(' '.join(str(message).split()))}")
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print warnings as errors are printed: the file and the line where Python has them are those of this command."""
+
+    def show(message: Warning | str, *place: Any, **more: Any) -> None:
+        _tell("warning", message)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 @contextlib.contextmanager

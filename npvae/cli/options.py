@@ -48,6 +48,9 @@ _OTHER_NAMES = {name: option for name, option in OPTIONS.items() if option != f"
     "checkpoint_every": "--checkpoint-every"
 }
 
+#: What stands before a value in messages, as in method='annealed'.
+_GIVEN = OPTIONS | {"method": "--method"}
+
 
 def _check_shape(name: str, value: Any) -> None:
     """Check for the shape of an image, grey or with three colours: see `image_shape`."""
@@ -85,12 +88,15 @@ def with_option_names(message: str) -> str:
     '--seed is -1; expected an integer of at least 0'
     >>> with_option_names("n_samples.csv cannot be read")
     'n_samples.csv cannot be read'
+    >>> with_option_names("take more samples, or method='annealed'")
+    'take more samples, or --method annealed'
     """
     message = re.sub(
         r"(^|(?<= and ))(\w+)(?= is )",
         lambda found: OPTIONS.get(found[2], _OTHER_NAMES.get(found[2], found[2])),
         message,
     )
+    message = re.sub(rf"\b({'|'.join(_GIVEN)})='([\w-]+)'", lambda found: f"{_GIVEN[found[1]]} {found[2]}", message)
     names = "|".join(name for name in _OTHER_NAMES if "_" in name)
     # Not in quotes, paths, or names of files
     return re.sub(rf"(?<![\w./\\'\"-])({names})(?![\w/\\'\"-]|\.\w)", lambda found: _OTHER_NAMES[found[1]], message)
@@ -139,7 +145,7 @@ def add_command(
     parser = commands.add_parser(name, help=description, description=description, epilog=f"example: npvae {example}")
     parser.set_defaults(run=run)
     parser.add_argument("--verbose", action="store_true", help="print the library's log, such as each checkpoint")
-    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error, and where a warning is")
     return parser
 
 

@@ -193,7 +193,8 @@ def _train(
         summary = plots.summary(model, dataset.X_test, shape, y=dataset.y_test, test_curve=test_curve.items())
         save_figure(picture, summary)
     if has_bound:
-        print(f"test bound: {model.score(dataset.X_test):.2f} nats ({len(dataset.X_test)} rows)")
+        of_what = " of single samples" if ESTIMATORS[model.estimator].importance_weighted else ""
+        print(f"test bound{of_what}: {model.score(dataset.X_test):.2f} nats ({len(dataset.X_test)} rows)")
     print(f"model: {path}\npicture: {picture}\ncurve: {curve}\n{time.perf_counter() - started:.0f} s in all")
     if model.stopped_ and model.stopped_.startswith(INTERRUPTED):
         print(f"to resume: npvae resume {path}")

@@ -34,6 +34,9 @@ def run_score(arguments: argparse.Namespace) -> int:
             f"--samples is {arguments.samples}, and it belongs to --method; the bound has those of the fit"
         )
     model = load_model(arguments.model)
+    if arguments.method is None and not model.architecture_.has_encoder:
+        methods = " or ".join(name for name, method in METHODS.items() if not method.lacks(model.architecture_))
+        raise ValueError(f"the model has no encoder, and so no bound; expected --method {methods}")
     if arguments.dataset not in datasets.NAMES and arguments.split is None:
         table = load_table(arguments.dataset, chosen(arguments, model), say)
         X = NamedArray.of(table.X, table.names)

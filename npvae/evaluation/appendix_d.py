@@ -28,6 +28,9 @@ from .standardized import Standardized
 #: Sets of new samples. Each comes from chains of its own, so the spread between sets is that of independent estimates.
 SETS = 10
 
+#: Fewest samples of a set. Fewer may lie nearly on a line, and a Gaussian fitted to them has no width beside it.
+FEWEST = 5
+
 #: Leapfrog steps of a transition, their first size in units of the deviation of q(z|x), and transitions before the
 #: first sample.
 LEAPFROG, STEP_SIZE, WARM_UP = 15, 0.2, 50
@@ -88,7 +91,7 @@ def marginal(fitted: Fitted, data: Data, n_samples: int, density: str = "gaussia
     fitted : Fitted
     data : Data
     n_samples : int
-        Samples of each set.
+        Samples of each set; at least `FEWEST`.
     density : str
         The q(z) of the second stage: a name in `DENSITIES`.
 
@@ -122,7 +125,7 @@ def marginal(fitted: Fitted, data: Data, n_samples: int, density: str = "gaussia
             u, log_p = _sample(log_density, u, noise, finite, n_samples)
             q = DENSITIES[density].fit(u[0])
             log_ratio = np.array([DENSITIES[density].log_prob(q, of_set) for of_set in u[1:]]) - log_p[1:]
-            of_sets[:, finite] = logsumexp(log_ratio, axis=1) - np.log(n_samples)
+            of_sets[:, finite], _ = log_mean_exp(np.moveaxis(log_ratio, 1, 0))
         log_inverse, error = log_mean_exp(of_sets)
         found.append((-log_inverse, error, of_sets.std(axis=0, ddof=1)))
     log_prob, error, spread = (np.concatenate(parts) for parts in zip(*found))

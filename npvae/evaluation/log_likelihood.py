@@ -16,7 +16,7 @@ from ..fitted import Fitted
 from ..model import Architecture
 from ..preprocessing import Data
 from .annealing import annealed_importance_sampling
-from .appendix_d import marginal
+from .appendix_d import FEWEST, marginal
 from .estimates import Estimates, log_mean_exp
 from .grid import MOST_LATENTS, check_nodes, integrate
 from .importance import importance_sampling
@@ -91,6 +91,7 @@ METHODS = {
         50,
         "samples of the posterior in each set",
         {"spread of the sets": Limit("above", 1.0, "take more samples, or another method")},
+        check=partial(check_number, kind=np.integer, least=FEWEST),
         few_latents=4,
     ),
     "annealed": Method(

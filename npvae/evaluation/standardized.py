@@ -18,7 +18,7 @@ class Standardized:
     ----------
     fitted : Fitted
     x : array (M, D) of the backend
-    origin : {"encoder", "prior"}, optional
+    start : {"encoder", "prior"}, optional
         By default "encoder" if the model has one.
 
     Attributes
@@ -38,11 +38,11 @@ class Standardized:
     ((15,), (15, 2))
     """
 
-    def __init__(self, fitted: Fitted, x: Array, origin: str | None = None) -> None:
+    def __init__(self, fitted: Fitted, x: Array, start: str | None = None) -> None:
         model, shape = fitted.model, (len(x), fitted.model.architecture.n_components)
         self._log_joint = model.log_density(fitted.parameters, x)
         self.mu, self.sigma = np.zeros(shape), np.ones(shape)
-        if origin == "encoder" or (origin is None and model.architecture.has_encoder):
+        if start == "encoder" or (start is None and model.architecture.has_encoder):
             outputs = model.encode(fitted.parameters, x, Buffers(model.backend, model.dtype)).outputs
             mu, log_var = (np.array(model.backend.to_numpy(output), float) for output in outputs)
             self.mu, self.sigma = mu, np.exp(log_var / 2)

@@ -1,7 +1,7 @@
 """log p(x) as in Figure 3 of the paper: Appendix D with its settings, for models with an encoder and without.
 
-`evaluation.appendix_d` has eleven longer chains a row, with an error for each. Here all models of the figure are scored
-in the same way, in a twentieth of the time.
+`evaluation.appendix_d` has eleven chains a row, with an error for each. Here all models of the figure are scored in the
+same way, with one chain a row, in a ninth of the time.
 """
 
 import numpy as np

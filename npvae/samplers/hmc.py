@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from ..conventions import array_of_shape, check_each, check_number, check_positive, check_seed, real_array, short_repr
+from ..conventions import (
+    array_of_shape,
+    check_each,
+    check_number,
+    check_positive,
+    check_seed,
+    kind_of,
+    real_array,
+    short_repr,
+)
 from ..inference import LogJoint as LogDensity
 from ..inference import value_and_gradient
 
@@ -188,6 +197,11 @@ def transition(
     -------
     State, Info
 
+    Raises
+    ------
+    ValueError
+        If ``noise`` is not that of so many chains in so many dimensions.
+
     Examples
     --------
     >>> log_density = lambda z: (-(z**2).sum(axis=1) / 2, -z)
@@ -196,6 +210,10 @@ def transition(
     >>> info.accepted.all(), bool(info.energy_error.max() < 0.01)
     (np.True_, True)
     """
+    R, J = state.z.shape
+    for name, array, shape in zip(Noise._fields, noise, ((R, J), (R,), (R,))):  # one for all chains would broadcast
+        if np.shape(array) != shape:
+            raise ValueError(f"noise.{name} has the shape {np.shape(array)}; expected {shape}, for {R} chains")
     step_size = step_size * (1 + JITTER * noise.jitter)
     proposal, momentum = leapfrog(log_density, state, noise.momentum, step_size, n_leapfrog)
     energy_error = (_kinetic(momentum) - proposal.log_p) - (_kinetic(noise.momentum) - state.log_p)
@@ -354,6 +372,8 @@ def sample(
     if target >= 1:
         raise ValueError(f"target is {target!r}; expected a number between 0 and 1")
     check_seed("random_state", random_state)
+    if noise is not None and not callable(noise):
+        raise TypeError(f"noise is {kind_of(noise)}; expected a function without arguments that returns a Noise")
     state = initial(log_density, z)
     (R, J), rng = state.z.shape, np.random.default_rng(random_state)
     noise = noise or (lambda: Noise.draw(rng, R, J))
