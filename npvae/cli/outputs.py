@@ -110,8 +110,8 @@ def check_overwriting(paths: Sequence[Path], force: bool) -> None:
             continue
         if not is_own(path):
             raise FileExistsError(
-                f"{path} is there already, and is not one of the files that npvae writes: it is never replaced, not "
-                "even with --force. Choose another name, or move it"
+                f"{path} is there already, and is not one of the files that npvae writes: it is never replaced. Choose "
+                "another name, or move it"
             )
         if not force:
             raise FileExistsError(f"{path} is there already; choose another name with --out, or replace it by --force")
