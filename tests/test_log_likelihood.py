@@ -30,7 +30,8 @@ RUNS["kernel"] = lambda f, X: marginal(f, f.data(X), 50, "kernel")
 
 #: Annealing takes longest.
 ANNEALED = pytest.param("annealed", marks=pytest.mark.slow(reason="anneals through 500 densities"))
-SLOWEST_LAST = [*(name for name in RUNS if name != "annealed"), ANNEALED]
+KERNEL = pytest.param("kernel", marks=pytest.mark.slow(reason="eleven chains for each row, as the Gaussian has"))
+SLOWEST_LAST = [*(name for name in RUNS if name not in ("annealed", "kernel")), KERNEL, ANNEALED]
 
 #: Errors of this size are rounding, in nats.
 ROUNDING = 1e-9

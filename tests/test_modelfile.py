@@ -436,8 +436,8 @@ def refused_or_works(monkeypatch, header, arrays, names, X):
     return None
 
 
-@pytest.fixture(params=["sgvb-b", "score-function-running", pytest.param("full-vb", marks=pytest.mark.slow), "mixed",
-                        "fixed columns"])  # fmt: skip
+@pytest.fixture(params=["mixed", *(pytest.param(name, marks=pytest.mark.slow) for name in (
+    "sgvb-b", "score-function-running", "full-vb", "fixed columns"))])  # fmt: skip
 def contents(request, X, tmp_path):
     """Header and arrays of a file, and the data of its model."""
     settings = {"hidden_layer_sizes": (6, 4), "learning_rate": 0.05, "backend": "reference", "n_samples": 2}

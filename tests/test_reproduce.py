@@ -185,7 +185,12 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "figure, name", [("fig2", "mnist-3-aevb"), ("fig2", "frey-2-wake-sleep"), ("fig3", "n1000-monte-carlo-em")]
+    "figure, name",
+    [
+        ("fig2", "mnist-3-aevb"),
+        ("fig2", "frey-2-wake-sleep"),
+        pytest.param("fig3", "n1000-monte-carlo-em", marks=pytest.mark.slow(reason="trains and scores its chains")),
+    ],
 )
 def test_resumed_after_a_kill_the_files_are_the_same(small, monkeypatch, figure, name):
     """Killed within an epoch, at three times: before a file of the model is written, and before that of the curve."""
@@ -306,6 +311,7 @@ def test_a_training_that_diverges_does_not_stop_the_others(small, monkeypatch, c
     assert not task(small / "reproduce-fig2", "mnist-5-aevb").is_complete()
 
 
+@pytest.mark.slow(reason="trains five models in processes of their own")
 @pytest.mark.parametrize("within", [False, True])
 def test_ctrl_c_writes_the_files_and_goes_on(small, monkeypatch, capsys, within):
     """The same command again gives the same curve: stopped after a point of the curve, or in the epoch before."""
@@ -333,7 +339,10 @@ def test_ctrl_c_writes_the_files_and_goes_on(small, monkeypatch, capsys, within)
         assert (small / "stopped" / name).read_bytes() == (small / "whole" / name).read_bytes()
 
 
-@pytest.mark.parametrize("estimator", ["sgvb-b", "monte-carlo-em"])
+@pytest.mark.parametrize(
+    "estimator",
+    ["sgvb-b", pytest.param("monte-carlo-em", marks=pytest.mark.slow(reason="trains its chains"))],
+)
 def test_log_likelihood_is_that_of_samples_of_the_prior(estimator):
     """log p(x) is the logarithm of the mean of p(x|z) over the prior. Errors are those of the differences of rows.
 
@@ -377,6 +386,7 @@ def environment(wait):
     return os.getpid(), numba.get_num_threads(), os.environ["OMP_NUM_THREADS"]
 
 
+@pytest.mark.slow(reason="starts processes that import all")
 @pytest.mark.process
 @pytest.mark.parametrize("joblib", [True, False])
 def test_processes_have_their_share_of_the_threads(monkeypatch, joblib):
@@ -397,6 +407,7 @@ def failing(wait):
     raise ValueError("this one")
 
 
+@pytest.mark.slow(reason="starts processes that import all")
 @pytest.mark.process
 @pytest.mark.parametrize("joblib", [True, False])
 def test_an_error_in_a_process_is_raised(monkeypatch, joblib):

@@ -96,7 +96,10 @@ def examine(fitted: Fitted, data: Data, history: Sequence[Epoch], scorer: Scorer
     baseline += float(np.mean(data.offset))
     active, at_floor = tuple(map(bool, mu.var(axis=0) > ACTIVE)), float(clipped)
     grey = model.architecture.likelihood == "bernoulli" and bool(np.any(mean > square))  # x^2 = x for 0 and 1 alone
-    warnings = tuple(_warnings(elbo, error, baseline, active, at_floor, history, grey))
+    # A latent dimension has a weight for each column. On the rows that they were fitted to, weights without meaning gain
+    # about half a nat each, and on new rows they lose as much (Akaike, 1974).
+    least = baseline + sum(active) * model.architecture.n_features / len(scores)
+    warnings = tuple(_warnings(elbo, error, least, active, at_floor, history, grey))
     return Health(elbo, baseline, tuple(map(float, kl)), active, at_floor, warnings)
 
 
@@ -112,10 +115,10 @@ def _batches(fitted, data):
         yield *(np.array(to_numpy(output), float) for output in encoded), x.sum(axis=0), (x * x).sum(axis=0), clipped
 
 
-def _warnings(elbo, error, baseline, active, clipped, history, grey):
+def _warnings(elbo, error, least, active, clipped, history, grey):
     bounds = [epoch.elbo for epoch in history]
     # Without an active latent, a bound above the baseline is due to the noise of a score: equal rows have the same.
-    nothing_learnt = not (elbo > baseline and any(active))
+    nothing_learnt = not (elbo > least and any(active))
     if grey and nothing_learnt:
         yield (
             "the likelihood is Bernoulli, and X has values between 0 and 1: to a Bernoulli each of them is a coin, "
