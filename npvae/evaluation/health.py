@@ -96,8 +96,8 @@ def examine(fitted: Fitted, data: Data, history: Sequence[Epoch], scorer: Scorer
     baseline += float(np.mean(data.offset))
     active, at_floor = tuple(map(bool, mu.var(axis=0) > ACTIVE)), float(clipped)
     grey = model.architecture.likelihood == "bernoulli" and bool(np.any(mean > square))  # x^2 = x for 0 and 1 alone
-    # A latent dimension has a weight for each column. On the rows that they were fitted to, weights without meaning gain
-    # about half a nat each, and on new rows they lose as much (Akaike, 1974).
+    # A latent dimension has a weight for each column. On the rows that they were fitted to, weights without meaning
+    # gain about half a nat each, and on new rows they lose as much (Akaike, 1974).
     least = baseline + sum(active) * model.architecture.n_features / len(scores)
     warnings = tuple(_warnings(elbo, error, least, active, at_floor, history, grey))
     return Health(elbo, baseline, tuple(map(float, kl)), active, at_floor, warnings)
