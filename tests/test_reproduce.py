@@ -378,6 +378,14 @@ def test_progress_says_how_far_it_is(small, capsys):
     assert ", test -" in lines[0] and lines[0].endswith(" left")
 
 
+@pytest.fixture(params=[True, False])
+def with_and_without_joblib(request, monkeypatch):
+    if request.param:
+        pytest.importorskip("joblib")
+    else:
+        monkeypatch.setitem(sys.modules, "joblib", None)
+
+
 def environment(wait):
     """Run in another process: tell which it is, and how many threads it has."""
     time.sleep(wait)
@@ -388,12 +396,8 @@ def environment(wait):
 
 @pytest.mark.slow(reason="starts processes that import all")
 @pytest.mark.process
-@pytest.mark.parametrize("joblib", [True, False])
-def test_processes_have_their_share_of_the_threads(monkeypatch, joblib):
-    if joblib:
-        pytest.importorskip("joblib")
-    else:
-        monkeypatch.setitem(sys.modules, "joblib", None)
+@pytest.mark.usefixtures("with_and_without_joblib")
+def test_processes_have_their_share_of_the_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     before = dict(os.environ)
     results = list(runner.in_processes(environment, [0.5, 0.5, 0.0], 2, threads=2))
@@ -409,12 +413,8 @@ def failing(wait):
 
 @pytest.mark.slow(reason="starts processes that import all")
 @pytest.mark.process
-@pytest.mark.parametrize("joblib", [True, False])
-def test_an_error_in_a_process_is_raised(monkeypatch, joblib):
-    if joblib:
-        pytest.importorskip("joblib")
-    else:
-        monkeypatch.setitem(sys.modules, "joblib", None)
+@pytest.mark.usefixtures("with_and_without_joblib")
+def test_an_error_in_a_process_is_raised():
     with pytest.raises(ValueError, match="this one"):
         list(runner.in_processes(failing, [0.0, 0.0, 0.0], 2, threads=1))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from .. import datasets, modelfile
+from ..reproduce.runner import COLUMNS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 #: The columns of a learning curve. A file that begins with their names was written by npvae.
 CURVE_COLUMNS = ("epoch", "samples", "elbo_train", "elbo_valid", "elbo_test", "seconds")
 
-#: How the first lines of the tables begin that npvae writes: learning curves and benchmarks.
+#: How the first lines of the tables begin that npvae writes: learning curves, benchmarks and curves of the paper.
 FIRST_LINES = (
     ",".join(CURVE_COLUMNS),
     "kernel,unit,npvae,ceiling",
     "setup,contestant,median s",
     "what grows,size,",
     "table,contestant,seed,nats,seconds",
-    "samples,nats_train,nats_test",
+    ",".join(COLUMNS),
 )
 
 #: What a PNG file begins with, and the text by which the pictures of npvae are known.
