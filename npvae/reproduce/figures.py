@@ -32,7 +32,7 @@ DATASETS = {
 
 #: The protocol of the paper where it is not the default of `VAE`: of its three step sizes the one that is best here on
 #: training data, after the first samples. The small networks of Figure 3 learn best with the largest.
-#: Several models are trained at once, so each is computed on the CPU.
+#: Several models are trained at once: each on the CPU, unless a backend is asked for.
 PROTOCOL: dict[str, Any] = {"learning_rate": 0.02, "backend": "cpu"}
 
 
