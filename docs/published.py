@@ -33,8 +33,9 @@ MODELS: dict[str, dict] = {"vae": {}, "iwae": {"estimator": "iwae", "n_samples":
 #: Seconds between checkpoints; epochs between two points of the curve; samples of a row of the score.
 EVERY, POINTS, SAMPLES = 120, 25, 5000
 
+SCORES = "results/published-score.csv"
 NAMES = "epoch", "samples", "elbo_train", "elbo_test", "seconds"
-SCORE = "training samples", "test images", "bound", "log p(x)", "standard error over images", "active latents"
+SCORE = "model", "training samples", "test images", "bound", "log p(x)", "standard error over images", "active latents"
 
 
 def images():
@@ -80,16 +81,11 @@ def score(name, folder, every=1):
     """Write the bound and log p(x) of every so many test images; the training need not be over."""
     model, X = npvae.load(folder / "model.npz"), images()[1][:: int(every)]
     samples, values = model.training_.progress.samples_seen, model.log_likelihood(X, n_samples=SAMPLES)
-    active = np.sum(model.transform(X).var(axis=0) > ACTIVE)
-    row = (
-        samples,
-        len(X),
-        f"{model.score(X):.2f}",
-        f"{values.mean():.2f}",
-        f"{values.std() / np.sqrt(len(X)):.2f}",
-        active,
-    )
-    tables.save(f"results/published-{name}-score.csv", [SCORE, row])
+    error, active = values.std() / np.sqrt(len(X)), np.sum(model.transform(X).var(axis=0) > ACTIVE)
+    row = name, samples, len(X), f"{model.score(X):.2f}", f"{values.mean():.2f}", f"{error:.2f}", active
+    path = tables.HERE / SCORES
+    others = list(csv.reader(path.read_text("utf-8").splitlines()))[1:] if path.exists() else []
+    tables.save(SCORES, [SCORE, *(other for other in others if other[0] != name), row])
     tables.write(tables.HERE / "results.md")
     print(*zip(SCORE, row), sep="\n")
 
