@@ -135,7 +135,7 @@ def test_models_are_those_of_the_paper():
     mnist, frey = curves["mnist-200-wake-sleep"], curves["frey-5-aevb"]
     assert mnist.settings == {
         "hidden_layer_sizes": (500,), "likelihood": "bernoulli", "learning_rate": 0.02, "backend": "cpu",
-        "n_components": 200, "estimator": "wake-sleep",
+        "n_components": 200, "estimator": "wake-sleep", "init_std": "fan-in",
     }  # fmt: skip
     assert frey.settings["hidden_layer_sizes"] == (200,) and frey.settings["likelihood"] == "sigmoid-gaussian"
     small = figures.FIGURES["fig3"].curves["n1000-aevb"]
