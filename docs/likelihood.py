@@ -33,7 +33,7 @@ from npvae.plots import COLORS
 LATENTS, ROWS, COLUMNS = range(1, 21), 50, 50
 
 #: Test images; densities where annealing stands in for the truth; rows drawn from the model that say whether it may.
-IMAGES, DENSITIES_OF_TRUTH, DRAWN = 12, 2000, 4
+IMAGES, DENSITIES_OF_TRUTH, DRAWN = 25, 2000, 4
 
 #: Columns of the data files: mean and root mean square of the errors in nats, mean standard error in nats, share of
 #: rows that a diagnosis warns of; seconds for all rows, or processor time of one.
