@@ -103,6 +103,23 @@ class Fitted:
         mu, log_var = (np.concatenate(parts) for parts in zip(*outputs))
         return mu, log_var
 
+    def sample_posterior(self, data: Data, n_draws: int, seed: int) -> np.ndarray:
+        """Draw z ~ q(z|x), (n_draws, N, J). The noise of a row is keyed by its content and the seed."""
+        (mu, log_var), model = self.encode(data), self.model
+        content = np.concatenate([np.array(model.backend.to_numpy(x)) for _, x, _ in self.batches(data)])
+        content = np.column_stack([content, occurrence(key_of_content(content, 0))])
+        uniform = RowNoise(content, seed).uniform((n_draws, mu.shape[1])).reshape(n_draws, *mu.shape)
+        return mu + np.exp(log_var / 2) * model.posterior.icdf(uniform)
+
+    def sample(self, Z: ArrayLike, rng: np.random.Generator) -> np.ndarray:
+        """Draw x ~ p(x|z) in the units of the data, (R, D) for Z (R, J). Columns that hardly vary have their usual value.
+
+        If weights are random, the rows take turns with the draws of them.
+        """
+        model, draws = self.model, list(self.model.weight_posterior.draws(self.parameters, self.seed, WEIGHT_DRAWS))
+        z = model.backend.asarray(survey(Z, "Z").X, model.dtype)
+        ...
+
     def decode(self, Z: ArrayLike) -> list[np.ndarray]:
         """Return E[x|z] in the units of the data, (R, D) for Z (R, J): one array for each draw of the weights.
 

@@ -57,6 +57,21 @@ def key_of_content(x: NDArray, seed: int) -> NDArray[np.uint64]:
         return mix(np.where(content == 0, key_of(seed), content))  # that of zeros alone would be 0 for every seed
 
 
+def occurrence(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Count for each key (N,) how many equal ones stand before it. It tells rows from each other that are alike.
+
+    Examples
+    --------
+    >>> occurrence(np.array([7, 5, 7, 7], np.uint64))
+    array([0, 0, 1, 2])
+    """
+    order, places = np.argsort(keys, kind="stable"), np.arange(len(keys))
+    is_first = np.append(True, keys[order][1:] != keys[order][:-1])
+    counts = np.empty(len(keys), np.int64)
+    counts[order] = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    return counts
+
+
 class RowNoise:
     """A random generator for each row of data, keyed by the row's content and a seed.
 

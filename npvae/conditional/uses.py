@@ -1,0 +1,290 @@
+"""The uses of a model for which its prior over x is needed: filling in, denoising, super-resolution.
+
+Each function checks what the user gave, makes the `Observation`, and returns what `Wanted` asks for, in the units of the
+data. ``VAE`` has the methods that users call.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..conventions import check_choice, check_number, column_names, compare_names, short_repr, warn
+from ..evaluation.log_likelihood import Limit
+from ..fitted import BATCH, Fitted
+from ..parameters import Buffers
+from ..table import ROUNDING, as_table, survey
+from .blocks import BinaryBlocks, RealBlocks
+from .cells import Cells
+from .columns import Columns
+from .inference import CHAINS, infer
+from .observation import Observation
+
+#: How cells are filled in.
+METHODS = ("chains", "one-pass")
+
+#: When a row's answer is not to be believed.
+LIMITS = {
+    "split R-hat": Limit("above", 1.2, "its chains do not agree, perhaps on separate modes; take a larger n_samples"),
+    "effective sample size": Limit("below", 20, "take a larger n_samples"),
+}
+
+#: Fewest samples of z for each row: a diagnosis needs four of each chain.
+FEWEST = 4 * CHAINS
+
+
+class Wanted(NamedTuple):
+    """What the user wants to know of x, and how carefully.
+
+    Examples
+    --------
+    >>> Wanted(return_std=True).check()
+    """
+
+    n_draws: int | None = None  # draws of x instead of means
+    return_std: bool = False  # standard deviations beside means
+    n_samples: int = 256  # of z for each row
+    seed: int = 0
+    told: Callable[[int, int], object] = lambda done, n_rows: None  # is called with the number of rows done, and of all
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    def check(self) -> None:
+        """Raise ValueError if something is not valid."""
+        if self.n_draws is not None:
+            check_number("n_draws", self.n_draws, np.integer, 1)
+            if self.return_std:
+                raise ValueError("return_std is True, and n_draws is given; expected one of the two: draws have a spread")
+        check_number("n_samples", self.n_samples, np.integer, FEWEST)
+
+
+class Seen(NamedTuple):
+    """A table as the user gave it, checked.
+
+    Examples
+    --------
+    >>> Seen(np.array([[1.0, np.nan]]), np.array([[False, True]])).filled
+    array([[1., 0.]])
+    """
+
+    X: NDArray  # (N, D)
+    holes: NDArray[np.bool_]  # (N, D)
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    @classmethod
+    def of(cls, X: Any, n_columns: int, name: str = "X") -> "Seen":
+        """Check a table that may have holes, but no infinite numbers."""
+        X = as_table(X, name)
+        if X.shape[1] != n_columns:
+            raise ValueError(f"{name} has {X.shape[1]} features; expected {n_columns}")
+        seen = cls(X, np.isnan(X) if X.dtype.kind == "f" else np.zeros(X.shape, bool))
+        survey(seen.filled, name)
+        return seen
+
+    @property
+    def filled(self) -> NDArray:
+        """The table with 0 in its holes."""
+        return np.where(self.holes, self.X.dtype.type(0), self.X) if self.holes.any() else self.X
+
+    def with_holes(self, x: NDArray) -> NDArray[np.float64]:
+        """Return numbers (N, D), NaN in the holes."""
+        return np.where(self.holes, np.nan, x)
+
+
+def impute(fitted: Fitted, X: Any, method: str, wanted: Wanted) -> Any:
+    """Fill in the cells that are NaN: see `VAE.impute`."""
+    wanted.check()
+    check_choice("method", method, METHODS)
+    seen, columns, x = _seen_as_is(fitted, X)
+    rows = np.flatnonzero(seen.holes.any(axis=1))
+    if method == "one-pass":
+        if wanted.n_draws is not None or wanted.return_std:
+            raise ValueError("method is 'one-pass', which has no draws and no standard deviations; expected 'chains'")
+        mean = columns.outward(_one_pass(fitted, columns, x[rows]))
+        return _merged(seen, rows, mean)
+    return _answer(fitted, seen, columns, rows, Cells.with_holes(columns, x[rows]), wanted, "impute")
+
+
+def denoise(
+    fitted: Fitted,
+    X: Any,
+    sigma: ArrayLike | None,
+    salt_and_pepper: float | None,
+    extremes: Sequence[float] | None,
+    wanted: Wanted,
+) -> Any:
+    """Remove noise of a known strength: see `VAE.denoise`."""
+    wanted.check()
+    if (sigma is None) == (salt_and_pepper is None):
+        raise ValueError(f"sigma is {sigma!r}, and salt_and_pepper is {salt_and_pepper!r}; expected one of the two")
+    if sigma is not None:
+        compare_names(column_names(X), fitted.feature_names, "VAE")
+        seen = Seen.of(X, fitted.preprocessor.n_columns)
+        columns = Columns.of(fitted.preprocessor, seen.X.dtype)
+        sigma = _checked_sigma(sigma, len(columns.order))
+        x = columns.inward(seen.with_holes(seen.filled))
+        observation = Cells.with_gaussian_noise(columns, x, sigma[columns.order] * columns.scale)
+        noisy = np.broadcast_to(sigma > 0, seen.X.shape)
+    else:
+        check_number("salt_and_pepper", salt_and_pepper, np.floating, 0)
+        if salt_and_pepper > 1:
+            raise ValueError(f"salt_and_pepper is {salt_and_pepper!r}; expected a probability, at most 1")
+        seen, columns, x = _seen_as_is(fitted, X)
+        low, high = _checked_extremes(fitted, columns, extremes, seen.X.dtype)
+        if salt_and_pepper == 0:
+            observation = Cells.with_holes(columns, x)
+        else:
+            observation = Cells.with_salt_and_pepper(columns, x, salt_and_pepper, low, high)
+        noisy = np.zeros(seen.X.shape, bool)
+        noisy[:, columns.order] = ~observation.is_known
+    rows = np.flatnonzero((noisy | seen.holes).any(axis=1))
+    return _answer(fitted, Seen(seen.X, noisy | seen.holes), columns, rows, observation.take(rows), wanted, "denoise")
+
+
+def super_resolve(fitted: Fitted, X: Any, image_shape: Sequence[int], factor: int, wanted: Wanted) -> Any:
+    """Return pictures from the averages of their blocks: see `VAE.super_resolve`."""
+    wanted.check()
+    D = fitted.preprocessor.n_columns
+    shape = _checked_shape(image_shape, factor, D)
+    seen = Seen.of(X, D // factor**2)
+    columns = Columns.of(fitted.preprocessor, seen.X.dtype)
+    if 0 < columns.n_binary < D:
+        raise ValueError(f"the likelihood is {fitted.preprocessor.likelihood!r}; expected pictures, with pixels of one kind")
+    average = seen.with_holes(seen.filled.astype(float))
+    cells = _blocks(shape, factor)
+    place = np.empty(D, np.int64)  # of each column of the table among `Columns`
+    place[columns.order] = np.arange(D)
+    cells, n = place[cells], factor**2
+    observation: Observation
+    if columns.n_binary:
+        count = average * columns.scale[0] * n
+        _check_counts(count, n)
+        observation = BinaryBlocks(np.clip(count, 0, n), cells)
+    else:
+        observation = RealBlocks(average - columns.shift[cells].mean(axis=1), cells, 1 / (n * columns.scale))
+    whole = Seen(np.full((len(average), D), np.nan, _float_type(seen.X.dtype)), np.ones((len(average), D), bool))
+    return _answer(fitted, whole, columns, np.arange(len(average)), observation, wanted, "super_resolve")
+
+
+# What was given -------------------------------------------------------------------------------------------------------
+
+
+def _seen_as_is(fitted, X):
+    """Check a table whose cells are such as the model was trained on, or holes.
+
+    Returns the `Seen`, the `Columns`, and their cells (N, D) with NaN in the holes.
+    """
+    compare_names(column_names(X), fitted.feature_names, "VAE")
+    seen = Seen.of(X, fitted.preprocessor.n_columns)
+    columns = Columns.of(fitted.preprocessor, seen.X.dtype)
+    data = fitted.preprocessor.data(survey(seen.filled))
+    x, B = columns.inward(seen.filled), columns.n_binary
+    for rows, batch, _ in fitted.batches(data) if B else ():  # clipped, and drawn where grey values are made binary
+        x[rows, :B] = fitted.model.backend.to_numpy(batch)[:, :B]
+    x[np.take(seen.holes, columns.order, axis=1)] = np.nan
+    return seen, columns, x
+
+
+def _checked_sigma(sigma, n_columns):
+    given = np.asarray(sigma, float)
+    if given.shape not in ((), (n_columns,)):
+        raise ValueError(f"sigma has the shape {given.shape}; expected a number, or one for each of {n_columns} columns")
+    if not np.all((given >= 0) & (given < np.inf)):
+        raise ValueError(f"sigma is {sigma!r}; expected finite numbers of at least 0, in the units of X")
+    return np.broadcast_to(given, n_columns)
+
+
+def _checked_extremes(fitted, columns, extremes, dtype):
+    """Return the values of pepper and salt (D,), in the units of the model."""
+    if extremes is None:
+        if fitted.model.likelihood.unit_interval:
+            return np.zeros(len(columns.order)), np.ones(len(columns.order))
+        raise ValueError("extremes is None; expected (low, high), the values of pepper and salt, for data of any range")
+    low, high = np.asarray(extremes).astype(_float_type(dtype))  # as X has them
+    if not np.all(low < high):
+        raise ValueError(f"extremes is {extremes!r}; expected (low, high) with low < high")
+    return (columns.inward(np.broadcast_to(end, (1, len(columns.order))))[0] for end in (low, high))
+
+
+def _checked_shape(image_shape, factor, n_columns):
+    """Return (height, width, colours) of a picture that can be divided into blocks."""
+    check_number("factor", factor, np.integer, 1)
+    shape = tuple(image_shape)
+    if len(shape) not in (2, 3) or math.prod(shape) != n_columns:
+        raise ValueError(f"image_shape is {image_shape!r}; expected (height, width) or (height, width, colours) of {n_columns} pixels")
+    if shape[0] % factor or shape[1] % factor:
+        raise ValueError(f"factor is {factor}; expected one that divides the sides of the image, {shape[0]} and {shape[1]}")
+    return (*shape, 1)[:3]
+
+
+def _blocks(shape, factor):
+    """Return the columns (K, factor^2) of each block of a picture, in the order of the smaller picture."""
+    height, width, colours = shape
+    blocks = np.arange(height * width * colours).reshape(height // factor, factor, width // factor, factor, colours)
+    return blocks.transpose(0, 2, 4, 1, 3).reshape(-1, factor**2)
+
+
+def _check_counts(count, n):
+    outside = np.nanmax(np.maximum(count - n, -count), initial=0.0) / n
+    if outside > ROUNDING:
+        raise ValueError(f"X has averages by {outside:.3g} outside of the range of the pixels; expected averages of pixels")
+
+
+# What is returned -----------------------------------------------------------------------------------------------------
+
+
+def _float_type(dtype):
+    return dtype if dtype.kind == "f" else np.dtype(float)
+
+
+def _merged(seen, rows, values):
+    """Return the table with these values (..., rows, D) in the holes of these rows."""
+    X = np.array(seen.X, _float_type(seen.X.dtype) if len(rows) else seen.X.dtype)
+    X = np.broadcast_to(X, (*values.shape[:-2], *X.shape)).copy()
+    X[..., rows, :] = np.where(seen.holes[rows], values, X[..., rows, :])
+    return X
+
+
+def _answer(fitted, seen, columns, rows, observation, wanted, name):
+    """Infer what was not seen in these rows; return what is wanted of all."""
+    if fitted.model.architecture.random_weights is not None:
+        raise ValueError(
+            f"the model has random weights ({fitted.model.architecture.random_weights!r}), and p(x | seen) is computed "
+            "for weights that are fixed; expected a model of another estimator than 'full-vb'"
+        )
+    n_draws, D = wanted.n_draws or 0, seen.X.shape[1]
+    if not len(rows):
+        nothing = np.zeros((*[n_draws] * (n_draws > 0), 0, D))
+        merged = _merged(seen, rows, nothing)
+        return (merged, np.zeros(merged.shape, _float_type(merged.dtype))) if wanted.return_std else merged
+    found = infer(
+        fitted, columns, observation, wanted.n_samples, n_draws=n_draws, seed=wanted.seed, told=wanted.told
+    )
+    for (kind, limit), values in zip(LIMITS.items(), (found.rhat, found.size)):
+        if doubt := limit.doubt(name, kind, values, rows):
+            warn(doubt)
+    if n_draws:
+        return _merged(seen, rows, columns.outward(found.draws))
+    X = _merged(seen, rows, columns.outward(found.mean))
+    if not wanted.return_std:
+        return X
+    std = np.zeros(X.shape, X.dtype)
+    std[rows] = np.where(seen.holes[rows], columns.outward_std(np.sqrt(found.variance)), 0)
+    return X, std
+
+
+def _one_pass(fitted, columns, x):
+    """Return E[x|z] (N, D) at the mean of q(z|x) for x with 0 in its holes."""
+    model, buffers, means = fitted.model, Buffers(fitted.model.backend, fitted.model.dtype), []
+    for first in range(0, len(x), BATCH):
+        filled = np.nan_to_num(x[first : first + BATCH, : columns.n_in_model])
+        mu = model.encode(fitted.parameters, model.backend.asarray(filled, model.dtype), buffers).outputs[0]
+        decoded = model.decode(fitted.parameters, mu, buffers).outputs
+        arrays = [model.backend.to_numpy(output) for output in decoded]
+        means.append(columns.outputs(model.likelihood, arrays, len(filled)).mean[0])
+    return np.concatenate(means) if means else np.zeros((0, len(columns.order)))
