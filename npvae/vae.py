@@ -132,6 +132,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         activation: str = "tanh",
         likelihood: str = "auto",
         binarize: str = "none",
+        missing: str = "error",
         estimator: str = "sgvb-b",
         posterior: str = "gaussian",
         n_samples: int = 1,
@@ -156,6 +157,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         self.activation = activation
         self.likelihood = likelihood
         self.binarize = binarize
+        self.missing = missing
         self.estimator = estimator
         self.posterior = posterior
         self.n_samples = n_samples
@@ -316,7 +318,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         else:
             fitted, learning_rate = self.fitted_, self._learning_rate()
             data = fitted.data(X)
-            if far := self.preprocessor_.far_from(survey(X)):
+            if far := self.preprocessor_.far_from(survey(X, missing=fitted.model.missing)):
                 warn(far)
             seen = self.n_samples_seen_ + len(data.X)
             run = fitting.next_piece(
@@ -426,7 +428,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     def fitted_(self) -> Fitted:
         """The model with its parameters, on the backend in use, for evaluation and for programs of one's own."""
         self._check_fitted()
-        model = fitting.make_model(self.architecture_, self.backend, self.backend_, self.parameters_.vector.dtype)
+        dtype, missing = self.parameters_.vector.dtype, self.missing == "model"
+        model = fitting.make_model(self.architecture_, self.backend, self.backend_, dtype, missing)
         parameters, names = fitting.on_backend(model, self.parameters_), getattr(self, "feature_names_in_", None)
         return Fitted(model, parameters, self.preprocessor_, self.seed_, self.n_samples, names)
 
