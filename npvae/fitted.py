@@ -15,6 +15,7 @@ from .conventions import column_names, compare_names, short_repr
 from .estimators import WEIGHT_DRAWS, Scorer
 from .inference import LogJoint
 from .model import Model
+from .noise import RowNoise, key_of_content, occurrence
 from .parameters import Buffers, Parameters
 from .preprocessing import Data, Preprocessor
 from .table import survey
@@ -129,13 +130,20 @@ class Fitted:
         return mu + np.exp(log_var / 2) * model.posterior.icdf(uniform)
 
     def sample(self, Z: ArrayLike, rng: np.random.Generator) -> np.ndarray:
-        """Draw x ~ p(x|z) in the units of the data, (R, D) for Z (R, J). Columns that hardly vary have their usual value.
+        """Draw x ~ p(x|z) in the units of the data, (R, D) for Z (R, J).
 
-        If weights are random, the rows take turns with the draws of them.
+        Columns that hardly vary have their usual value. If weights are random, the rows take turns with draws of them.
         """
-        model, draws = self.model, list(self.model.weight_posterior.draws(self.parameters, self.seed, WEIGHT_DRAWS))
-        z = model.backend.asarray(survey(Z, "Z").X, model.dtype)
-        ...
+        model, to_numpy = self.model, self.model.backend.to_numpy
+        z, buffers = model.backend.asarray(survey(Z, "Z").X, model.dtype), Buffers(model.backend, model.dtype)
+        x = np.empty((len(z), model.architecture.n_features), model.dtype)
+        n = 1 if model.architecture.random_weights is None else WEIGHT_DRAWS
+        for i, drawn in enumerate(model.weight_posterior.draws(self.parameters, self.seed, n)):
+            for rows in _batches(len(z)):
+                decoded = model.decode(drawn, z[rows[0] : rows[-1] + 1], buffers)
+                ours = rows % n == i
+                x[rows[ours]] = model.likelihood.draw(rng, [to_numpy(output)[ours] for output in decoded.outputs])
+        return self.preprocessor.restore(x)
 
     def decode(self, Z: ArrayLike) -> list[np.ndarray]:
         """Return E[x|z] in the units of the data, (R, D) for Z (R, J): one array for each draw of the weights.

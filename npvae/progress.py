@@ -224,7 +224,7 @@ def show_progress(max_epochs: int, verbose: bool, done: int = 0) -> Iterator[Qui
 def show_rows(stage: str, verbose: bool) -> Iterator[Callable[[int, int], None]]:
     """Yield a function that is told how many rows are done, and of how many; it does nothing unless ``verbose``.
 
-    Rows are a bar in a terminal if tqdm is installed. Otherwise a line is printed every few seconds, if it takes so long.
+    Rows are a bar in a terminal if tqdm is installed. Otherwise a line is printed every few seconds.
 
     Examples
     --------

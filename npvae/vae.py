@@ -72,7 +72,7 @@ class Codes(NamedTuple):
     std: Any  # (N, J)
 
     def __repr__(self) -> str:
-        return short_repr(self) if isinstance(self.mean, np.ndarray) else super().__repr__()
+        return short_repr(self)
 
 
 class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from the table of settings
@@ -617,8 +617,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         True
         """
         check_number("steps", steps, np.integer, 2)
-        ends = [self._code_of(name, x) for name, x in (("x1", x1), ("x2", x2))]
-        return self.inverse_transform(np.linspace(*ends, steps))
+        return self.inverse_transform(np.linspace(self._code_of("x1", x1), self._code_of("x2", x2), steps))
 
     def _code_of(self, name, x):
         """Return the mean (J,) of q(z|x) of one datapoint."""

@@ -210,8 +210,8 @@ def poisson_binomial(logits: NDArray, lower: NDArray, share: NDArray) -> tuple[N
 def _tilt(logits, count):
     """Return what is added to all logits, so that those of the ``count`` largest are above 0, and no others.
 
-    Given the number of cells that are 1, they have the same distribution with and without it, and with it no probability
-    that is needed is below 2^-n: nothing underflows.
+    Given the number of cells that are 1, it does not change their distribution. With it, no probability that is needed
+    is below 2^-n, and nothing underflows.
     """
     ascending = np.sort(logits, axis=-1)
     at = np.clip(logits.shape[-1] - count, 0, logits.shape[-1] - 1)
@@ -219,7 +219,7 @@ def _tilt(logits, count):
 
 
 def _prefixes(logits, tilt):
-    """Return y = sigmoid(logits + tilt), and the probabilities that j of the first i cells are 1, (n + 1, ..., n + 1)."""
+    """Return y = sigmoid(logits + tilt) and, (n + 1, ..., n + 1), the probability that j of the first i cells are 1."""
     y, n = sigmoid(logits + tilt[..., None]), logits.shape[-1]
     prefix = np.zeros((n + 1, *logits.shape[:-1], n + 1))
     prefix[0, ..., 0] = 1

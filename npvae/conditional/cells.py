@@ -48,7 +48,7 @@ class Cells(NamedTuple):
     @classmethod
     def with_holes(cls, columns: Columns, x: NDArray) -> Self:
         """Observe x (M, D) as it is, where it is not NaN."""
-        return cls._of(columns, x, ~np.isnan(x), np.zeros(x.shape[:1] + (columns.n_binary,)), np.zeros(x.shape))
+        return cls._of(columns, x, ~np.isnan(x), np.zeros((len(x), columns.n_binary)), np.zeros(x.shape))
 
     @classmethod
     def with_gaussian_noise(cls, columns: Columns, x: NDArray, sigma: NDArray) -> Self:

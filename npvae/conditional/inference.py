@@ -27,9 +27,9 @@ class Inferred(NamedTuple):
 
     Examples
     --------
-    >>> inferred = Inferred(np.array([[0.5]]), np.array([[0.25]]), np.zeros((0, 1, 1)), np.array([1.01]), np.array([300]))
+    >>> inferred = Inferred(np.array([[0.5]]), np.array([[0.25]]), np.zeros((0, 1, 1)), np.ones(1), np.array([300]))
     >>> inferred.rhat
-    array([1.01])
+    array([1.])
     """
 
     mean: NDArray[np.float64]  # (N, D) E[x | seen]
@@ -54,8 +54,8 @@ def infer(
 ) -> Inferred:
     """Infer x from what was seen of it.
 
-    z ~ p(z | seen) is sampled by `CHAINS` chains a row: see `samplers.tempering`. Mean and variance are averages of those
-    of p(x | z, seen), which are computed in closed form. Random weights are fixed at their means.
+    z ~ p(z | seen) is sampled by `CHAINS` chains a row: see `samplers.tempering`. Mean and variance come from those of
+    p(x | z, seen), which are known in closed form. Random weights are fixed at their means.
 
     Parameters
     ----------
@@ -87,8 +87,8 @@ def infer(
     >>> x = columns.inward(X[:2])
     >>> x[:, 0] = np.nan
     >>> infer(fitted, columns, Cells.with_holes(columns, x), 100).variance.round(1)
-    array([[1., 0., 0.],
-           [1., 0., 0.]])
+    array([[1.1, 0. , 0. ],
+           [1.1, 0. , 0. ]])
     """
     N, D = len(observation.content), len(columns.order)
     content = observation.content
@@ -101,15 +101,15 @@ def infer(
         parts.append(_Batch(fitted, columns, observation.take(rows), content[rows], seed).infer(each, n_draws))
         told(int(rows[-1]) + 1, N)
     mean, variance, draws, rhat, size = zip(*parts)
-    joined = (np.concatenate(part, axis=axis) for part, axis in zip((mean, variance, draws, rhat, size), (0, 0, 1, 0, 0)))
-    return Inferred(*joined)
+    of_rows = (np.concatenate(part) for part in (rhat, size))
+    return Inferred(np.concatenate(mean), np.concatenate(variance), np.concatenate(draws, axis=1), *of_rows)
 
 
 class _Batch:
     """Rows that are computed together."""
 
     def __init__(self, fitted, columns, observation, content, seed):
-        self.fitted, self.columns, self.observation = fitted, columns, observation
+        self.fitted, self.columns, self.observation = fitted.with_missing(), columns, observation
         self.buffers, self.n_rows = Buffers(fitted.model.backend, fitted.model.dtype), len(content)
         self.noise = [RowNoise(content, int(key_of(seed, purpose))) for purpose in range(3)]
 
@@ -168,7 +168,9 @@ class _Batch:
         for of_chains in z:
             mean, variance = self.observation.moments(self.decode(of_chains))
             off = mean - centre
-            first, within, second = first + off.sum(axis=0), within + variance.sum(axis=0, dtype=float), second + (off**2).sum(axis=0)
+            first += off.sum(axis=0)
+            second += (off**2).sum(axis=0)
+            within += variance.sum(axis=0, dtype=float)
         n = z.shape[0] * z.shape[1]
         return centre + first / n, within / n + np.maximum(second / n - (first / n) ** 2, 0)
 

@@ -1,7 +1,7 @@
 """The uses of a model for which its prior over x is needed: filling in, denoising, super-resolution.
 
-Each function checks what the user gave, makes the `Observation`, and returns what `Wanted` asks for, in the units of the
-data. ``VAE`` has the methods that users call.
+Each function checks what the user gave, makes the `Observation`, and returns what is `Wanted` in the units of the data.
+``VAE`` has the methods that users call.
 """
 
 import math
@@ -15,7 +15,7 @@ from ..conventions import check_choice, check_number, column_names, compare_name
 from ..evaluation.log_likelihood import Limit
 from ..fitted import BATCH, Fitted
 from ..parameters import Buffers
-from ..table import ROUNDING, as_table, survey
+from ..table import ROUNDING, survey, unobserved
 from .blocks import BinaryBlocks, RealBlocks
 from .cells import Cells
 from .columns import Columns
@@ -57,7 +57,7 @@ class Wanted(NamedTuple):
         if self.n_draws is not None:
             check_number("n_draws", self.n_draws, np.integer, 1)
             if self.return_std:
-                raise ValueError("return_std is True, and n_draws is given; expected one of the two: draws have a spread")
+                raise ValueError("return_std is True, and n_draws is given; expected one of the two")
         check_number("n_samples", self.n_samples, np.integer, FEWEST)
 
 
@@ -66,8 +66,8 @@ class Seen(NamedTuple):
 
     Examples
     --------
-    >>> Seen(np.array([[1.0, np.nan]]), np.array([[False, True]])).filled
-    array([[1., 0.]])
+    >>> Seen(np.array([[1, 255]], np.uint8), np.array([[False, True]])).values()
+    array([[ 1., nan]])
     """
 
     X: NDArray  # (N, D)
@@ -77,23 +77,16 @@ class Seen(NamedTuple):
         return short_repr(self)
 
     @classmethod
-    def of(cls, X: Any, n_columns: int, name: str = "X") -> "Seen":
-        """Check a table that may have holes, but no infinite numbers."""
-        X = as_table(X, name)
-        if X.shape[1] != n_columns:
-            raise ValueError(f"{name} has {X.shape[1]} features; expected {n_columns}")
-        seen = cls(X, np.isnan(X) if X.dtype.kind == "f" else np.zeros(X.shape, bool))
-        survey(seen.filled, name)
-        return seen
+    def of(cls, X: Any, n_columns: int) -> "Seen":
+        """Check a table that may have holes, as NaN or masked, but no infinite numbers."""
+        table = survey(X, missing=True)
+        if table.X.shape[1] != n_columns:
+            raise ValueError(f"X has {table.X.shape[1]} features, but VAE is expecting {n_columns} features as input")
+        return cls(table.X, unobserved(table.X, table.mask))
 
-    @property
-    def filled(self) -> NDArray:
-        """The table with 0 in its holes."""
-        return np.where(self.holes, self.X.dtype.type(0), self.X) if self.holes.any() else self.X
-
-    def with_holes(self, x: NDArray) -> NDArray[np.float64]:
-        """Return numbers (N, D), NaN in the holes."""
-        return np.where(self.holes, np.nan, x)
+    def values(self) -> NDArray[np.float64]:
+        """Return the table with NaN in its holes."""
+        return np.where(self.holes, np.nan, self.X)
 
 
 def impute(fitted: Fitted, X: Any, method: str, wanted: Wanted) -> Any:
@@ -106,7 +99,7 @@ def impute(fitted: Fitted, X: Any, method: str, wanted: Wanted) -> Any:
         if wanted.n_draws is not None or wanted.return_std:
             raise ValueError("method is 'one-pass', which has no draws and no standard deviations; expected 'chains'")
         mean = columns.outward(_one_pass(fitted, columns, x[rows]))
-        return _merged(seen, rows, mean)
+        return _merged(fitted, seen, rows, mean)
     return _answer(fitted, seen, columns, rows, Cells.with_holes(columns, x[rows]), wanted, "impute")
 
 
@@ -120,30 +113,40 @@ def denoise(
 ) -> Any:
     """Remove noise of a known strength: see `VAE.denoise`."""
     wanted.check()
-    if (sigma is None) == (salt_and_pepper is None):
-        raise ValueError(f"sigma is {sigma!r}, and salt_and_pepper is {salt_and_pepper!r}; expected one of the two")
-    if sigma is not None:
-        compare_names(column_names(X), fitted.feature_names, "VAE")
-        seen = Seen.of(X, fitted.preprocessor.n_columns)
-        columns = Columns.of(fitted.preprocessor, seen.X.dtype)
-        sigma = _checked_sigma(sigma, len(columns.order))
-        x = columns.inward(seen.with_holes(seen.filled))
-        observation = Cells.with_gaussian_noise(columns, x, sigma[columns.order] * columns.scale)
-        noisy = np.broadcast_to(sigma > 0, seen.X.shape)
+    if sigma is not None and salt_and_pepper is None:
+        seen, columns, cells = _with_gaussian_noise(fitted, X, sigma)
+    elif salt_and_pepper is not None and sigma is None:
+        seen, columns, cells = _with_salt_and_pepper(fitted, X, salt_and_pepper, extremes)
     else:
-        check_number("salt_and_pepper", salt_and_pepper, np.floating, 0)
-        if salt_and_pepper > 1:
-            raise ValueError(f"salt_and_pepper is {salt_and_pepper!r}; expected a probability, at most 1")
-        seen, columns, x = _seen_as_is(fitted, X)
-        low, high = _checked_extremes(fitted, columns, extremes, seen.X.dtype)
-        if salt_and_pepper == 0:
-            observation = Cells.with_holes(columns, x)
-        else:
-            observation = Cells.with_salt_and_pepper(columns, x, salt_and_pepper, low, high)
-        noisy = np.zeros(seen.X.shape, bool)
-        noisy[:, columns.order] = ~observation.is_known
-    rows = np.flatnonzero((noisy | seen.holes).any(axis=1))
-    return _answer(fitted, Seen(seen.X, noisy | seen.holes), columns, rows, observation.take(rows), wanted, "denoise")
+        raise ValueError(f"sigma is {sigma!r}, and salt_and_pepper is {salt_and_pepper!r}; expected one of the two")
+    unknown = np.empty(seen.X.shape, bool)
+    unknown[:, columns.order] = ~cells.is_known
+    rows = np.flatnonzero(unknown.any(axis=1))
+    return _answer(fitted, Seen(seen.X, unknown), columns, rows, cells.take(rows), wanted, "denoise")
+
+
+def _with_gaussian_noise(fitted, X, sigma):
+    compare_names(column_names(X), fitted.feature_names, "VAE")
+    seen = Seen.of(X, fitted.preprocessor.n_columns)
+    columns, given = Columns.of(fitted.preprocessor, seen.X.dtype), np.asarray(sigma, float)
+    D = len(columns.order)
+    if given.shape not in ((), (D,)):
+        raise ValueError(f"sigma has the shape {given.shape}; expected a number, or one for each of {D} columns")
+    if not np.all((given >= 0) & (given < np.inf)):
+        raise ValueError(f"sigma is {sigma!r}; expected finite numbers of at least 0, in the units of X")
+    of_cells = np.broadcast_to(given, D)[columns.order] * columns.scale
+    return seen, columns, Cells.with_gaussian_noise(columns, columns.inward(seen.values()), of_cells)
+
+
+def _with_salt_and_pepper(fitted, X, share, extremes):
+    check_number("salt_and_pepper", share, np.floating, 0)
+    if share > 1:
+        raise ValueError(f"salt_and_pepper is {share!r}; expected a probability, at most 1")
+    seen, columns, x = _seen_as_is(fitted, X)
+    low, high = _checked_extremes(fitted, columns, extremes, seen.X.dtype)
+    if share == 0:
+        return seen, columns, Cells.with_holes(columns, x)
+    return seen, columns, Cells.with_salt_and_pepper(columns, x, share, low, high)
 
 
 def super_resolve(fitted: Fitted, X: Any, image_shape: Sequence[int], factor: int, wanted: Wanted) -> Any:
@@ -154,8 +157,10 @@ def super_resolve(fitted: Fitted, X: Any, image_shape: Sequence[int], factor: in
     seen = Seen.of(X, D // factor**2)
     columns = Columns.of(fitted.preprocessor, seen.X.dtype)
     if 0 < columns.n_binary < D:
-        raise ValueError(f"the likelihood is {fitted.preprocessor.likelihood!r}; expected pictures, with pixels of one kind")
-    average = seen.with_holes(seen.filled.astype(float))
+        raise ValueError(
+            f"the likelihood is {fitted.preprocessor.likelihood!r}; expected pictures, with pixels of one kind"
+        )
+    average = seen.values()
     cells = _blocks(shape, factor)
     place = np.empty(D, np.int64)  # of each column of the table among `Columns`
     place[columns.order] = np.arange(D)
@@ -167,7 +172,9 @@ def super_resolve(fitted: Fitted, X: Any, image_shape: Sequence[int], factor: in
         observation = BinaryBlocks(np.clip(count, 0, n), cells)
     else:
         observation = RealBlocks(average - columns.shift[cells].mean(axis=1), cells, 1 / (n * columns.scale))
-    whole = Seen(np.full((len(average), D), np.nan, _float_type(seen.X.dtype)), np.ones((len(average), D), bool))
+    whole = Seen(
+        np.full((len(average), D), np.nan, _float_type(seen.X.dtype, fitted)), np.ones((len(average), D), bool)
+    )
     return _answer(fitted, whole, columns, np.arange(len(average)), observation, wanted, "super_resolve")
 
 
@@ -179,24 +186,13 @@ def _seen_as_is(fitted, X):
 
     Returns the `Seen`, the `Columns`, and their cells (N, D) with NaN in the holes.
     """
-    compare_names(column_names(X), fitted.feature_names, "VAE")
-    seen = Seen.of(X, fitted.preprocessor.n_columns)
+    fitted = fitted.with_missing()
+    data, seen = fitted.data(X), Seen.of(X, fitted.preprocessor.n_columns)
     columns = Columns.of(fitted.preprocessor, seen.X.dtype)
-    data = fitted.preprocessor.data(survey(seen.filled))
-    x, B = columns.inward(seen.filled), columns.n_binary
+    x, B = columns.inward(seen.values()), columns.n_binary
     for rows, batch, _ in fitted.batches(data) if B else ():  # clipped, and drawn where grey values are made binary
         x[rows, :B] = fitted.model.backend.to_numpy(batch)[:, :B]
-    x[np.take(seen.holes, columns.order, axis=1)] = np.nan
-    return seen, columns, x
-
-
-def _checked_sigma(sigma, n_columns):
-    given = np.asarray(sigma, float)
-    if given.shape not in ((), (n_columns,)):
-        raise ValueError(f"sigma has the shape {given.shape}; expected a number, or one for each of {n_columns} columns")
-    if not np.all((given >= 0) & (given < np.inf)):
-        raise ValueError(f"sigma is {sigma!r}; expected finite numbers of at least 0, in the units of X")
-    return np.broadcast_to(given, n_columns)
+    return seen, columns, np.where(np.take(seen.holes, columns.order, axis=1), np.nan, x)
 
 
 def _checked_extremes(fitted, columns, extremes, dtype):
@@ -205,7 +201,7 @@ def _checked_extremes(fitted, columns, extremes, dtype):
         if fitted.model.likelihood.unit_interval:
             return np.zeros(len(columns.order)), np.ones(len(columns.order))
         raise ValueError("extremes is None; expected (low, high), the values of pepper and salt, for data of any range")
-    low, high = np.asarray(extremes).astype(_float_type(dtype))  # as X has them
+    low, high = np.asarray(extremes).astype(_float_type(dtype, fitted))  # as X has them
     if not np.all(low < high):
         raise ValueError(f"extremes is {extremes!r}; expected (low, high) with low < high")
     return (columns.inward(np.broadcast_to(end, (1, len(columns.order))))[0] for end in (low, high))
@@ -216,9 +212,11 @@ def _checked_shape(image_shape, factor, n_columns):
     check_number("factor", factor, np.integer, 1)
     shape = tuple(image_shape)
     if len(shape) not in (2, 3) or math.prod(shape) != n_columns:
-        raise ValueError(f"image_shape is {image_shape!r}; expected (height, width) or (height, width, colours) of {n_columns} pixels")
+        raise ValueError(f"image_shape is {image_shape!r}; expected (height, width[, colours]) of {n_columns} numbers")
     if shape[0] % factor or shape[1] % factor:
-        raise ValueError(f"factor is {factor}; expected one that divides the sides of the image, {shape[0]} and {shape[1]}")
+        raise ValueError(
+            f"factor is {factor}; expected one that divides the sides of the image, {shape[0]} and {shape[1]}"
+        )
     return (*shape, 1)[:3]
 
 
@@ -232,20 +230,23 @@ def _blocks(shape, factor):
 def _check_counts(count, n):
     outside = np.nanmax(np.maximum(count - n, -count), initial=0.0) / n
     if outside > ROUNDING:
-        raise ValueError(f"X has averages by {outside:.3g} outside of the range of the pixels; expected averages of pixels")
+        raise ValueError(
+            f"X has averages by {outside:.3g} outside of the range of the pixels; expected averages of pixels"
+        )
 
 
 # What is returned -----------------------------------------------------------------------------------------------------
 
 
-def _float_type(dtype):
-    return dtype if dtype.kind == "f" else np.dtype(float)
+def _float_type(dtype, fitted):
+    """Return the type of floats of a table, or for integers that of the model."""
+    return dtype.newbyteorder("=") if dtype.kind == "f" else fitted.model.dtype
 
 
-def _merged(seen, rows, values):
+def _merged(fitted, seen, rows, values):
     """Return the table with these values (..., rows, D) in the holes of these rows."""
-    X = np.array(seen.X, _float_type(seen.X.dtype) if len(rows) else seen.X.dtype)
-    X = np.broadcast_to(X, (*values.shape[:-2], *X.shape)).copy()
+    dtype = _float_type(seen.X.dtype, fitted) if len(rows) else seen.X.dtype
+    X = np.broadcast_to(seen.X.astype(dtype), (*values.shape[:-2], *seen.X.shape)).copy()
     X[..., rows, :] = np.where(seen.holes[rows], values, X[..., rows, :])
     return X
 
@@ -260,17 +261,15 @@ def _answer(fitted, seen, columns, rows, observation, wanted, name):
     n_draws, D = wanted.n_draws or 0, seen.X.shape[1]
     if not len(rows):
         nothing = np.zeros((*[n_draws] * (n_draws > 0), 0, D))
-        merged = _merged(seen, rows, nothing)
-        return (merged, np.zeros(merged.shape, _float_type(merged.dtype))) if wanted.return_std else merged
-    found = infer(
-        fitted, columns, observation, wanted.n_samples, n_draws=n_draws, seed=wanted.seed, told=wanted.told
-    )
+        merged = _merged(fitted, seen, rows, nothing)
+        return (merged, np.zeros(merged.shape, _float_type(merged.dtype, fitted))) if wanted.return_std else merged
+    found = infer(fitted, columns, observation, wanted.n_samples, n_draws=n_draws, seed=wanted.seed, told=wanted.told)
     for (kind, limit), values in zip(LIMITS.items(), (found.rhat, found.size)):
         if doubt := limit.doubt(name, kind, values, rows):
             warn(doubt)
     if n_draws:
-        return _merged(seen, rows, columns.outward(found.draws))
-    X = _merged(seen, rows, columns.outward(found.mean))
+        return _merged(fitted, seen, rows, columns.outward(found.draws))
+    X = _merged(fitted, seen, rows, columns.outward(found.mean))
     if not wanted.return_std:
         return X
     std = np.zeros(X.shape, X.dtype)

@@ -116,7 +116,7 @@ class _Particles:
 
     def __init__(self, log_likelihood, shape, uniform):
         self.shape = L, M, J = shape
-        self.density = _Tempered(log_likelihood, L)
+        self.density = _Tempered(log_likelihood)
         self.z = ndtri(uniform((CANDIDATES * L, J)))
         parts = [self.density.likelihood(z) for z in np.split(self.z, CANDIDATES)]
         self.value, self.slope = (np.concatenate(part) for part in zip(*parts))
@@ -171,7 +171,7 @@ class _Particles:
 
     def _resample(self, log_weights, uniform):
         """Replace particles by L that systematic resampling chooses; equal weights (M, L) change nothing."""
-        L, M, J = self.shape
+        L, M, _ = self.shape
         peak = log_weights.max(axis=1, keepdims=True)
         with np.errstate(invalid="ignore"):
             weights = np.exp(log_weights - peak)
@@ -192,8 +192,9 @@ class _Particles:
 class _Tempered:
     """The density f_beta in scaled coordinates u = z / scale; remembers the last values of log p(x|z) and its slope."""
 
-    def __init__(self, log_likelihood, n_chains):
+    def __init__(self, log_likelihood):
         self._log_likelihood = log_likelihood
+        self.beta, self.scale = np.zeros(0), np.zeros(0)
 
     def likelihood(self, z):
         value, slope = self._log_likelihood(z)
