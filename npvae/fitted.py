@@ -142,7 +142,9 @@ class Fitted:
             for rows in _batches(len(z)):
                 decoded = model.decode(drawn, z[rows[0] : rows[-1] + 1], buffers)
                 ours = rows % n == i
-                x[rows[ours]] = model.likelihood.draw(rng, [to_numpy(output)[ours] for output in decoded.outputs])
+                outputs = [to_numpy(output)[ours] for output in decoded.outputs]
+                sound = np.all([np.isfinite(output).all(axis=1) for output in outputs], axis=0)
+                x[rows[ours]] = np.where(sound[:, None], model.likelihood.draw(rng, outputs), np.nan)
         return self.preprocessor.restore(x)
 
     def decode(self, Z: ArrayLike) -> list[np.ndarray]:

@@ -59,8 +59,8 @@ POSTERIORS = {
 #: What needs q(z|x) says this of a model that has none.
 NO_ENCODER = (
     "the model has no encoder, and so no q(z|x), no bound, no codes and no reconstructions: its estimator trains the "
-    "decoder alone. What needs none: sample, inverse_transform, fitted_.log_joint, log_likelihood by 'marginal' or "
-    "'annealed'"
+    "decoder alone. What needs none: sample, inverse_transform, impute, denoise, super_resolve, fitted_.log_joint, "
+    "log_likelihood by 'marginal' or 'annealed'"
 )
 
 

@@ -166,10 +166,10 @@ class SpikeAndSlab(NamedTuple):
     def log_prob(self, x: NDArray) -> NDArray[np.float64]:
         """Return the log-density of values x (N,), in nats; 0 where a value is NaN, and not observed."""
         parts = (1 - self.weight, self.spike), (self.weight, self.slab)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             distance = np.asarray(x, float) - self.value
             logs = [np.log(w) - np.log(std) - 0.5 * (LOG_2PI + (distance / std) ** 2) for w, std in parts]
-        return np.where(np.isnan(distance), 0, np.logaddexp(*logs))
+            return np.where(np.isnan(distance), 0, np.logaddexp(*logs))
 
 
 class Preprocessor(NamedTuple):

@@ -68,7 +68,7 @@ def run_sample(arguments: argparse.Namespace) -> int:
 
     path, model = picture_path(arguments.out, arguments.force), load_model(arguments.model)
     shape = _image_shape(arguments, model)
-    save_picture(path, lambda ax: plots.show_images(model.sample(100), shape, title="Samples", ax=ax))
+    save_picture(path, lambda ax: plots.show_images(model.sample(100, mean=True), shape, title="Samples", ax=ax))
     return 0
 
 

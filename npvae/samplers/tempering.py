@@ -36,8 +36,8 @@ CANDIDATES = 16
 #: Steps of beta after which the rest is one step, so that rows whose density is not finite come to an end.
 MOST_STEPS = 500
 
-#: Acceptance that step sizes are adapted to, and the step size at beta = 0.
-TARGET, FIRST_STEP = 0.8, 0.5
+#: Acceptance that step sizes are adapted to, the change of a logarithm for an acceptance off by 1, and the first step.
+TARGET, RATE, FIRST_STEP = 0.8, 2.0, 0.5
 
 #: Leapfrog steps of each transition. Their size is drawn between this part of the adapted one and all of it: where all
 #: trajectories are as long, some end near where they begin.
@@ -134,7 +134,7 @@ class _Particles:
             self._resample((following - beta)[:, None] * value, uniform)
             self._rescale(0.5, active)
             acceptance = self.move(following, uniform, active)
-            self.log_step += active * (acceptance - TARGET)
+            self.log_step += RATE * active * (acceptance - TARGET)
             beta, n_steps, share = following, n_steps + active, SHARE
         return n_steps
 
@@ -144,7 +144,7 @@ class _Particles:
         for k in range(1, WARMUP + 1):
             acceptance = self.move(np.ones(self.shape[1]), uniform)
             self._rescale(1 / (1 + k))
-            self.log_step += (acceptance - TARGET) / np.sqrt(k)
+            self.log_step += RATE * (acceptance - TARGET) / np.sqrt(k)
             logs.append(self.log_step.copy())
         self.log_step = np.mean(logs[WARMUP // 2 :], axis=0)
 
