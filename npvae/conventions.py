@@ -318,6 +318,15 @@ class SklearnEstimator:
         return result
 
 
+def as_given(X: Any, result: NDArray) -> Any:
+    """Return numbers for each cell of a table X as X is: as a data frame with its columns and index, or as they are."""
+    if (pandas := sys.modules.get("pandas")) and isinstance(X, pandas.DataFrame):
+        return pandas.DataFrame(result, index=X.index, columns=X.columns)
+    if (polars := sys.modules.get("polars")) and isinstance(X, polars.DataFrame):
+        return polars.DataFrame(result, schema=X.columns)
+    return result
+
+
 def column_names(X: Any) -> NDArray | None:
     """Return the column names of a data frame if they are strings; None if they are not, or if X has no columns.
 

@@ -66,7 +66,7 @@ class RealBlocks(NamedTuple):
         """See `Observation.moments`."""
         gain, variance = self._gain(outputs), np.exp(outputs.log_var)
         error = self._to_cells(self._errors(self.weight * outputs.mu))
-        return outputs.mu + gain * error, variance * (1 - gain * self.weight)
+        return outputs.mu + gain * error, variance * np.maximum(1 - gain * self.weight, 0)
 
     def draw(self, outputs: Outputs, uniform: Uniform) -> NDArray:
         """See `Observation.draw`. A draw of p(x|z) is moved to the average that was seen."""
@@ -204,7 +204,7 @@ def poisson_binomial(logits: NDArray, lower: NDArray, share: NDArray) -> tuple[N
         mean[..., i] = (slope[..., 1:] * (y_i * prefix[i])[..., :-1]).sum(axis=-1)
         slope[..., :-1] += y_i * (slope[..., 1:] - slope[..., :-1])
         slope[..., -1:] *= 1 - y_i
-    return log_prob, mean
+    return log_prob, np.clip(mean, 0, 1)  # beyond by rounding
 
 
 def _tilt(logits, count):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..conventions import check_choice, check_number, column_names, compare_names, short_repr, warn
+from ..conventions import as_given, check_choice, check_number, column_names, compare_names, short_repr, warn
 from ..evaluation.log_likelihood import Limit
 from ..fitted import BATCH, Fitted
 from ..parameters import Buffers
@@ -99,8 +99,9 @@ def impute(fitted: Fitted, X: Any, method: str, wanted: Wanted) -> Any:
         if wanted.n_draws is not None or wanted.return_std:
             raise ValueError("method is 'one-pass', which has no draws and no standard deviations; expected 'chains'")
         mean = columns.outward(_one_pass(fitted, columns, x[rows]))
-        return _merged(fitted, seen, rows, mean)
-    return _answer(fitted, seen, columns, rows, Cells.with_holes(columns, x[rows]), wanted, "impute")
+        return as_given(X, _merged(fitted, seen, rows, mean))
+    answer = _answer(fitted, seen, columns, rows, Cells.with_holes(columns, x[rows]), wanted, "impute")
+    return _as_given(X, answer, wanted)
 
 
 def denoise(
@@ -122,7 +123,8 @@ def denoise(
     unknown = np.empty(seen.X.shape, bool)
     unknown[:, columns.order] = ~cells.is_known
     rows = np.flatnonzero(unknown.any(axis=1))
-    return _answer(fitted, Seen(seen.X, unknown), columns, rows, cells.take(rows), wanted, "denoise")
+    answer = _answer(fitted, Seen(seen.X, unknown), columns, rows, cells.take(rows), wanted, "denoise")
+    return _as_given(X, answer, wanted)
 
 
 def _with_gaussian_noise(fitted, X, sigma):
@@ -236,6 +238,13 @@ def _check_counts(count, n):
 
 
 # What is returned -----------------------------------------------------------------------------------------------------
+
+
+def _as_given(X, answer, wanted):
+    """Return means, or means and standard deviations, as data frames where X is one. Draws are an array."""
+    if wanted.n_draws is not None:
+        return answer
+    return tuple(as_given(X, part) for part in answer) if wanted.return_std else as_given(X, answer)
 
 
 def _float_type(dtype, fitted):
