@@ -112,6 +112,14 @@ class Data(NamedTuple):
         """The log-density of X less that of x, (N,)."""
         return self.log_jacobian + self.fixed
 
+    def values(self, rows: NDArray | slice) -> NDArray:
+        """Return some rows of X; if it is masked, as floats with NaN where a cell is not observed."""
+        if self.mask is None:
+            return self.X[rows]
+        values = self.X[rows].astype(np.result_type(self.X.dtype, np.float32))
+        values[self.mask[rows]] = np.nan
+        return values
+
     def take(self, rows: NDArray) -> "Data":
         """Return the data of some rows."""
         mask = None if self.mask is None else self.mask[rows]
