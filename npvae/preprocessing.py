@@ -174,10 +174,10 @@ class SpikeAndSlab(NamedTuple):
     def log_prob(self, x: NDArray) -> NDArray[np.float64]:
         """Return the log-density of values x (N,), in nats; 0 where a value is NaN, and not observed."""
         parts = (1 - self.weight, self.spike), (self.weight, self.slab)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             distance = np.asarray(x, float) - self.value
             logs = [np.log(w) - np.log(std) - 0.5 * (LOG_2PI + (distance / std) ** 2) for w, std in parts]
-        return np.where(np.isnan(distance), 0, np.logaddexp(*logs))
+            return np.where(np.isnan(distance), 0, np.logaddexp(*logs))
 
 
 class Preprocessor(NamedTuple):
@@ -258,8 +258,8 @@ class Preprocessor(NamedTuple):
             X = np.concatenate([np.clip(X[:, : len(bounded)], 0, 1 / unit), X[:, len(bounded) :]], axis=1)
         log_scale = np.log(scale * unit) if likelihood.density else np.zeros(len(scale))
         if table.missing and likelihood.density:
-            hidden = (~np.asarray(observed)[:, self.order] for _, observed in table.parts())
-            of_rows = of_rows - np.concatenate([part @ log_scale for part in hidden])
+            hidden = (np.ascontiguousarray(~np.asarray(observed)[:, self.order]) for _, observed in table.parts())
+            of_rows = of_rows - np.concatenate([np.where(part, log_scale, 0).sum(axis=1) for part in hidden])
         scaling = Scaling(shift / unit, scale * unit)
         return Data(X, scaling, float(np.sum(log_scale)), of_rows, self.binarization, table.missing, mask)
 
@@ -562,9 +562,11 @@ def _column_moments(
     usual, repeats, sizes, sums, squares = _usual(table), np.zeros(table.X.shape[1], np.int64), [], [], []
     for chunk, observed in table.parts():
         repeats += np.count_nonzero((chunk == usual) & observed, axis=0)
+        if table.missing:
+            chunk = np.where(observed, chunk, first)
         x = (chunk - first) / unit
         sizes.append(np.broadcast_to(observed, x.shape).sum(axis=0))
-        sums.append(np.sum(x, axis=0, where=observed))
+        sums.append(np.sum(x, axis=0))
         squares.append(np.sum((x - sums[-1] / np.maximum(sizes[-1], 1)) ** 2, axis=0, where=observed))
     total, n = np.maximum(table.n_observed, 1), np.maximum(sizes, 1)
     shift = np.sum(sums, axis=0) / total

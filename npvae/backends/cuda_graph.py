@@ -27,8 +27,8 @@ CHUNK = 50
 #: Most steps before the host waits, and most bytes of their noise.
 MOST, NOISE_BYTES = 1000, 2**27
 
-#: Share of the device's free memory that the data may take. Larger data are copied in chunks, as they are needed; so are
-#: masked arrays, whose values and masks the host puts together.
+#: Share of the device's free memory that the data may take. Larger data are copied in chunks, as they are needed. So
+#: are masked arrays, since the host puts their values and masks together.
 SHARE = 0.7
 
 
