@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.stats
+from test_data import KINDS
 
 import npvae
 from npvae.backends import reference
@@ -14,11 +15,11 @@ from npvae.backends.formulas import soft_floor
 from npvae.estimators import ESTIMATORS, SGVB
 from npvae.evaluation import LinearGaussian
 from npvae.likelihoods import LIKELIHOODS
-from npvae.model import Model
+from npvae.model import Architecture, Model
 from npvae.noise import key_of_content
 from npvae.parameters import Buffers
-from npvae.preprocessing import Data, Scaling, fingerprints, fit_preprocessor
-from npvae.table import survey
+from npvae.preprocessing import Data, Scaling, choose_likelihood, fingerprints, fit_preprocessor
+from npvae.table import as_table, survey
 
 SMALL = {"hidden_layer_sizes": (6,), "learning_rate": 0.05, "max_epochs": 3, "batch_size": 20, "backend": "reference"}
 
@@ -268,6 +269,22 @@ def test_scores_and_log_likelihoods_are_those_of_the_observed_cells(rng):
     assert np.all(many.score_samples(rows) <= np.array(expected) + 0.1)
 
 
+def test_holes_in_validation_data_alone(rng, table):
+    """They count as they do in a score."""
+    X_valid = holes(rng, table)
+    model = npvae.VAE(2, missing="model", **SMALL | {"max_epochs": 1}).fit(table, X_valid=X_valid)
+    assert model.history_[0].elbo_valid == pytest.approx(model.score(X_valid), rel=1e-12)
+
+
+@pytest.mark.parametrize("posterior", ["gaussian", "uniform", "laplace"])
+def test_every_family_of_q(rng, table, posterior):
+    """Importance sampling takes a Gaussian for a family that ends somewhere."""
+    X = holes(rng, table)
+    model = npvae.VAE(2, missing="model", posterior=posterior, **SMALL).fit(X)
+    by_quadrature = model.log_likelihood(X[:9], method="quadrature", n_samples=81)
+    np.testing.assert_allclose(model.log_likelihood(X[:9]), by_quadrature, atol=0.1)
+
+
 def test_a_score_is_a_function_of_the_row(rng, table, backend):
     """It depends neither on the other rows, complete or not, nor on their order; nor does a code."""
     X = holes(rng, table)
@@ -357,6 +374,38 @@ def test_scaling_and_fixed_columns_are_those_of_the_observed_cells(rng, masked, 
         axis=1
     )
     np.testing.assert_allclose(data.offset, expected, rtol=1e-12)
+    model = Model(Architecture(3, 1, (), likelihood="mixed", n_binary=1), reference, "float64", missing=True)
+    for rows in np.arange(500), np.array([499, 3, 3]):
+        x = model.gather(data, rows, Buffers(reference, "float64"))
+        by_hand = ((H[:, order] - preprocessor.scaling.shift) * preprocessor.scaling.scale)[rows]
+        np.testing.assert_allclose(x, by_hand, rtol=1e-12)
+        some = data.take(rows)
+        np.testing.assert_array_equal(model.gather(some, np.arange(len(rows)), Buffers(reference, "float64")), x)
+
+
+def test_a_rare_value_is_rare_among_the_observed_ones():
+    """See `preprocessing.RARE`: 4 of 50 observed values are not rare, 4 of 200 would be."""
+    X = np.zeros((200, 4))
+    X[:, 1:] = np.random.default_rng(0).integers(0, 9, (200, 3))
+    X[:4, 0] = 1
+    assert choose_likelihood(survey(X))[0] == "gaussian"
+    X[50:, 0] = np.nan
+    assert choose_likelihood(survey(X, missing=True))[0] == "mixed"
+
+
+def test_a_piece_is_compared_by_its_observed_cells(rng):
+    X = np.column_stack([rng.standard_normal((200, 2)), np.where(np.arange(200) < 1, 1.0, 0.0)])
+    preprocessor, _ = fit_preprocessor(survey(X), "gaussian")
+    assert [density.column for density in preprocessor.fixed] == [2]
+    hidden = rng.random(X.shape) < 0.9
+    hidden[:, 1] = True
+    dirty = np.where(hidden, 1e6, X)
+    assert preprocessor.far_from(survey(np.ma.MaskedArray(dirty, hidden), missing=True)) == ""
+    X[:, 2] = 1.0  # in the 20 observed cells of the piece, more often than the first piece lets expect
+    far = preprocessor.far_from(survey(np.ma.MaskedArray(X, hidden), missing=True))
+    assert "column 2 hardly varied in the first piece, and does in this one" in far
+    far = preprocessor.far_from(survey(np.ma.MaskedArray(X * [50, 1, 0], hidden), missing=True))
+    assert "the values of column 0 are " in far and "of 1 of 2 columns" in far
 
 
 def test_the_baseline_of_health_is_that_of_the_observed_cells(rng, table):
@@ -417,6 +466,22 @@ def test_binary_pixels_with_holes(rng):
     x = model.fitted_.model.gather(data, np.arange(60), Buffers(reference, "float32"))
     np.testing.assert_array_equal(np.isnan(x), np.isnan(grey))
     assert set(np.unique(x[~np.isnan(x)])) == {0, 1}
+
+
+ACCEPTED = [(kind, make) for kind, make, gets in KINDS if gets.startswith(("Gaussian", "Bernoulli", "Mixed"))]
+
+
+@pytest.mark.parametrize("kind, make", ACCEPTED, ids=[kind for kind, _ in ACCEPTED])
+def test_every_kind_of_data_with_holes(rng, kind, make):
+    """It gets the likelihood of the same data without holes, and answers are finite."""
+    X = as_table(make())
+    hidden = rng.random(X.shape) < 0.15
+    hidden[np.arange(X.shape[1]) % len(X), np.arange(X.shape[1])] = False
+    given, settings = np.ma.MaskedArray(X, hidden), SMALL | {"n_components": 2, "missing": "model"}
+    model = npvae.VAE(**settings).fit(given)
+    assert model.likelihood_ == npvae.VAE(**settings).fit(X).likelihood_
+    for answer in (model.score_samples(given), model.transform(given), model.reconstruct(given)):
+        assert np.isfinite(answer).all()
 
 
 def test_data_frames(rng, table):
