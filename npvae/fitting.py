@@ -365,7 +365,17 @@ def _choose_preprocessing(settings, table: Survey, seed: int) -> tuple[Preproces
     if binarization is not None:
         what = "X holds nothing but 0 and 1, which stay" if table.is_binary else BINARIZE[settings.binarize]
         notices.append(f"binarize: {settings.binarize} ({what})")
+    if table.missing:
+        notices.append(f"missing: {_missing_of(table)}")
     return preprocessor._replace(binarization=binarization), [f"likelihood: {likelihood} ({reason})", *notices]
+
+
+def _missing_of(table: Survey) -> str:
+    """Say how much of a table is not observed."""
+    empty = sum(int(np.sum(~np.any(observed, axis=1))) for _, observed in table.parts())
+    share = 1 - table.n_observed.sum() / table.X.size
+    rows = f"; {empty} of {len(table.X)} rows have no observed cell, and carry no information" if empty else ""
+    return f"{share:.1%} of the cells are not observed{rows}"
 
 
 def _binarization(binarize: str, seed: int, likelihood: str, reason: str) -> Binarization | None:

@@ -199,10 +199,13 @@ class Model:
     def gather(self, data: Data, rows: NDArray, buffers: Buffers, keys: NDArray | None = None) -> Array:
         """Return the rows (M,) of the data as a minibatch x (M, D), scaled, in this model's precision.
 
+        It has NaN where a cell is not observed.
+
         Where the data is binarized, ``keys`` (M,) of 64 bits decide how; by default they are those of the content of
         each row, and its binarization is the same each time.
         """
-        x = self.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), data.X.shape[1]))
+        X, places = (data.X, rows) if data.mask is None else (data.values(rows), np.arange(len(rows)))
+        x = self.backend.gather(X, places, data.scaling, buffers("x", len(rows), X.shape[1]))
         if data.binarization is not None:
             if keys is None:
                 keys = key_of_content(self.backend.to_numpy(x), data.binarization.seed)

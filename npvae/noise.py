@@ -53,7 +53,7 @@ def key_of_content(x: NDArray, seed: int) -> NDArray[np.uint64]:
     >>> bool(first == third), bool(first == second)
     (True, False)
     """
-    with np.errstate(over="ignore"):  # what is beyond float32 is hashed as infinite
+    with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float32 is hashed as infinite
         x = (x + 0.0).astype(np.float32, copy=False)  # + 0.0 turns -0.0 into 0.0
         x[np.isnan(x)] = np.nan  # which has many bit patterns
         bits = x.view(np.uint32).astype(np.uint64)

@@ -112,6 +112,14 @@ class Data(NamedTuple):
         """The log-density of X less that of x, (N,)."""
         return self.log_jacobian + self.fixed
 
+    def values(self, rows: NDArray | slice) -> NDArray:
+        """Return some rows of X; if it is masked, as floats with NaN where a cell is not observed."""
+        if self.mask is None:
+            return self.X[rows]
+        values = self.X[rows].astype(np.result_type(self.X.dtype, np.float32))
+        values[self.mask[rows]] = np.nan
+        return values
+
     def take(self, rows: NDArray) -> "Data":
         """Return the data of some rows."""
         mask = None if self.mask is None else self.mask[rows]
@@ -250,8 +258,8 @@ class Preprocessor(NamedTuple):
             X = np.concatenate([np.clip(X[:, : len(bounded)], 0, 1 / unit), X[:, len(bounded) :]], axis=1)
         log_scale = np.log(scale * unit) if likelihood.density else np.zeros(len(scale))
         if table.missing and likelihood.density:
-            hidden = (~np.asarray(observed)[:, self.order] for _, observed in table.parts())
-            of_rows = of_rows - np.concatenate([part @ log_scale for part in hidden])
+            hidden = (np.ascontiguousarray(~np.asarray(observed)[:, self.order]) for _, observed in table.parts())
+            of_rows = of_rows - np.concatenate([np.where(part, log_scale, 0).sum(axis=1) for part in hidden])
         scaling = Scaling(shift / unit, scale * unit)
         return Data(X, scaling, float(np.sum(log_scale)), of_rows, self.binarization, table.missing, mask)
 
@@ -554,9 +562,11 @@ def _column_moments(
     usual, repeats, sizes, sums, squares = _usual(table), np.zeros(table.X.shape[1], np.int64), [], [], []
     for chunk, observed in table.parts():
         repeats += np.count_nonzero((chunk == usual) & observed, axis=0)
+        if table.missing:
+            chunk = np.where(observed, chunk, first)
         x = (chunk - first) / unit
         sizes.append(np.broadcast_to(observed, x.shape).sum(axis=0))
-        sums.append(np.sum(x, axis=0, where=observed))
+        sums.append(np.sum(x, axis=0))
         squares.append(np.sum((x - sums[-1] / np.maximum(sizes[-1], 1)) ** 2, axis=0, where=observed))
     total, n = np.maximum(table.n_observed, 1), np.maximum(sizes, 1)
     shift = np.sum(sums, axis=0) / total

@@ -5,7 +5,7 @@ What is made of it, a likelihood and a scaling, is decided in ``preprocessing``.
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,6 +58,11 @@ class Survey(NamedTuple):
     def missing(self) -> bool:
         """Whether there are cells that are not observed."""
         return bool((self.n_observed < len(self.X)).any())
+
+    def take(self, rows: NDArray) -> "Survey":
+        """Return the survey of some rows."""
+        X = self.X[rows]
+        return survey(X if self.mask is None else np.ma.MaskedArray(X, self.mask[rows]), missing=self.missing)
 
     def parts(self) -> Iterator[tuple[NDArray, NDArray[np.bool_] | bool]]:
         """Yield X in chunks of rows, each with which of its cells are observed: an array, or True if all are."""
@@ -287,6 +292,7 @@ def _asarray(X: ArrayLike, name: str) -> NDArray:
     """Return X as an array of numbers, of floats where it holds objects."""
     if X is None:
         raise TypeError(f"{name} is None; expected an array (rows, features)")
+    given: Any = X
     try:
         X = np.asarray(X)
     except ValueError as error:  # rows of different lengths
@@ -294,7 +300,7 @@ def _asarray(X: ArrayLike, name: str) -> NDArray:
     if X.dtype != object:
         return X
     try:
-        return X.astype(float)
+        return given.to_numpy(float, na_value=np.nan) if hasattr(given, "iloc") else X.astype(float)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} holds objects that are not numbers ({error}); expected numbers") from None
 

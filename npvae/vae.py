@@ -428,8 +428,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     def fitted_(self) -> Fitted:
         """The model with its parameters, on the backend in use, for evaluation and for programs of one's own."""
         self._check_fitted()
-        dtype, missing = self.parameters_.vector.dtype, self.missing == "model"
-        model = fitting.make_model(self.architecture_, self.backend, self.backend_, dtype, missing)
+        dtype = self.parameters_.vector.dtype
+        model = fitting.make_model(self.architecture_, self.backend, self.backend_, dtype, self._allows_nan)
         parameters, names = fitting.on_backend(model, self.parameters_), getattr(self, "feature_names_in_", None)
         return Fitted(model, parameters, self.preprocessor_, self.seed_, self.n_samples, names)
 
@@ -874,6 +874,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     def _check_fitted(self):
         if not hasattr(self, "parameters_"):
             raise not_fitted(type(self).__name__)
+
+    @property
+    def _allows_nan(self):
+        return self.missing == "model"
 
     @property
     def _n_features_out(self):

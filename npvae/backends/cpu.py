@@ -313,11 +313,10 @@ _gaussian_row, _gaussian_observed = _make_gaussian_row(False), _make_gaussian_ro
 def bernoulli_log_prob(x, logits, weights, out=(None, None), missing=False):
     """See `reference.bernoulli_log_prob`."""
     log_prob, dlogits = _outputs(logits, out)
+    _bernoulli_log_prob(x, logits, weights, log_prob, dlogits, _threads(logits.size))
     if missing:
         none = np.empty((len(logits), 0), logits.dtype)
-        _observed_log_prob(x, (logits, none, none), weights, log_prob, (dlogits, none, none), _threads(logits.size))
-        return log_prob, dlogits
-    _bernoulli_log_prob(x, logits, weights, log_prob, dlogits, _threads(logits.size))
+        _correct_for_missing(x, (logits, none, none), weights, log_prob, (dlogits, none, none), _threads(logits.size))
     return log_prob, dlogits
 
 
@@ -334,11 +333,10 @@ def _bernoulli_log_prob(x, logits, weights, log_prob, dlogits, threads):
 def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None), missing=False):
     """See `reference.gaussian_log_prob`."""
     log_prob, dmu, dlog_var = _outputs(mu, out)
+    _gaussian_log_prob(x, mu, log_var, weights, log_prob, dmu, dlog_var, _threads(mu.size))
     if missing:
         none = np.empty((len(mu), 0), mu.dtype)
-        _observed_log_prob(x, (none, mu, log_var), weights, log_prob, (none, dmu, dlog_var), _threads(mu.size))
-        return log_prob, dmu, dlog_var
-    _gaussian_log_prob(x, mu, log_var, weights, log_prob, dmu, dlog_var, _threads(mu.size))
+        _correct_for_missing(x, (none, mu, log_var), weights, log_prob, (none, dmu, dlog_var), _threads(mu.size))
     return log_prob, dmu, dlog_var
 
 
@@ -356,8 +354,10 @@ def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None)
     """See `reference.mixed_log_prob`."""
     log_prob, dlogits = _outputs(logits, out[:2])
     _, *gradients = _outputs(mu, (log_prob, *out[2:]))
-    parameters, log_density = (logits, mu, log_var), _observed_log_prob if missing else _mixed_log_prob
-    log_density(x, parameters, weights, log_prob, (dlogits, *gradients), _threads(logits.size + mu.size))
+    arguments = x, (logits, mu, log_var), weights, log_prob, (dlogits, *gradients), _threads(logits.size + mu.size)
+    _mixed_log_prob(*arguments)
+    if missing:
+        _correct_for_missing(*arguments)
     return log_prob, dlogits, *gradients
 
 
@@ -381,28 +381,30 @@ def _mixed_row(x, row, parameters, weight, gradients):
 
 
 @njit(parallel=True, **OPTIONS)
-def _observed_log_prob(x, parameters, weights, log_prob, gradients, threads):
-    """The likelihoods of rows with cells that are not observed. One without binary or real columns has empty arrays."""
+def _correct_for_missing(x, parameters, weights, log_prob, gradients, threads):
+    """Compute the rows of x that have NaN again, from their observed cells; the others keep their bits.
+
+    A likelihood without binary or without real columns has empty arrays in their places.
+    """
     if threads == 1:
         for row in range(len(log_prob)):
-            log_prob[row] = _observed_row(x[row % len(x)], row, parameters, weights[row], gradients)
+            _correct_row(x[row % len(x)], row, parameters, weights, log_prob, gradients)
     else:
         for row in prange(len(log_prob)):
-            log_prob[row] = _observed_row(x[row % len(x)], row, parameters, weights[row], gradients)
+            _correct_row(x[row % len(x)], row, parameters, weights, log_prob, gradients)
 
 
 @njit(**ROW)
-def _observed_row(x, row, parameters, weight, gradients):
-    """Return the log-density of a row. One that is complete has the same bits as among complete rows."""
+def _correct_row(x, row, parameters, weights, log_prob, gradients):
     logits, mu, log_var = parameters
     dlogits, dmu, dlog_var = gradients
     B, complete = logits.shape[1], True
     for d in range(len(x)):
         complete &= x[d] == x[d]
-    if complete:
-        return _mixed_row(x, row, parameters, weight, gradients)
-    binary = _bernoulli_observed(x[:B], logits[row], weight, dlogits[row])
-    return binary + _gaussian_observed(x[B:], mu[row], log_var[row], weight, dmu[row], dlog_var[row])
+    if not complete:
+        binary = _bernoulli_observed(x[:B], logits[row], weights[row], dlogits[row])
+        real = _gaussian_observed(x[B:], mu[row], log_var[row], weights[row], dmu[row], dlog_var[row])
+        log_prob[row] = binary + real
 
 
 def _outputs(parameter, out):
