@@ -15,6 +15,11 @@ class Observation(Protocol):
     """What was seen of M rows x: log p(seen|z), and p(x | z, seen).
 
     The two are functions of the decoder's `Outputs` for L samples z of each row. Columns are those of `Columns`.
+
+    Examples
+    --------
+    >>> [name for name in vars(Observation) if name[0] != "_"]
+    ['content', 'known', 'take', 'log_prob', 'moments', 'draw']
     """
 
     @property

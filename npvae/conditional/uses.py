@@ -90,7 +90,17 @@ class Seen(NamedTuple):
 
 
 def impute(fitted: Fitted, X: Any, method: str, wanted: Wanted) -> Any:
-    """Fill in the cells that are NaN: see `VAE.impute`."""
+    """Fill in the cells that are NaN: see `VAE.impute`.
+
+    Examples
+    --------
+    >>> import npvae
+    >>> X = np.random.default_rng(0).normal(size=(200, 1)) + [1.0, 2.0, 3.0, 4.0]
+    >>> settings = {"hidden_layer_sizes": (), "learning_rate": 0.05, "max_epochs": 50, "backend": "reference"}
+    >>> fitted = npvae.VAE(1, **settings).fit(X).fitted_
+    >>> impute(fitted, [[1.0, 2.0, np.nan, 4.0]], "chains", Wanted()).round()
+    array([[1., 2., 3., 4.]])
+    """
     wanted.check()
     check_choice("method", method, METHODS)
     seen, columns, x = _seen_as_is(fitted, X)
@@ -112,7 +122,17 @@ def denoise(
     extremes: Sequence[float] | None,
     wanted: Wanted,
 ) -> Any:
-    """Remove noise of a known strength: see `VAE.denoise`."""
+    """Remove noise of a known strength: see `VAE.denoise`.
+
+    Examples
+    --------
+    >>> import npvae
+    >>> X = np.random.default_rng(0).normal(size=(200, 1)) + [1.0, 2.0, 3.0, 4.0]
+    >>> settings = {"hidden_layer_sizes": (), "learning_rate": 0.05, "max_epochs": 50, "backend": "reference"}
+    >>> fitted = npvae.VAE(1, **settings).fit(X).fitted_
+    >>> denoise(fitted, [[1.2, 1.8, 3.2, 3.8]], 0.2, None, None, Wanted()).round()
+    array([[1., 2., 3., 4.]])
+    """
     wanted.check()
     if sigma is not None and salt_and_pepper is None:
         seen, columns, cells = _with_gaussian_noise(fitted, X, sigma)
@@ -152,7 +172,17 @@ def _with_salt_and_pepper(fitted, X, share, extremes):
 
 
 def super_resolve(fitted: Fitted, X: Any, image_shape: Sequence[int], factor: int, wanted: Wanted) -> Any:
-    """Return pictures from the averages of their blocks: see `VAE.super_resolve`."""
+    """Return pictures from the averages of their blocks: see `VAE.super_resolve`.
+
+    Examples
+    --------
+    >>> import npvae
+    >>> X = np.random.default_rng(0).normal(size=(200, 1)) + [1.0, 2.0, 3.0, 4.0]
+    >>> settings = {"hidden_layer_sizes": (), "learning_rate": 0.05, "max_epochs": 50, "backend": "reference"}
+    >>> fitted = npvae.VAE(1, **settings).fit(X).fitted_
+    >>> super_resolve(fitted, [[2.5]], (2, 2), 2, Wanted()).round()
+    array([[1., 2., 3., 4.]])
+    """
     wanted.check()
     D = fitted.preprocessor.n_columns
     shape = _checked_shape(image_shape, factor, D)
