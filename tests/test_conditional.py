@@ -441,7 +441,7 @@ def test_a_row_does_not_depend_on_others_or_batches(rng, backend, monkeypatch):
     model = npvae.VAE(2, hidden_layer_sizes=(6,), **SETTINGS | {"backend": backend}).fit(X)
     X = X[:12]
     X[rng.random(X.shape) < 0.4] = np.nan
-    few = {"n_samples": 64}
+    few = {"n_samples": 128}
     asks = (
         lambda X: model.impute(X, return_std=True, **few),
         lambda X: (model.impute(X, n_draws=20, **few).transpose(1, 0, 2),),

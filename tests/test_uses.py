@@ -33,7 +33,7 @@ def models(tables):
 
 
 LIKELIHOODS = ("bernoulli", "gaussian", "sigmoid-gaussian", "mixed")
-FEW = {"n_samples": 64}
+FEW = {"n_samples": 128}
 
 
 def with_holes(X, share=0.4, seed=1):
@@ -288,7 +288,7 @@ def test_averages_of_pictures_are_those_given(name, rng):
         (lambda m, X: m.impute(X, method="one"), "method is 'one'; expected one of 'chains', 'one-pass'"),
         (lambda m, X: m.impute(X, n_draws=0), "n_draws is 0; expected an integer of at least 1"),
         (lambda m, X: m.impute(X, n_draws=2, return_std=True), "expected one of the two"),
-        (lambda m, X: m.impute(X, n_samples=10), "n_samples is 10; expected an integer of at least 64"),
+        (lambda m, X: m.impute(X, n_samples=10), "n_samples is 10; expected an integer of at least 128"),
         (lambda m, X: m.impute(X, random_state=-1), "random_state is -1; expected an integer of at least 0"),
         (lambda m, X: m.impute(X * np.inf), "X holds .* infinite value"),
         (lambda m, X: m.impute(X, method="one-pass", n_draws=2), "method is 'one-pass', which has no draws"),

@@ -31,8 +31,8 @@ LIMITS = {
     "effective sample size": Limit("below", 20, "take a larger n_samples"),
 }
 
-#: Fewest samples of z for each row: a diagnosis needs four of each chain.
-FEWEST = 4 * CHAINS
+#: Fewest samples of z for each row: the diagnosis needs some of each chain.
+FEWEST = 8 * CHAINS
 
 
 class Wanted(NamedTuple):
