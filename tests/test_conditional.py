@@ -51,14 +51,14 @@ def assert_standard_normal(z, inflation=1.0):
 
 
 def test_both_modes_are_found_in_the_proportion_of_their_masses():
-    """Modes too narrow and too far apart for a chain to go from one to the other; the prior reaches both."""
-    means, std, weights = np.array([-2.0, 1.5]), 0.05, np.array([0.25, 0.75])
-    log_heights = np.log(weights) - stats.norm.logpdf(means)  # the posterior is the mixture, but for widths
+    """One is narrower, and they are too far apart for a chain to go from one to the other, but the prior reaches both."""
+    means, std, weights = np.array([-1.5, 1.5]), np.array([0.05, 0.2]), np.array([0.4, 0.6])
+    log_heights = np.log(weights / std) - stats.norm.logpdf(means)  # the posterior is about the mixture
 
     def log_likelihood(z):
         logs = log_heights - 0.5 * ((z - means) / std) ** 2
         value = np.logaddexp(*logs.T)
-        return value, (np.exp(logs - value[:, None]) * (means - z)).sum(axis=1, keepdims=True) / std**2
+        return value, (np.exp(logs - value[:, None]) * (means - z) / std**2).sum(axis=1, keepdims=True)
 
     share = []
     for seed in range(10):
@@ -103,6 +103,7 @@ def test_a_row_without_a_density_comes_to_an_end():
 
     drawn = tempering.sample_posterior(log_likelihood, (8, 2, 1), 5, *noise_of(np.zeros((2, 1))))
     assert np.isneginf(drawn.log_likelihood[:, :, 0]).all() and np.isfinite(drawn.log_likelihood[:, :, 1]).all()
+    assert len(np.unique(drawn.z[-1, :, 0])) == 8
 
 
 # Observations ---------------------------------------------------------------------------------------------------------

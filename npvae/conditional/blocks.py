@@ -17,6 +17,9 @@ from ..conventions import short_repr
 from .columns import Outputs
 from .observation import Uniform
 
+#: Blocks of binary cells that are computed together: so few that what is kept of them stays in the processor's cache.
+TOGETHER = 2000
+
 
 class RealBlocks(NamedTuple):
     """Weighted sums of Gaussian cells: see `Observation`.
@@ -144,16 +147,12 @@ class BinaryBlocks(NamedTuple):
         logits = outputs.logits[:, :, self.cells].astype(float)
         (L, M, K, n), D = logits.shape, self.cells.size
         u = uniform((L, D + K)).reshape(L, M, D + K)
-        count = np.broadcast_to(np.floor(np.nan_to_num(self.seen) + u[:, :, D:]), (L, M, K)).astype(np.int64)
-        y, prefix = _prefixes(logits, _tilt(logits, count))
-        x, free = np.empty(logits.shape), np.broadcast_to(np.isnan(self.seen), count.shape)
-        at = lambda i, j: np.take_along_axis(prefix[i], np.maximum(j, 0)[..., None], axis=3)[..., 0]
-        for i in range(n - 1, -1, -1):
-            given = np.where(count > 0, y[..., i] * at(i, count - 1), 0.0) / at(i + 1, count)
-            chance = np.where(free, sigmoid(logits[..., i]), given)
-            x[..., i] = u[:, :, :D].reshape(L, M, K, n)[..., i] < chance
-            count = np.maximum(count - x[..., i].astype(np.int64), 0)
-        return _to_cells(x, self.cells)
+        count = np.floor(np.nan_to_num(self.seen) + u[:, :, D:]).astype(np.int64)
+        by_cell = _draw_given_count(logits.reshape(-1, n), count.ravel(), u[:, :, :D].reshape(-1, n)).reshape(
+            logits.shape
+        )
+        free = u[:, :, :D].reshape(logits.shape) < sigmoid(logits)
+        return _to_cells(np.where(np.isnan(self.seen)[..., None], free, by_cell).astype(float), self.cells)
 
     def _inferred(self, logits):
         """Return log p(seen|z) (L, M, K) and E[x | z, seen] (L, M, K, n) of cells with logits (L, M, K, n)."""
@@ -187,47 +186,65 @@ def poisson_binomial(logits: NDArray, lower: NDArray, share: NDArray) -> tuple[N
     >>> float(np.exp(2 * log_prob[0]).round(12)), mean.round(12).tolist()  # P(0) P(1) = 1/4 1/2
     (0.125, [[0.25, 0.25]])
     """
-    lower = np.broadcast_to(lower, logits.shape[:-1])
-    tilt, n = _tilt(logits, lower + 1), logits.shape[-1]
-    y, prefix = _prefixes(logits, tilt)
-    places = np.stack([lower, lower + 1], axis=-1)
-    shares = np.stack(np.broadcast_arrays(1 - share, share), axis=-1)
-    ends = np.take_along_axis(prefix[n], places, axis=-1)
+    n, log_prob, mean = logits.shape[-1], np.empty(logits.shape[:-1]), np.empty(logits.shape)
+    flat = logits.reshape(-1, n), *(np.broadcast_to(part, log_prob.shape).ravel() for part in (lower, share))
+    values, means = log_prob.reshape(-1), mean.reshape(-1, n)
+    for first in range(0, len(values), TOGETHER):
+        part = slice(first, first + TOGETHER)
+        values[part], means[part] = _of_blocks(*(array[part] for array in flat))
+    return log_prob, mean
+
+
+def _of_blocks(logits, lower, share):
+    """Do what `poisson_binomial` does for logits (R, n), lower (R,) and share (R,)."""
+    tilt, (R, n) = _tilt(logits, lower + 1), logits.shape
+    y, prefixes = _prefixes(logits, tilt)
+    rows, last = np.arange(R), prefixes[n]
     # P(k) without the tilt t is P_t(k) exp(-t k) prod (1 + exp(l + t)) / (1 + exp(l))
-    change = (softplus(logits + tilt[..., None]) - softplus(logits)).sum(axis=-1)
-    log_prob = (shares * np.log(ends)).sum(axis=-1) - tilt * (lower + share) + change
-    slope = np.zeros_like(prefix[n])  # of log_prob by the last prefix; then by those before it
-    np.put_along_axis(slope, places, shares / ends, axis=-1)
-    mean = np.empty(logits.shape)
+    change = (softplus(logits + tilt[:, None]) - softplus(logits)).sum(axis=1)
+    log_prob, slope = change - tilt * (lower + share), np.zeros_like(last)
+    for count, weight in (lower, 1 - share), (lower + 1, share):
+        log_prob += weight * np.log(last[count, rows])
+        slope[count, rows] = weight / last[count, rows]  # of log_prob by the last prefix; below, by those before it
+    mean = np.empty((n, R))
     for i in range(n - 1, -1, -1):
-        y_i = y[..., i, None]
-        mean[..., i] = (slope[..., 1:] * (y_i * prefix[i])[..., :-1]).sum(axis=-1)
-        slope[..., :-1] += y_i * (slope[..., 1:] - slope[..., :-1])
-        slope[..., -1:] *= 1 - y_i
-    return log_prob, np.clip(mean, 0, 1)  # beyond by rounding
+        mean[i] = y[i] * np.einsum("jr,jr->r", slope[1 : i + 2], prefixes[i])
+        slope[: i + 1] += y[i] * (slope[1 : i + 2] - slope[: i + 1])
+    return log_prob, np.clip(mean.T, 0, 1)  # beyond by rounding
+
+
+def _draw_given_count(logits, count, u):
+    """Draw binary cells (R, n) of which so many are 1, (R,): from the last one to the first."""
+    (R, n), count = logits.shape, count.copy()
+    y, prefixes = _prefixes(logits, _tilt(logits, count))
+    rows, x = np.arange(R), np.empty(logits.shape, bool)
+    for i in range(n - 1, -1, -1):
+        others = np.where(count > 0, prefixes[i][np.clip(count - 1, 0, i), rows], 0)
+        x[:, i] = u[:, i] * prefixes[i + 1][np.minimum(count, i + 1), rows] < y[i] * others
+        count -= x[:, i]
+    return x
 
 
 def _tilt(logits, count):
-    """Return what is added to all logits, so that those of the ``count`` largest are above 0, and no others.
+    """Return what is added to all logits (R, n), so that those of the ``count`` largest are above 0, and no others.
 
     Given the number of cells that are 1, it does not change their distribution. With it, no probability that is needed
     is below 2^-n, and nothing underflows.
     """
-    ascending = np.sort(logits, axis=-1)
-    at = np.clip(logits.shape[-1] - count, 0, logits.shape[-1] - 1)
-    return -np.take_along_axis(ascending, at[..., None], axis=-1)[..., 0]
+    R, n = logits.shape
+    return -np.sort(logits, axis=1)[np.arange(R), np.clip(n - count, 0, n - 1)]
 
 
 def _prefixes(logits, tilt):
-    """Return y = sigmoid(logits + tilt) and, (n + 1, ..., n + 1), the probability that j of the first i cells are 1."""
-    y, n = sigmoid(logits + tilt[..., None]), logits.shape[-1]
-    prefix = np.zeros((n + 1, *logits.shape[:-1], n + 1))
-    prefix[0, ..., 0] = 1
-    for i in range(n):
-        y_i = y[..., i, None]
-        prefix[i + 1] = (1 - y_i) * prefix[i]
-        prefix[i + 1, ..., 1:] += y_i * prefix[i, ..., :-1]
-    return y, prefix
+    """Return y = sigmoid(logits + tilt) (n, R), and for each i the probabilities (i + 1, R) of how many of i are 1."""
+    y = np.ascontiguousarray(sigmoid(logits + tilt[:, None]).T)
+    prefixes = [np.ones((1, len(logits)))]
+    for i, y_i in enumerate(y):
+        longer = np.zeros((i + 2, len(logits)))
+        np.multiply(prefixes[i], y_i, out=longer[1:])
+        longer[:-1] += (1 - y_i) * prefixes[i]
+        prefixes.append(longer)
+    return y, prefixes
 
 
 def _to_cells(of_blocks, cells):
