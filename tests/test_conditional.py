@@ -51,7 +51,7 @@ def assert_standard_normal(z, inflation=1.0):
 
 
 def test_both_modes_are_found_in_the_proportion_of_their_masses():
-    """One is narrower, and they are too far apart for a chain to go from one to the other, but the prior reaches both."""
+    """One is narrower, and they are too far apart for a chain to go from one to the other. The prior reaches both."""
     means, std, weights = np.array([-1.5, 1.5]), np.array([0.05, 0.2]), np.array([0.4, 0.6])
     log_heights = np.log(weights / std) - stats.norm.logpdf(means)  # the posterior is about the mixture
 

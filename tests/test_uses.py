@@ -324,6 +324,15 @@ def test_averages_outside_of_the_range(models):
         models["bernoulli"].super_resolve([[1.5] * 6], (2, 3), 1)
 
 
+def test_averages_of_levels(rng):
+    """They are in the units of X: 255 times those of the same pixels in [0, 1]."""
+    X = rng.integers(0, 256, (60, 8)).astype(float)
+    model = npvae.VAE(2, likelihood="bernoulli", **SETTINGS).fit(X)
+    small = X[:5].reshape(5, 2, 2, 2).mean(axis=(1, 3))
+    answer = model.super_resolve(small, (2, 4), 2, **FEW)
+    np.testing.assert_allclose(answer.reshape(5, 2, 2, 2).mean(axis=(1, 3)), small, rtol=1e-5)
+
+
 def test_columns_of_several_kinds_are_no_picture(models):
     with pytest.raises(ValueError, match="the likelihood is 'mixed'; expected pictures"):
         models["mixed"].super_resolve([[0.5] * 6], (2, 3), 1)
