@@ -308,6 +308,10 @@ def test_averages_of_pictures_are_those_given(name, rng):
             lambda m, X: m.denoise(X, salt_and_pepper=0.1, extremes=(1, 0)),
             r"extremes is \(1, 0\); expected",
         ),
+        (lambda m, X: m.denoise(X, salt_and_pepper=0.1, extremes=(0, np.nan)), r"extremes is \(0, nan\); expected"),
+        (lambda m, X: m.denoise(X, salt_and_pepper=0.1, extremes=1), r"extremes is 1; expected \(low, high\)"),
+        (lambda m, X: m.super_resolve(X[:, :1], "2x3", 2), "image_shape is '2x3'; expected"),
+        (lambda m, X: m.super_resolve(X[:, :1], 6, 2), "image_shape is 6; expected"),
         (lambda m, X: m.super_resolve(X[:, :1], (2, 3), 2), "factor is 2; expected one that divides .* 2 and 3"),
         (lambda m, X: m.super_resolve(X[:, :1], (2, 2), 2), r"image_shape is \(2, 2\); expected .* of 6 numbers"),
         (lambda m, X: m.super_resolve(X[:, :1], (2, 3), 0), "factor is 0; expected an integer of at least 1"),
@@ -331,6 +335,41 @@ def test_averages_of_levels(rng):
     small = X[:5].reshape(5, 2, 2, 2).mean(axis=(1, 3))
     answer = model.super_resolve(small, (2, 4), 2, **FEW)
     np.testing.assert_allclose(answer.reshape(5, 2, 2, 2).mean(axis=(1, 3)), small, rtol=1e-5)
+
+
+def test_large_blocks(rng):
+    """The sum of all pixels; more of them than a float can count are refused."""
+    X = (rng.random((60, 49)) < 0.1).astype(float)
+    model = npvae.VAE(2, likelihood="bernoulli", **SETTINGS).fit(X)
+    for mean in 0.0, 1 / 49, 0.5, 1.0:
+        assert model.super_resolve([[mean]], (7, 7), 7, **FEW).mean() == pytest.approx(mean, abs=1e-6)
+    model = npvae.VAE(2, likelihood="bernoulli", **SETTINGS).fit((rng.random((60, 1024)) < 0.1).astype(float))
+    with pytest.raises(ValueError, match="factor is 32; expected one of at most 31 for binary pixels"):
+        model.super_resolve([[0.5]], (32, 32), 32)
+
+
+def test_noise_of_next_to_nothing(models):
+    """The limit is a table without noise: also for binary cells, whose evidence is then beyond all bounds."""
+    for name in "bernoulli", "mixed":
+        X = models[name].sample(5)
+        np.testing.assert_allclose(models[name].denoise(X, sigma=1e-9, **FEW), X, atol=1e-6)
+    holes = with_holes(models["bernoulli"].sample(30).astype(float))
+    filled = models["bernoulli"].impute(holes, n_samples=4000)
+    np.testing.assert_allclose(models["bernoulli"].denoise(holes, sigma=1e-9, n_samples=4000), filled, atol=0.02)
+
+
+def test_rows_and_models_without_a_density(tables):
+    model = npvae.VAE(2, **SETTINGS).fit(tables["gaussian"])
+    far = tables["gaussian"][:4].copy()
+    far[2, :2] = 1e200, np.nan
+    with pytest.warns(
+        UserWarning, match="impute: the effective sample size is below 20 in 1 of 1 rows, .* row 2 with 0"
+    ):
+        model.impute(far)
+    model.parameters_.vector[...] = np.nan
+    with pytest.warns((RuntimeWarning, UserWarning)) as warnings:
+        model.denoise(tables["gaussian"][:4], sigma=1.0)
+    assert "denoise is NaN or infinite in 4 of 4 rows" in str(warnings[0].message)
 
 
 def test_columns_of_several_kinds_are_no_picture(models):

@@ -17,8 +17,11 @@ from ..conventions import short_repr
 from .columns import Outputs
 from .observation import Uniform
 
-#: Blocks of binary cells that are computed together: so few that what is kept of them stays in the processor's cache.
-TOGETHER = 2000
+#: Numbers of binary cells that are computed together: so few that what is kept of them stays in the processor's cache.
+TOGETHER = 2**19
+
+#: Most binary cells in a block: the probabilities of more may be too small for a float.
+MOST_CELLS = 1000
 
 
 class RealBlocks(NamedTuple):
@@ -189,8 +192,9 @@ def poisson_binomial(logits: NDArray, lower: NDArray, share: NDArray) -> tuple[N
     n, log_prob, mean = logits.shape[-1], np.empty(logits.shape[:-1]), np.empty(logits.shape)
     flat = logits.reshape(-1, n), *(np.broadcast_to(part, log_prob.shape).ravel() for part in (lower, share))
     values, means = log_prob.reshape(-1), mean.reshape(-1, n)
-    for first in range(0, len(values), TOGETHER):
-        part = slice(first, first + TOGETHER)
+    step = max(TOGETHER // n**2, 16)
+    for first in range(0, len(values), step):
+        part = slice(first, first + step)
         values[part], means[part] = _of_blocks(*(array[part] for array in flat))
     return log_prob, mean
 

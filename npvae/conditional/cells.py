@@ -99,8 +99,10 @@ class Cells(NamedTuple):
         if not (self.evidence.any() or real.any()):
             return None
         (logits, mu, log_var), B = outputs, self.evidence.shape[1]
-        binary = softplus(logits + self.evidence) - softplus(logits)
-        dlogits = sigmoid(logits + self.evidence) - sigmoid(logits)
+        given = logits + self.evidence
+        # less the evidence where it is above 0: beside a large number, the small one that depends on z would be lost
+        binary = np.where(self.evidence > 0, softplus(-given) + logits, softplus(given)) - softplus(logits)
+        dlogits = sigmoid(given) - sigmoid(logits)
         variance = np.exp(log_var)
         total = np.where(real, variance + np.where(real, self.noise, 0), 1.0)
         error = np.where(real, self.value[:, B:] - mu, 0.0)

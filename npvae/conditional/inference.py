@@ -124,12 +124,14 @@ class _Batch:
         sizes = np.stack([effective_sample_size(quantities[..., j]) for j in range(J + 1)])  # one by one, for memory
         with np.errstate(invalid="ignore"):
             rhat, size = np.fmax.reduce(split_rhat(quantities), axis=1), np.fmin.reduce(sizes, axis=0)
+        size[~np.isfinite(drawn.log_likelihood).all(axis=(0, 1))] = 0  # the model gives the row no density
         return *self.moments(drawn.z), self.draws(drawn.z, n_draws, of_x.uniform), rhat, size
 
     def log_likelihood(self) -> LogJoint:
         """Return the function z -> log p(seen|z), up to a constant, and its gradient by z."""
         model, parameters, buffers = self.fitted.model, self.fitted.parameters, self.buffers
-        known = model.backend.asarray(self.observation.known[:, : self.columns.n_in_model], model.dtype)
+        with np.errstate(over="ignore"):  # a value beyond the type has no density, and is told by that
+            known = model.backend.asarray(self.observation.known[:, : self.columns.n_in_model], model.dtype)
 
         def function(z):
             z = model.backend.asarray(z, model.dtype)

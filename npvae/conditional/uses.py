@@ -11,12 +11,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..conventions import as_given, check_choice, check_number, column_names, compare_names, short_repr, warn
+from ..conventions import (
+    as_given,
+    check_choice,
+    check_number,
+    column_names,
+    compare_names,
+    short_repr,
+    warn,
+    warn_if_not_finite,
+)
 from ..evaluation.log_likelihood import Limit
 from ..fitted import BATCH, Fitted
 from ..parameters import Buffers
 from ..table import ROUNDING, survey, unobserved
-from .blocks import BinaryBlocks, RealBlocks
+from .blocks import MOST_CELLS, BinaryBlocks, RealBlocks
 from .cells import Cells
 from .columns import Columns
 from .inference import CHAINS, infer
@@ -199,6 +208,8 @@ def super_resolve(fitted: Fitted, X: Any, image_shape: Sequence[int], factor: in
     cells, n = place[cells], factor**2
     observation: Observation
     if columns.n_binary:
+        if n > MOST_CELLS:
+            raise ValueError(f"factor is {factor}; expected one of at most {math.isqrt(MOST_CELLS)} for binary pixels")
         count = average * columns.scale[0] * n
         _check_counts(count, n)
         observation = BinaryBlocks(np.clip(count, 0, n), cells)
@@ -233,17 +244,17 @@ def _checked_extremes(fitted, columns, extremes, dtype):
         if fitted.model.likelihood.unit_interval:
             return np.zeros(len(columns.order)), np.ones(len(columns.order))
         raise ValueError("extremes is None; expected (low, high), the values of pepper and salt, for data of any range")
-    low, high = np.asarray(extremes).astype(_float_type(dtype, fitted))  # as X has them
-    if not np.all(low < high):
+    if np.shape(extremes) != (2,) or not -np.inf < extremes[0] < extremes[1] < np.inf:
         raise ValueError(f"extremes is {extremes!r}; expected (low, high) with low < high")
+    low, high = np.asarray(extremes).astype(_float_type(dtype, fitted))  # as X has them
     return (columns.inward(np.broadcast_to(end, (1, len(columns.order))))[0] for end in (low, high))
 
 
 def _checked_shape(image_shape, factor, n_columns):
     """Return (height, width, colours) of a picture that can be divided into blocks."""
     check_number("factor", factor, np.integer, 1)
-    shape = tuple(image_shape)
-    if len(shape) not in (2, 3) or math.prod(shape) != n_columns:
+    shape = tuple(np.ravel(image_shape).tolist())
+    if np.ndim(image_shape) != 1 or len(shape) not in (2, 3) or math.prod(shape) != n_columns:
         raise ValueError(f"image_shape is {image_shape!r}; expected (height, width[, colours]) of {n_columns} numbers")
     if shape[0] % factor or shape[1] % factor:
         raise ValueError(
@@ -303,6 +314,7 @@ def _answer(fitted, seen, columns, rows, observation, wanted, name):
         merged = _merged(fitted, seen, rows, nothing)
         return (merged, np.zeros(merged.shape, _float_type(merged.dtype, fitted))) if wanted.return_std else merged
     found = infer(fitted, columns, observation, wanted.n_samples, n_draws=n_draws, seed=wanted.seed, told=wanted.told)
+    warn_if_not_finite(name, found.mean)
     for (kind, limit), values in zip(LIMITS.items(), (found.rhat, found.size)):
         if doubt := limit.doubt(name, kind, values, rows):
             warn(doubt)
