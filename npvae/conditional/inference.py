@@ -113,6 +113,7 @@ class _Batch:
         self.buffers, self.n_rows = Buffers(fitted.model.backend, fitted.model.dtype), len(content)
         self.noise = [RowNoise(content, int(key_of(seed, purpose))) for purpose in range(3)]
 
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # of rows without a density, which their size tells
     def infer(self, n_samples, n_draws):
         """Return what `Inferred` has, from so many samples of each chain."""
         J, (tempering_noise, chains, of_x) = self.fitted.model.architecture.n_components, self.noise
@@ -122,16 +123,14 @@ class _Batch:
         )
         quantities = np.concatenate([drawn.z, np.nan_to_num(drawn.log_likelihood)[..., None]], axis=3)
         sizes = np.stack([effective_sample_size(quantities[..., j]) for j in range(J + 1)])  # one by one, for memory
-        with np.errstate(invalid="ignore"):
-            rhat, size = np.fmax.reduce(split_rhat(quantities), axis=1), np.fmin.reduce(sizes, axis=0)
+        rhat, size = np.fmax.reduce(split_rhat(quantities), axis=1), np.fmin.reduce(sizes, axis=0)
         size[~np.isfinite(drawn.log_likelihood).all(axis=(0, 1))] = 0  # the model gives the row no density
         return *self.moments(drawn.z), self.draws(drawn.z, n_draws, of_x.uniform), rhat, size
 
     def log_likelihood(self) -> LogJoint:
         """Return the function z -> log p(seen|z), up to a constant, and its gradient by z."""
         model, parameters, buffers = self.fitted.model, self.fitted.parameters, self.buffers
-        with np.errstate(over="ignore"):  # a value beyond the type has no density, and is told by that
-            known = model.backend.asarray(self.observation.known[:, : self.columns.n_in_model], model.dtype)
+        known = model.backend.asarray(self.observation.known[:, : self.columns.n_in_model], model.dtype)
 
         def function(z):
             z = model.backend.asarray(z, model.dtype)
