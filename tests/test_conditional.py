@@ -409,7 +409,10 @@ def test_blocks_of_binary_pixels_by_enumeration(rng, spied):
 
 
 @pytest.mark.filterwarnings("ignore:impute:UserWarning")  # some posteriors have separate modes
-@pytest.mark.parametrize("likelihood", ["gaussian", "sigmoid-gaussian"])
+@pytest.mark.parametrize(
+    "likelihood",
+    ["gaussian", pytest.param("sigmoid-gaussian", marks=pytest.mark.slow(reason="samples 1400 posteriors"))],
+)
 def test_calibration(rng, likelihood):
     """For data of the model, 90 % intervals of imputed cells cover 90 % of the cells; standard deviations are right."""
     model = npvae.VAE(2, hidden_layer_sizes=(4,), likelihood=likelihood, **SETTINGS).fit(rng.random((100, 5)))

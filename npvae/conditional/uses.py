@@ -36,7 +36,7 @@ METHODS = ("chains", "one-pass")
 
 #: When a row's answer is not to be believed.
 LIMITS = {
-    "split R-hat": Limit("above", 1.5, "its chains do not agree, perhaps on separate modes; take a larger n_samples"),
+    "split R-hat": Limit("above", 1.5, "take a larger n_samples, or average over random_state"),
     "effective sample size": Limit("below", 20, "take a larger n_samples"),
 }
 
