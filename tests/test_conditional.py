@@ -51,14 +51,15 @@ def assert_standard_normal(z, inflation=1.0):
 
 
 def test_both_modes_are_found_in_the_proportion_of_their_masses():
-    """One is narrower, and they are too far apart for a chain to go from one to the other. The prior reaches both."""
-    means, std, weights = np.array([-1.5, 1.5]), np.array([0.05, 0.2]), np.array([0.4, 0.6])
-    log_heights = np.log(weights / std) - stats.norm.logpdf(means)  # the posterior is about the mixture
+    """Too far apart for a chain to go from one to the other, and of other shapes. The prior reaches both."""
+    ends, scale = np.array([-1.5, 1.5]), 0.05
 
     def log_likelihood(z):
-        logs = log_heights - 0.5 * ((z - means) / std) ** 2
+        u = (z - ends) / scale
+        logs = np.column_stack([1.0 - 0.5 * u[:, 0] ** 2, -np.logaddexp(u[:, 1], -u[:, 1])])  # one has long tails
+        slopes = np.column_stack([-u[:, 0], -np.tanh(u[:, 1])]) / scale
         value = np.logaddexp(*logs.T)
-        return value, (np.exp(logs - value[:, None]) * (means - z) / std**2).sum(axis=1, keepdims=True)
+        return value, (np.exp(logs - value[:, None]) * slopes).sum(axis=1, keepdims=True)
 
     share = []
     for seed in range(10):
@@ -208,6 +209,15 @@ def test_gaussian_noise_is_integrated_out(outputs):
         assert mean[d] == pytest.approx(moments[1] / moments[0], rel=1e-6)
         assert variance[d] == pytest.approx(moments[2] / moments[0] - (moments[1] / moments[0]) ** 2, rel=1e-5)
     assert log_prob[1, 2] == pytest.approx(total, rel=1e-8)
+
+
+def test_noise_of_next_to_nothing_leaves_the_density(outputs):
+    """Evidence may be a large number, beside which that which depends on z must not be lost."""
+    v = np.tile([1.0, 0.0, 0.3, -0.2, 1.0, 0.0], (M, 1))
+    log_prob, _ = Cells.with_gaussian_noise(PLAIN, v, np.full(B + C, 1e-9)).log_prob(outputs)
+    log_y = np.log(expit(outputs.logits * [1, -1])).sum(axis=2)
+    expected = log_y + stats.norm.logpdf(v[:, B:], outputs.mu, np.exp(outputs.log_var / 2)).sum(axis=2)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-9)
 
 
 def test_salt_and_pepper_is_a_channel_that_flips(outputs):
