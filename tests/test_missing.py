@@ -356,7 +356,7 @@ def test_scaling_and_fixed_columns_are_those_of_the_observed_cells(rng, masked, 
     hidden[[3, 250], 3], hidden[:150, 3] = False, np.arange(150) != 3
     H = np.where(hidden, np.nan, X)
     monkeypatch.setattr("npvae.table.CHUNK", 64)
-    given = np.ma.MaskedArray(np.where(hidden, -99.0, X), hidden) if masked else H
+    given = np.ma.MaskedArray(np.where(hidden & (rng.random(X.shape) < 0.5), -99.0, X), hidden) if masked else H
     preprocessor, _ = fit_preprocessor(survey(given, missing=True), "mixed")
     order = preprocessor.order.tolist()
     assert order == [4, 0, 1] and [density.column for density in preprocessor.fixed] == [2, 3]
@@ -384,24 +384,26 @@ def test_scaling_and_fixed_columns_are_those_of_the_observed_cells(rng, masked, 
 
 
 def test_a_rare_value_is_rare_among_the_observed_ones():
-    """See `preprocessing.RARE`: 4 of 50 observed values are not rare, 4 of 200 would be."""
+    """See `preprocessing.RARE`: 4 of 50 observed values are not rare; 4 of 200 are, and 2 of 50 zeros."""
     X = np.zeros((200, 4))
     X[:, 1:] = np.random.default_rng(0).integers(0, 9, (200, 3))
     X[:4, 0] = 1
     assert choose_likelihood(survey(X))[0] == "gaussian"
     X[50:, 0] = np.nan
     assert choose_likelihood(survey(X, missing=True))[0] == "mixed"
+    X[:50, 0] = np.arange(50) >= 2
+    assert choose_likelihood(survey(X, missing=True))[0] == "gaussian"
 
 
 def test_a_piece_is_compared_by_its_observed_cells(rng):
-    X = np.column_stack([rng.standard_normal((200, 2)), np.where(np.arange(200) < 1, 1.0, 0.0)])
+    X = np.column_stack([rng.standard_normal((200, 2)) + np.array([0, 100]), np.where(np.arange(200) < 1, 1.0, 0.0)])
     preprocessor, _ = fit_preprocessor(survey(X), "gaussian")
     assert [density.column for density in preprocessor.fixed] == [2]
     hidden = rng.random(X.shape) < 0.9
     hidden[:, 1] = True
     dirty = np.where(hidden, 1e6, X)
     assert preprocessor.far_from(survey(np.ma.MaskedArray(dirty, hidden), missing=True)) == ""
-    X[:, 2] = 1.0  # in the 20 observed cells of the piece, more often than the first piece lets expect
+    X[np.flatnonzero(~hidden[:, 2])[:6], 2] = 1.0  # of about 20 observed cells; of 200, they would be no surprise
     far = preprocessor.far_from(survey(np.ma.MaskedArray(X, hidden), missing=True))
     assert "column 2 hardly varied in the first piece, and does in this one" in far
     far = preprocessor.far_from(survey(np.ma.MaskedArray(X * [50, 1, 0], hidden), missing=True))
@@ -614,7 +616,7 @@ def test_errors(rng, table):
 def test_fit_chooses_on_tables_with_holes(rng, table):
     """Rows with holes are held out as others are; masked arrays and data frames are cut into parts."""
     X = holes(rng, table)
-    for given in (X, np.ma.MaskedArray(table, np.isnan(X))):
+    for given in (X, np.ma.MaskedArray(np.where(np.isnan(X), np.inf, table), np.isnan(X))):
         model = npvae.fit(given, missing="model", verbose=False, max_epochs=2, backend="reference")
         assert "bounds of 12 held-out rows" in "".join(model.report_)
     few = X.copy()
@@ -636,6 +638,8 @@ def test_fingerprints_of_masked_data(rng):
     prints = [fingerprints(Data(values, scaling, 0.0, np.zeros(20), mask=mask))[0][3] for values, mask in (
         (X, None), (X, hidden), (np.where(hidden, 5, X), hidden), (X, ~hidden))]  # fmt: skip
     assert prints[1] == prints[2] and len(set(prints)) == 3
+    data = Data(np.zeros((20, 3)), scaling, 0.0, np.zeros(20), mask=hidden)
+    assert len({tuple(print) for print in fingerprints(data, data._replace(mask=~hidden))}) == 2
 
 
 @pytest.mark.slow(reason="trains four models")
