@@ -12,7 +12,7 @@ from test_data import KINDS
 import npvae
 from npvae.backends import reference
 from npvae.backends.formulas import soft_floor
-from npvae.estimators import ESTIMATORS, SGVB
+from npvae.estimators import ESTIMATORS, SGVB, first_nonfinite
 from npvae.evaluation import LinearGaussian
 from npvae.likelihoods import LIKELIHOODS
 from npvae.model import Architecture, Model
@@ -228,6 +228,21 @@ def test_gradients_of_compiled_kernels(rng, table, likelihood, dtype):
     settings = SMALL | {"backend": "cpu", "dtype": dtype, "missing": "model"}
     model = npvae.VAE(2, likelihood=likelihood, **settings).fit(holes(rng, X))
     assert npvae.gradcheck(model, holes(rng, X)[:20]).passed
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_holes_are_not_taken_for_a_training_that_diverged(rng, make_model, name):
+    """Of a step with holes everything is finite; if a weight is not, the first layer behind it is named."""
+    spec = ESTIMATORS[name]
+    model, parameters = make_model(random_weights=spec.random_weights, has_encoder=spec.has_encoder)
+    model = Model(model.architecture, model.backend, "float64", missing=True)
+    x, estimator = holes(rng, rng.random((10, 7))), spec.make(model, max(2, spec.fewest_samples), 10)
+    samples, _ = estimator.sample(parameters, x, np.arange(10), estimator.draw(rng, 10))
+    assert first_nonfinite(estimator, parameters, x, samples) is None
+    layer = "encoder.hidden1" if spec.has_encoder else "decoder.hidden1"
+    parameters[f"{layer}.W"][...] = np.inf
+    with np.errstate(invalid="ignore"):
+        assert first_nonfinite(estimator, parameters, x, samples) == layer
 
 
 def test_dreams_have_the_holes_of_the_data(rng, make_model):
