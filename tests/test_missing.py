@@ -12,7 +12,7 @@ from test_data import KINDS
 import npvae
 from npvae.backends import reference
 from npvae.backends.formulas import soft_floor
-from npvae.estimators import ESTIMATORS, SGVB
+from npvae.estimators import ESTIMATORS, SGVB, first_nonfinite
 from npvae.evaluation import LinearGaussian
 from npvae.likelihoods import LIKELIHOODS
 from npvae.model import Architecture, Model
@@ -230,6 +230,21 @@ def test_gradients_of_compiled_kernels(rng, table, likelihood, dtype):
     assert npvae.gradcheck(model, holes(rng, X)[:20]).passed
 
 
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_holes_are_not_taken_for_a_training_that_diverged(rng, make_model, name):
+    """Of a step with holes everything is finite; if a weight is not, the first layer behind it is named."""
+    spec = ESTIMATORS[name]
+    model, parameters = make_model(random_weights=spec.random_weights, has_encoder=spec.has_encoder)
+    model = Model(model.architecture, model.backend, "float64", missing=True)
+    x, estimator = holes(rng, rng.random((10, 7))), spec.make(model, max(2, spec.fewest_samples), 10)
+    samples, _ = estimator.sample(parameters, x, np.arange(10), estimator.draw(rng, 10))
+    assert first_nonfinite(estimator, parameters, x, samples) is None
+    layer = "encoder.hidden1" if spec.has_encoder else "decoder.hidden1"
+    parameters[f"{layer}.W"][...] = np.inf
+    with np.errstate(invalid="ignore"):
+        assert first_nonfinite(estimator, parameters, x, samples) == layer
+
+
 def test_dreams_have_the_holes_of_the_data(rng, make_model):
     """Wake-sleep: the encoder learns from what it will see."""
     model, parameters = make_model(likelihood="gaussian")
@@ -356,7 +371,7 @@ def test_scaling_and_fixed_columns_are_those_of_the_observed_cells(rng, masked, 
     hidden[[3, 250], 3], hidden[:150, 3] = False, np.arange(150) != 3
     H = np.where(hidden, np.nan, X)
     monkeypatch.setattr("npvae.table.CHUNK", 64)
-    given = np.ma.MaskedArray(np.where(hidden, -99.0, X), hidden) if masked else H
+    given = np.ma.MaskedArray(np.where(hidden & (rng.random(X.shape) < 0.5), -99.0, X), hidden) if masked else H
     preprocessor, _ = fit_preprocessor(survey(given, missing=True), "mixed")
     order = preprocessor.order.tolist()
     assert order == [4, 0, 1] and [density.column for density in preprocessor.fixed] == [2, 3]
@@ -384,24 +399,26 @@ def test_scaling_and_fixed_columns_are_those_of_the_observed_cells(rng, masked, 
 
 
 def test_a_rare_value_is_rare_among_the_observed_ones():
-    """See `preprocessing.RARE`: 4 of 50 observed values are not rare, 4 of 200 would be."""
+    """See `preprocessing.RARE`: 4 of 50 observed values are not rare; 4 of 200 are, and 2 of 50 zeros."""
     X = np.zeros((200, 4))
     X[:, 1:] = np.random.default_rng(0).integers(0, 9, (200, 3))
     X[:4, 0] = 1
     assert choose_likelihood(survey(X))[0] == "gaussian"
     X[50:, 0] = np.nan
     assert choose_likelihood(survey(X, missing=True))[0] == "mixed"
+    X[:50, 0] = np.arange(50) >= 2
+    assert choose_likelihood(survey(X, missing=True))[0] == "gaussian"
 
 
 def test_a_piece_is_compared_by_its_observed_cells(rng):
-    X = np.column_stack([rng.standard_normal((200, 2)), np.where(np.arange(200) < 1, 1.0, 0.0)])
+    X = np.column_stack([rng.standard_normal((200, 2)) + np.array([0, 100]), np.where(np.arange(200) < 1, 1.0, 0.0)])
     preprocessor, _ = fit_preprocessor(survey(X), "gaussian")
     assert [density.column for density in preprocessor.fixed] == [2]
     hidden = rng.random(X.shape) < 0.9
     hidden[:, 1] = True
     dirty = np.where(hidden, 1e6, X)
     assert preprocessor.far_from(survey(np.ma.MaskedArray(dirty, hidden), missing=True)) == ""
-    X[:, 2] = 1.0  # in the 20 observed cells of the piece, more often than the first piece lets expect
+    X[np.flatnonzero(~hidden[:, 2])[:6], 2] = 1.0  # of about 20 observed cells; of 200, they would be no surprise
     far = preprocessor.far_from(survey(np.ma.MaskedArray(X, hidden), missing=True))
     assert "column 2 hardly varied in the first piece, and does in this one" in far
     far = preprocessor.far_from(survey(np.ma.MaskedArray(X * [50, 1, 0], hidden), missing=True))
@@ -614,7 +631,7 @@ def test_errors(rng, table):
 def test_fit_chooses_on_tables_with_holes(rng, table):
     """Rows with holes are held out as others are; masked arrays and data frames are cut into parts."""
     X = holes(rng, table)
-    for given in (X, np.ma.MaskedArray(table, np.isnan(X))):
+    for given in (X, np.ma.MaskedArray(np.where(np.isnan(X), np.inf, table), np.isnan(X))):
         model = npvae.fit(given, missing="model", verbose=False, max_epochs=2, backend="reference")
         assert "bounds of 12 held-out rows" in "".join(model.report_)
     few = X.copy()
@@ -636,6 +653,8 @@ def test_fingerprints_of_masked_data(rng):
     prints = [fingerprints(Data(values, scaling, 0.0, np.zeros(20), mask=mask))[0][3] for values, mask in (
         (X, None), (X, hidden), (np.where(hidden, 5, X), hidden), (X, ~hidden))]  # fmt: skip
     assert prints[1] == prints[2] and len(set(prints)) == 3
+    data = Data(np.zeros((20, 3)), scaling, 0.0, np.zeros(20), mask=hidden)
+    assert len({tuple(print) for print in fingerprints(data, data._replace(mask=~hidden))}) == 2
 
 
 @pytest.mark.slow(reason="trains four models")
