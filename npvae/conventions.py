@@ -259,14 +259,14 @@ class SklearnEstimator:
         return ()
 
     def __sklearn_tags__(self) -> Any:
-        """Describe this estimator to scikit-learn: a transformer that may change the dtype."""
+        """Describe this estimator to scikit-learn: a transformer that may change the dtype, and may accept NaN."""
         from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
 
         return Tags(
             estimator_type=None,
             target_tags=TargetTags(required=False),
             transformer_tags=TransformerTags(preserves_dtype=[]),
-            input_tags=InputTags(),
+            input_tags=InputTags(allow_nan=self._allows_nan),
         )
 
     # Names of features ------------------------------------------------------------------------------------------------
@@ -274,6 +274,11 @@ class SklearnEstimator:
     def _check_fitted(self) -> None:
         """Raise `NotFittedError` before ``fit``. A subclass defines this."""
         raise NotImplementedError
+
+    @property
+    def _allows_nan(self) -> bool:
+        """Whether X may have NaN. A subclass may redefine this."""
+        return False
 
     @property
     def _n_features_out(self) -> int:
@@ -316,6 +321,15 @@ class SklearnEstimator:
 
             return polars.DataFrame(result, schema=list(self.get_feature_names_out()))
         return result
+
+
+def as_given(X: Any, result: NDArray) -> Any:
+    """Return numbers for each cell of a table X as X is: as a data frame with its columns and index, or as they are."""
+    if (pandas := sys.modules.get("pandas")) and isinstance(X, pandas.DataFrame):
+        return pandas.DataFrame(result, index=X.index, columns=X.columns)
+    if (polars := sys.modules.get("polars")) and isinstance(X, polars.DataFrame):
+        return polars.DataFrame(result, schema=X.columns)
+    return result
 
 
 def column_names(X: Any) -> NDArray | None:

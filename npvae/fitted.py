@@ -5,7 +5,7 @@ scikit-learn; ``vae`` has the methods that users call.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from .conventions import column_names, compare_names, short_repr
 from .estimators import WEIGHT_DRAWS, Scorer
 from .inference import LogJoint
 from .model import Model
+from .noise import RowNoise, key_of_content, occurrence
 from .parameters import Buffers, Parameters
 from .preprocessing import Data, Preprocessor
 from .table import survey
@@ -79,10 +80,27 @@ class Fitted:
         Raises
         ------
         ValueError, TypeError
-            If X differs in its columns or is not valid: see `table.survey`. The message calls it ``name``.
+            If X differs in its columns or is not valid: see `table.survey`. The message calls it ``name``. Cells may be
+            missing if ``model.missing``.
         """
         compare_names(column_names(X), self.feature_names, "VAE")
-        return self.preprocessor.data(survey(X, name), name)
+        return self.preprocessor.data(survey(X, name, self.model.missing), name)
+
+    def with_missing(self) -> "Fitted":
+        """Return the same for data whose cells may be missing, whatever the model was trained on.
+
+        Examples
+        --------
+        >>> import npvae
+        >>> X = np.random.default_rng(0).normal(size=(50, 3))
+        >>> settings = {"hidden_layer_sizes": (4,), "learning_rate": 0.05, "max_epochs": 1, "backend": "reference"}
+        >>> fitted = npvae.VAE(2, **settings).fit(X).fitted_.with_missing()
+        >>> bound = fitted.score(fitted.data([[np.nan] * 3]))  # of no observed cell, whose log p is 0
+        >>> bool(-0.1 < bound[0] <= 0)
+        True
+        """
+        model = self.model
+        return replace(self, model=Model(model.architecture, model.backend, model.dtype, missing=True))
 
     def generator(self, purpose: str) -> np.random.Generator:
         """Return a new random generator for a purpose: see `generator`."""
@@ -102,6 +120,32 @@ class Fitted:
             outputs.append([np.array(self.model.backend.to_numpy(output)) for output in done.outputs])
         mu, log_var = (np.concatenate(parts) for parts in zip(*outputs))
         return mu, log_var
+
+    def sample_posterior(self, data: Data, n_draws: int, seed: int) -> np.ndarray:
+        """Draw z ~ q(z|x), (n_draws, N, J). The noise of a row is keyed by its content and the seed."""
+        (mu, log_var), model = self.encode(data), self.model
+        content = np.concatenate([np.array(model.backend.to_numpy(x)) for _, x, _ in self.batches(data)])
+        content = np.column_stack([content, occurrence(key_of_content(content, 0))])
+        uniform = RowNoise(content, seed).uniform((n_draws, mu.shape[1])).reshape(n_draws, *mu.shape)
+        return mu + np.exp(log_var / 2) * model.posterior.icdf(uniform)
+
+    def sample(self, Z: ArrayLike, rng: np.random.Generator) -> np.ndarray:
+        """Draw x ~ p(x|z) in the units of the data, (R, D) for Z (R, J).
+
+        Columns that hardly vary have their usual value. If weights are random, the rows take turns with draws of them.
+        """
+        model, to_numpy = self.model, self.model.backend.to_numpy
+        z, buffers = model.backend.asarray(survey(Z, "Z").X, model.dtype), Buffers(model.backend, model.dtype)
+        x = np.empty((len(z), model.architecture.n_features), model.dtype)
+        n = 1 if model.architecture.random_weights is None else WEIGHT_DRAWS
+        for i, drawn in enumerate(model.weight_posterior.draws(self.parameters, self.seed, n)):
+            for rows in _batches(len(z)):
+                decoded = model.decode(drawn, z[rows[0] : rows[-1] + 1], buffers)
+                ours = rows % n == i
+                outputs = [to_numpy(output)[ours] for output in decoded.outputs]
+                sound = np.all([np.isfinite(output).all(axis=1) for output in outputs], axis=0)
+                x[rows[ours]] = np.where(sound[:, None], model.likelihood.draw(rng, outputs), np.nan)
+        return self.preprocessor.restore(x)
 
     def decode(self, Z: ArrayLike) -> list[np.ndarray]:
         """Return E[x|z] in the units of the data, (R, D) for Z (R, J): one array for each draw of the weights.

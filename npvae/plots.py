@@ -66,7 +66,7 @@ class FittedModel(Protocol):
     def transform(self, X: Any, /) -> Any: ...
     def inverse_transform(self, Z: Any, /) -> Any: ...
     def reconstruct(self, X: Any, /) -> Any: ...
-    def sample(self, n_samples: int, /) -> Any: ...
+    def sample(self, n_samples: int, /, *, mean: bool = False) -> Any: ...
 
 
 #: A table as the benchmarks write it: a header, then rows of text and numbers.
@@ -776,7 +776,8 @@ def summary(
     panels: list[Callable[[Axes], object]] = [lambda ax: learning_curve(model.history_, test_curve, ax=ax)]
     if shape is not None:
         as_images(rows[:1], shape, "X")  # an error before anything is drawn
-        samples = lambda ax: show_images(model.sample(100), shape, title="Samples: E[x|z], z from the prior", ax=ax)
+        title = "Samples: E[x|z], z from the prior"
+        samples = lambda ax: show_images(model.sample(100, mean=True), shape, title=title, ax=ax)
         of_data = [
             lambda ax: reconstructions(model, rows, shape, ax=ax),
             samples,

@@ -220,6 +220,41 @@ def show_progress(max_epochs: int, verbose: bool, done: int = 0) -> Iterator[Qui
             yield Bar(bar)
 
 
+@contextlib.contextmanager
+def show_rows(stage: str, verbose: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that is told how many rows are done, and of how many; it does nothing unless ``verbose``.
+
+    Rows are a bar in a terminal if tqdm is installed. Otherwise a line is printed every few seconds.
+
+    Examples
+    --------
+    >>> with show_rows("filling in", verbose=False) as told:
+    ...     told(50, 100)
+    """
+    if not verbose:
+        yield lambda done, n_rows: None
+    elif tqdm is not None and sys.stderr.isatty():
+        with tqdm(unit="row", desc=stage, delay=SOON) as bar:
+
+            def update(done: int, n_rows: int) -> None:
+                bar.total = n_rows
+                bar.update(done - bar.n)
+
+            yield update
+    else:
+        began = shown = time.monotonic()
+
+        def told(done: int, n_rows: int) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if now >= shown + OFTEN and done < n_rows:
+                left = duration((now - began) * (n_rows - done) / done)
+                print(f"{stage}: {done} of {n_rows} rows, {left} left", file=sys.stderr)
+                shown = now
+
+        yield told
+
+
 def describe(epoch: Any) -> str:
     """Describe an epoch in a few words: bounds in nats a datapoint; where there is no bound, the estimator's value.
 

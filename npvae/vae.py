@@ -4,21 +4,25 @@ Its methods are thin: ``settings`` checks and documents the settings, ``fitting`
 ``fitted`` computes with the result.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from os import PathLike
 from types import SimpleNamespace
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import fitting, modelfile, persistence, settings
+from .conditional import uses
 from .conventions import (
     SklearnEstimator,
     check_number,
+    check_seed,
     not_finite,
     not_fitted,
+    short_repr,
     warn,
     warn_if_not_finite,
 )
@@ -26,7 +30,7 @@ from .description import describe
 from .evaluation.health import examine
 from .evaluation.log_likelihood import estimate
 from .fitted import Fitted
-from .progress import show_progress, show_stages, tell
+from .progress import show_progress, show_rows, show_stages, tell
 from .table import as_table, survey
 from .training import Checkpointer, Epoch, NonFiniteError
 
@@ -53,6 +57,22 @@ def _alone(method: Callable[Concatenate["VAE", P], "VAE"]) -> Callable[Concatena
             del _in_training[id(self)]
 
     return alone
+
+
+class Codes(NamedTuple):
+    """What `VAE.encode` returns: the parameters of q(z|x) of each row.
+
+    Examples
+    --------
+    >>> Codes(mean=np.zeros((1, 2)), std=np.ones((1, 2))).std
+    array([[1., 1.]])
+    """
+
+    mean: Any  # (N, J)
+    std: Any  # (N, J)
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from the table of settings
@@ -112,6 +132,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         activation: str = "tanh",
         likelihood: str = "auto",
         binarize: str = "none",
+        missing: str = "error",
         estimator: str = "sgvb-b",
         posterior: str = "gaussian",
         n_samples: int = 1,
@@ -136,6 +157,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         self.activation = activation
         self.likelihood = likelihood
         self.binarize = binarize
+        self.missing = missing
         self.estimator = estimator
         self.posterior = posterior
         self.n_samples = n_samples
@@ -296,7 +318,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         else:
             fitted, learning_rate = self.fitted_, self._learning_rate()
             data = fitted.data(X)
-            if far := self.preprocessor_.far_from(survey(X)):
+            if far := self.preprocessor_.far_from(survey(X, missing=fitted.model.missing)):
                 warn(far)
             seen = self.n_samples_seen_ + len(data.X)
             run = fitting.next_piece(
@@ -406,7 +428,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     def fitted_(self) -> Fitted:
         """The model with its parameters, on the backend in use, for evaluation and for programs of one's own."""
         self._check_fitted()
-        model = fitting.make_model(self.architecture_, self.backend, self.backend_, self.parameters_.vector.dtype)
+        dtype = self.parameters_.vector.dtype
+        model = fitting.make_model(self.architecture_, self.backend, self.backend_, dtype, self._allows_nan)
         parameters, names = fitting.on_backend(model, self.parameters_), getattr(self, "feature_names_in_", None)
         return Fitted(model, parameters, self.preprocessor_, self.seed_, self.n_samples, names)
 
@@ -464,17 +487,327 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             raise ValueError(message)
         return self._answer("reconstruct", np.mean(fitted.decode(mu), axis=0), data.X.dtype)
 
-    def sample(self, n_samples: int = 1, *, random_state: int | None = None) -> NDArray:
-        """Draw z from the prior and return E[x|z], in the units of the data: (n_samples, D).
+    def encode(self, X: ArrayLike) -> Codes:
+        """Return mean and standard deviation of q(z|x) of each row: the codes, and how sure they are.
 
-        These are the means that the paper shows in its Figure 5, without the noise of p(x|z). ``random_state`` is a
-        seed; by default it is the model's own, and the samples are the same at each call.
+        `transform` returns the means alone.
+
+        Parameters
+        ----------
+        X : array (N, D)
+
+        Returns
+        -------
+        Codes
+            ``mean`` and ``std``, (N, J) each; data frames where `transform` returns one.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import npvae
+        >>> X = np.random.default_rng(0).normal(size=(200, 5))
+        >>> settings = {"hidden_layer_sizes": (8,), "learning_rate": 0.05, "max_epochs": 2, "backend": "reference"}
+        >>> mean, std = npvae.VAE(2, **settings).fit(X).encode(X[:3])
+        >>> mean.shape, std.shape
+        ((3, 2), (3, 2))
+        """
+        fitted = self.fitted_
+        data = fitted.data(X)
+        mu, log_var = fitted.encode(data)
+        codes = (self._answer("encode", code, data.X.dtype) for code in (mu, np.exp(log_var / 2)))
+        return Codes(*(self._wrap(code, X) for code in codes))
+
+    def sample_posterior(self, X: ArrayLike, n_draws: int = 1, *, random_state: int | None = None) -> NDArray:
+        """Draw codes z ~ q(z|x) of each row, the model's approximation of the posterior p(z|x).
+
+        The noise of a row is keyed by its content and ``random_state``, by default the model's seed.
+
+        Parameters
+        ----------
+        X : array (N, D)
+        n_draws : int
+        random_state : int, optional
+
+        Returns
+        -------
+        array (n_draws, N, J)
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import npvae
+        >>> X = np.random.default_rng(0).normal(size=(200, 5))
+        >>> settings = {"hidden_layer_sizes": (8,), "learning_rate": 0.05, "max_epochs": 2, "backend": "reference"}
+        >>> model = npvae.VAE(2, **settings).fit(X)
+        >>> z = model.sample_posterior(X, 500)
+        >>> bool(abs(z.mean(axis=0) - model.transform(X)).max() < 0.3)
+        True
+        """
+        fitted = self.fitted_
+        check_number("n_draws", n_draws, np.integer, 1)
+        data = fitted.data(X)
+        z = fitted.sample_posterior(data, n_draws, self._seed(random_state))
+        return self._answer("sample_posterior", z, data.X.dtype)
+
+    def _seed(self, random_state):
+        """Return the seed of draws: the one given, or the model's own."""
+        if random_state is None:
+            return self.seed_
+        check_number("random_state", random_state, np.integer, 0)
+        return random_state
+
+    def sample(self, n_samples: int = 1, *, mean: bool = False, random_state: int | None = None) -> NDArray:
+        """Draw x from the model: z from the prior p(z), then x from p(x|z), in the units of the data.
+
+        Parameters
+        ----------
+        n_samples : int
+        mean : bool
+            True: E[x|z] in place of x, without the noise of p(x|z). The paper shows these means in its Figure 5.
+        random_state : int, optional
+            A seed; by default it is the model's own, and the samples are the same at each call.
+
+        Returns
+        -------
+        array (n_samples, D)
+            Pixels are in [0, 1].
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import npvae
+        >>> X = np.random.default_rng(0).integers(0, 2, (200, 5))
+        >>> settings = {"hidden_layer_sizes": (8,), "learning_rate": 0.05, "max_epochs": 2, "backend": "reference"}
+        >>> model = npvae.VAE(2, **settings).fit(X)
+        >>> np.unique(model.sample(50)), bool(model.sample(50, mean=True).max() < 1)
+        (array([0., 1.], dtype=float32), True)
         """
         fitted = self.fitted_
         check_number("n_samples", n_samples, np.integer, 1)
+        check_seed("random_state", random_state)
         rng = fitted.generator("sample") if random_state is None else np.random.default_rng(random_state)
         Z = rng.standard_normal((n_samples, fitted.model.architecture.n_components))
-        return self.inverse_transform(Z).astype(self.dtype_in_, copy=False)
+        x = np.mean(fitted.decode(Z), axis=0) if mean else fitted.sample(Z, rng)
+        return warn_if_not_finite("sample", x).astype(self.dtype_in_, copy=False)
+
+    def interpolate(self, x1: ArrayLike, x2: ArrayLike, steps: int = 10) -> NDArray:
+        """Return E[x|z] along the straight line from the code of one datapoint to that of another.
+
+        The codes are the means of q(z|x). The first and the last row are the reconstructions of the two.
+
+        Parameters
+        ----------
+        x1, x2 : array (D,)
+        steps : int
+            Points on the line, with its ends.
+
+        Returns
+        -------
+        array (steps, D)
+            In the units of the data; pixels are in [0, 1].
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import npvae
+        >>> X = np.random.default_rng(0).normal(size=(200, 5))
+        >>> settings = {"hidden_layer_sizes": (8,), "learning_rate": 0.05, "max_epochs": 2, "backend": "reference"}
+        >>> model = npvae.VAE(2, **settings).fit(X)
+        >>> np.allclose(model.interpolate(X[0], X[1], steps=5)[[0, -1]], model.reconstruct(X[:2]))
+        True
+        """
+        check_number("steps", steps, np.integer, 2)
+        return self.inverse_transform(np.linspace(self._code_of("x1", x1), self._code_of("x2", x2), steps))
+
+    def _code_of(self, name, x):
+        """Return the mean (J,) of q(z|x) of one datapoint."""
+        if np.ndim(x) != 1:
+            raise ValueError(f"{name} has the shape {np.shape(x)}; expected one datapoint, (D,)")
+        fitted = self.fitted_
+        table = survey(np.asarray(x)[None], name)
+        return fitted.encode(fitted.preprocessor.data(table, name))[0][0]
+
+    # What is not seen: p(x | seen) ------------------------------------------------------------------------------------
+
+    def impute(
+        self,
+        X: ArrayLike,
+        *,
+        n_draws: int | None = None,
+        return_std: bool = False,
+        method: str = "chains",
+        n_samples: int = 256,
+        random_state: int | None = None,
+    ) -> Any:
+        """Fill in the cells of X that are NaN, by their distribution under the model given the others.
+
+        z is sampled from p(z | observed cells) by Markov chains: see ``docs/uses.md``. A row that is NaN throughout is
+        one of the prior. Cells that are there stay as they are.
+
+        Parameters
+        ----------
+        X : array or data frame (N, D)
+        n_draws : int, optional
+            Return so many draws of the missing cells in place of their means: multiple imputation.
+        return_std : bool
+            Whether to return standard deviations as well; they include the noise of p(x|z).
+        method : {"chains", "one-pass"}
+            "chains": conditional means. "one-pass", a baseline: encode the row with 0 in its holes, and decode; for
+            standardized columns, 0 is the mean.
+        n_samples : int
+            Samples of z for each row.
+        random_state : int, optional
+            The noise of a row is keyed by this seed, by default the model's, and by the row's content.
+
+        Returns
+        -------
+        array or data frame (N, D), like X
+            Conditional means E[missing | observed]. Of a binary cell, this is the probability of 1. With
+            ``return_std`` a tuple of two, with standard deviations, which are 0 where X has a value. With ``n_draws``
+            an array (n_draws, N, D).
+
+        Raises
+        ------
+        ValueError
+            If X does not match the training data, holds infinite values, or a setting is not valid; if the model has
+            random weights.
+
+        Warns
+        -----
+        UserWarning
+            Where the chains of a row do not agree, or their effective sample size is small.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import npvae
+        >>> X = np.random.default_rng(0).normal(size=(200, 1)) + [0.0, 5.0, 9.0]
+        >>> settings = {"hidden_layer_sizes": (), "learning_rate": 0.05, "max_epochs": 50, "backend": "reference"}
+        >>> model = npvae.VAE(1, **settings).fit(X)
+        >>> model.impute([[0.0, np.nan, 9.0], [1.0, np.nan, np.nan]]).round()
+        array([[ 0.,  5.,  9.],
+               [ 1.,  6., 10.]])
+        """
+        with self._wanted("filling in", n_draws, return_std, n_samples, random_state) as wanted:
+            return uses.impute(self.fitted_, X, method, wanted)
+
+    def denoise(
+        self,
+        X: ArrayLike,
+        *,
+        sigma: ArrayLike | None = None,
+        salt_and_pepper: float | None = None,
+        extremes: Sequence[float] | None = None,
+        n_draws: int | None = None,
+        return_std: bool = False,
+        n_samples: int = 256,
+        random_state: int | None = None,
+    ) -> Any:
+        """Return E[x | noisy x], for noise of a known kind and strength. It is integrated out, as part of p(noisy x|z).
+
+        One of ``sigma`` and ``salt_and_pepper`` must be given. Cells that are NaN are filled in.
+
+        Parameters
+        ----------
+        X : array or data frame (N, D)
+        sigma : float or array (D,), optional
+            Standard deviation of Gaussian noise that was added, in the units of X. Where it is 0, x is as in X.
+        salt_and_pepper : float, optional
+            The probability with which a cell was replaced by one of two values, each as likely.
+        extremes : (float, float), optional
+            These two values, in the units of X. By default the ends of the range, for data that lies in [0, 1].
+        n_draws, return_std, n_samples, random_state : see `impute`
+
+        Returns
+        -------
+        array or data frame (N, D), like X
+            See `impute`. Pixels are in the units of X; a grey value is the probability of 1.
+
+        Raises
+        ------
+        ValueError
+            If not exactly one kind of noise is given, or its strength is out of range. See also `impute`.
+
+        Warns
+        -----
+        UserWarning
+            See `impute`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import npvae
+        >>> X = np.random.default_rng(0).normal(size=(200, 1)) + [0.0, 5.0, 9.0]
+        >>> settings = {"hidden_layer_sizes": (), "learning_rate": 0.05, "max_epochs": 50, "backend": "reference"}
+        >>> model = npvae.VAE(1, **settings).fit(X)
+        >>> model.denoise([[0.5, 4.5, 9.0]], sigma=0.5).round()
+        array([[0., 5., 9.]])
+        """
+        with self._wanted("denoising", n_draws, return_std, n_samples, random_state) as wanted:
+            return uses.denoise(self.fitted_, X, sigma, salt_and_pepper, extremes, wanted)
+
+    def super_resolve(
+        self,
+        X: ArrayLike,
+        image_shape: Sequence[int],
+        factor: int,
+        *,
+        n_draws: int | None = None,
+        return_std: bool = False,
+        n_samples: int = 256,
+        random_state: int | None = None,
+    ) -> Any:
+        """Return E[picture | averages of its blocks]: pictures with ``factor`` times as many pixels on each side.
+
+        For a Gaussian decoder the averages are Gaussian. Of a binary picture, they count the pixels that are 1 in a
+        block; a number between two integers, as of grey values, counts as both. Averages that are NaN were not seen.
+
+        Parameters
+        ----------
+        X : array (N, D / factor^2)
+            Averages over blocks of factor x factor pixels, in the units of the training data.
+        image_shape : (height, width) or (height, width, colours)
+            Of the pictures that are returned, those of the training.
+        factor : int
+            It divides height and width.
+        n_draws, return_std, n_samples, random_state : see `impute`
+
+        Returns
+        -------
+        array (N, D)
+            In the units of X. See `impute`.
+
+        Raises
+        ------
+        ValueError
+            If the shape is not that of the model's pictures, the factor does not divide it, or X is not of the shape or
+            the range that follows; if the data has columns of several kinds. See also `impute`.
+
+        Warns
+        -----
+        UserWarning
+            See `impute`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import npvae
+        >>> X = np.random.default_rng(0).normal(size=(200, 1)) + [1.0, 2.0, 3.0, 4.0]  # pictures of 2 x 2 pixels
+        >>> settings = {"hidden_layer_sizes": (), "learning_rate": 0.05, "max_epochs": 50, "backend": "reference"}
+        >>> model = npvae.VAE(1, **settings).fit(X)
+        >>> model.super_resolve([[2.5]], image_shape=(2, 2), factor=2).round()
+        array([[1., 2., 3., 4.]])
+        """
+        with self._wanted("super-resolving", n_draws, return_std, n_samples, random_state) as wanted:
+            return uses.super_resolve(self.fitted_, X, image_shape, factor, wanted)
+
+    @contextlib.contextmanager
+    def _wanted(self, stage, n_draws, return_std, n_samples, random_state):
+        """Yield what is wanted of p(x | seen), with a display of progress."""
+        self._check_fitted()
+        seed = self._seed(random_state)
+        with show_rows(stage, self.verbose) as told:
+            yield uses.Wanted(n_draws, return_std, n_samples, seed, told)
 
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
         """Estimate the lower bound on log p(x) of each row: (N,) in nats, for X (N, D).
@@ -541,6 +874,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     def _check_fitted(self):
         if not hasattr(self, "parameters_"):
             raise not_fitted(type(self).__name__)
+
+    @property
+    def _allows_nan(self):
+        return self.missing == "model"
 
     @property
     def _n_features_out(self):

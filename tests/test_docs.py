@@ -131,3 +131,15 @@ def test_the_examples_of_the_samplers():
     exec(compile("".join(others), "samplers.md", "exec"), names)
     assert names["z"].shape == (200, 4, 3, 2) and names["effective_sample_size"](names["z"]).min() > 20
     assert -0.1 < names["found"].gap.mean() < 0.6
+
+
+def test_the_examples_of_the_uses():
+    """They run, and what the page says of their shapes and of the errors holds."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "uses.md").read_text(), re.DOTALL))
+    names = {}
+    exec(compile(code.replace("max_epochs=200", 'max_epochs=200, backend="reference"'), "uses.md", "exec"), names)
+    X, holes, error = names["X"], names["holes"], lambda answer: ((names[answer] - names["X"][:20]) ** 2).mean()
+    assert names["mean"].shape == (500, 2) and names["draws"].shape == (5, 20, 5)
+    assert ((names["std"] > 0) == names["np"].isnan(holes)).all()
+    assert error("filled") < error("baseline") < X.var(axis=0).mean()
+    assert error("clean") < 0.2 * error("replaced")

@@ -25,6 +25,7 @@ LAYERS = (
     ("estimators",),
     ("fitted", "settings", "training"),
     ("checks", "evaluation", "fitting"),
+    ("conditional",),
     ("persistence",),
     ("vae",),
     ("selection",),

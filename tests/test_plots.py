@@ -45,7 +45,7 @@ def model_of(J=2, D=16, history=(), fill=None):
         transform=lambda X: make(len(X), J),
         reconstruct=lambda X: make(len(X), D),
         inverse_transform=lambda Z: make(len(Z), D),
-        sample=lambda n: make(n, D),
+        sample=lambda n, mean: make(n, D),
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .. import __version__
-from . import bench, check, listing, reproduce, train, use
+from . import bench, check, infer, listing, reproduce, train, use
 from .options import Parser, say, with_option_names
 
 EXIT_CODES = "exit status: 0 done, 1 an error or a failed check, 2 wrong usage, 130 stopped by Ctrl-C"
@@ -113,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="npvae", description="Variational autoencoders, trained by hand.", epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"npvae {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (train, use, check, reproduce, bench, listing):
+    for module in (train, use, infer, check, reproduce, bench, listing):
         module.add_commands(commands)
     return parser
 

@@ -27,6 +27,7 @@ FIRST_LINES = (
     "setup,contestant,median s",
     "what grows,size,",
     "table,contestant,seed,nats,seconds",
+    "vae0,vae0_std",
     ",".join(COLUMNS),
 )
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from numpy.typing import NDArray
+
 from .. import datasets
 from ..conventions import not_finite
 from ..evaluation import METHODS
@@ -37,14 +39,7 @@ def run_score(arguments: argparse.Namespace) -> int:
     if arguments.method is None and not model.architecture_.has_encoder:
         methods = " or ".join(name for name, method in METHODS.items() if not method.lacks(model.architecture_))
         raise ValueError(f"the model has no encoder, and so no bound; expected --method {methods}")
-    if arguments.dataset not in datasets.NAMES and arguments.split is None:
-        table = load_table(arguments.dataset, chosen(arguments, model), say)
-        X = NamedArray.of(table.X, table.names)
-    else:
-        split = arguments.split or "test"
-        X = getattr(load_dataset(arguments, model), f"X_{split}")
-        if X is None:
-            raise ValueError(f"{arguments.dataset} has no {split} rows")
+    X = load_rows(arguments, model)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of what is an error here
         if arguments.method is None:
             what, scores, errors = "the bound", model.score_samples(X), None
@@ -62,13 +57,26 @@ def run_score(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def load_rows(arguments: argparse.Namespace, model: VAE, missing: bool = False) -> NDArray:
+    """Return one part of a data set, or all rows of a file; with ``missing``, values may be missing in any case."""
+    if arguments.dataset not in datasets.NAMES and arguments.split is None:
+        choice = chosen(arguments, model)
+        table = load_table(arguments.dataset, choice._replace(missing=choice.missing or missing), say)
+        return NamedArray.of(table.X, table.names)
+    split = arguments.split or "test"
+    X = getattr(load_dataset(arguments, model), f"X_{split}")
+    if X is None:
+        raise ValueError(f"{arguments.dataset} has no {split} rows")
+    return X
+
+
 def run_sample(arguments: argparse.Namespace) -> int:
     """Draw 100 samples; return the exit status."""
     from .. import plots
 
     path, model = picture_path(arguments.out, arguments.force), load_model(arguments.model)
-    shape = _image_shape(arguments, model)
-    save_picture(path, lambda ax: plots.show_images(model.sample(100), shape, title="Samples", ax=ax))
+    shape = image_shape_of(arguments, model)
+    save_picture(path, lambda ax: plots.show_images(model.sample(100, mean=True), shape, title="Samples", ax=ax))
     return 0
 
 
@@ -79,7 +87,7 @@ def run_manifold(arguments: argparse.Namespace) -> int:
     path = picture_path(arguments.out, arguments.force, arguments.dataset)
     model = load_model(arguments.model)
     dataset = load_dataset(arguments, model)
-    shape = _image_shape(arguments, model)
+    shape = image_shape_of(arguments, model)
     save_picture(path, lambda ax: plots.manifold(model, dataset.X_test, shape, ax=ax))
     return 0
 
@@ -91,12 +99,12 @@ def run_reconstruct(arguments: argparse.Namespace) -> int:
     path = picture_path(arguments.out, arguments.force, arguments.dataset)
     model = load_model(arguments.model)
     dataset = load_dataset(arguments, model)
-    shape = _image_shape(arguments, model)
+    shape = image_shape_of(arguments, model)
     save_picture(path, lambda ax: plots.reconstructions(model, dataset.X_test, shape, ax=ax))
     return 0
 
 
-def _image_shape(arguments: argparse.Namespace, model: VAE) -> tuple[int, ...]:
+def image_shape_of(arguments: argparse.Namespace, model: VAE) -> tuple[int, ...]:
     """Return the shape given, that of the training, or the one that the number of columns suggests."""
     n_features = model.n_features_in_
     side = math.isqrt(n_features)
@@ -106,6 +114,13 @@ def _image_shape(arguments: argparse.Namespace, model: VAE) -> tuple[int, ...]:
         raise ValueError(f"rows of {n_features} features are not square images; give --image-shape")
     check_image_shape(shape, n_features)
     return tuple(shape)
+
+
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """Add the part of the data set that is read."""
+    parser.add_argument(
+        "--split", choices=("train", "valid", "test"), help="part; default: test, or all rows of a file"
+    )
 
 
 class Picture(NamedTuple):
@@ -135,7 +150,7 @@ def add_commands(commands: Commands) -> None:
     )
     add_model(score)
     add_dataset(score)
-    score.add_argument("--split", choices=("train", "valid", "test"), help="part; default: test, or all rows of a file")
+    add_split(score)
     score.add_argument("--method", choices=tuple(METHODS), help="estimate log p(x) by this method; default: the bound")
     counts = "; ".join(f"{name}: {method.counts} ({method.n_samples})" for name, method in METHODS.items())
     score.add_argument("--samples", type=int, metavar="K", help=f"with --method. {counts}")

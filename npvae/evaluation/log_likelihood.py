@@ -43,6 +43,20 @@ class Limit(NamedTuple):
         """Return the worst of the values."""
         return (np.nanmax if self.side == "above" else np.nanmin)(values, axis=axis)
 
+    def doubt(self, method: str, name: str, values: np.ndarray, rows: np.ndarray | None = None) -> str | None:
+        """Say what a user should know of the rows whose values (N,) of this diagnosis are bad; None if none are.
+
+        ``rows`` (N,) are their numbers, by default from 0.
+        """
+        bad = np.flatnonzero(self.exceeded(values))
+        if not len(bad):
+            return None
+        worst = bad[values[bad].argmax() if self.side == "above" else values[bad].argmin()]
+        return (
+            f"{method}: the {name} is {self.side} {self.value:g} in {len(bad)} of {len(values)} rows, the worst is row "
+            f"{worst if rows is None else rows[worst]} with {values[worst]:.3g}: {self.advice}"
+        )
+
 
 class Method(NamedTuple):
     """A method: what it computes, what it needs, and when not to believe it.
@@ -181,11 +195,5 @@ def _doubts(method, row, found, J):
             "the estimates may be off by more than their standard errors"
         )
     for name, limit in row.limits.items():
-        values = found.diagnosis[name]
-        bad = np.flatnonzero(limit.exceeded(values))
-        if len(bad):
-            worst = bad[values[bad].argmax() if limit.side == "above" else values[bad].argmin()]
-            yield (
-                f"{method}: the {name} is {limit.side} {limit.value:g} in {len(bad)} of {len(values)} rows, the worst "
-                f"is row {worst} with {values[worst]:.3g}: {limit.advice}"
-            )
+        if doubt := limit.doubt(method, name, found.diagnosis[name]):
+            yield doubt

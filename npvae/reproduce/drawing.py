@@ -138,7 +138,7 @@ def _draw_samples(name: str, folder: Path, figure: "Figure") -> str:
     from .. import plots
 
     def samples(model: Any, shape: tuple[int, int], ax: Any) -> None:
-        plots.show_images(model.sample(100), shape, ax=ax)
+        plots.show_images(model.sample(100, mean=True), shape, ax=ax)
 
     return _draw_models(name, folder, figure, samples)
 

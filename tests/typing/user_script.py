@@ -16,6 +16,9 @@ def main(path: Path) -> npvae.VAE:
     rows: NDArray[np.floating] = model.score_samples(X)
     Z: NDArray[np.floating] = model.transform(X)
     drawn: NDArray[np.floating] = model.sample(3)
+    filled: NDArray[np.floating] = model.impute(np.where(X > 0, X, np.nan))
+    codes: NDArray[np.floating] = model.encode(X).mean
+    assert filled.shape == (40, 6) and np.array_equal(codes, Z)
     assert np.isclose(nats, rows.mean()) and Z.shape == (40, 2) and drawn.shape == (3, 6)
     model.save(path)
     loaded: npvae.VAE = npvae.load(path)
