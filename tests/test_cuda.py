@@ -499,7 +499,7 @@ def test_benchmark_of_kernels(once, monkeypatch):
     """Every kernel of a step has its row; the rates are those of the simulator here."""
     from npvae.bench import gpu
 
-    for name, value in {"LAUNCHES": 1, "REPEATS": 1, "ROUNDS": 2, "THREADS": 4}.items():
+    for name, value in {"LAUNCHES": 1, "REPEATS": 1, "ROUNDS": 2, "UNROLLED": 1, "THREADS": 4}.items():
         monkeypatch.setattr(gpu, name, value)
     top = gpu.ceilings(blocks=1, size=8)
     rows = gpu.table(top, M=2, D=5, H=4, J=2, rows=3)
