@@ -24,10 +24,11 @@ pytestmark = pytest.mark.skipif(
 #: Arguments of each kernel: f is a number in the precision, then arrays of it by their dimensions; B bool, I int64,
 #: D float64, and arrays of other types.
 SIGNATURES = {
-    "naive": "f2 B f2 B f2 f1 I B",
-    "tiled": "f2 B f2 B f2 f1 I B",
-    "registers": "f2 B f2 B f2 f1 I B",
-    "delta": "f2 f2 I f1",
+    "naive": "f1 B f1 B I f2 f1 I B",
+    "tiled": "f1 B f1 B I f2 f1 I B",
+    "registers": "f1 B f1 B I f2 f1 I B",
+    "delta": "f1 f1 I",
+    "sums": "f2 f1",
     "latent": "f2 f2 f2 B f2 f1",
     "latent_backward": "f2 f2 f2 f2 B f1 f2 f2",
     "log_q": "f2 f2 f2 f1 f1 f2 f2",
@@ -64,14 +65,14 @@ def kernels(dtype):
 
     dtype = np.dtype(dtype)
     for step, by_dtype in cuda_product.PRODUCTS.items():
-        for kernel, (x, y), (rows, columns) in by_dtype[dtype]:
-            yield f"product: {step}, {rows} x {columns} tile, {x} x {y} threads", step, kernel, x * y
+        for kernel, block, (rows, columns) in by_dtype[dtype]:
+            yield f"product: {step}, {rows} x {columns} tile, {block} threads", step, kernel, 256
     for name, kernel in module.UPDATES.items():
         yield f"update: {name}", "update", kernel, module.THREADS
     for name, thing in vars(module).items():
         kernel = thing.get(dtype) if isinstance(thing, dict) else thing
         if is_kernel(kernel):
-            threads = module.LANES * module.DEEP if name == "DELTA" else module.THREADS
+            threads = module.LANES * module.DEEP if name == "SUMS" else module.THREADS
             for variant in (name for name in SIGNATURES if re.fullmatch(rf"{kernel.__name__}(_float\d\d)?", name)):
                 yield variant, variant, kernel, threads
             assert kernel.__name__ in SIGNATURES, f"{kernel.__name__} needs a row in SIGNATURES"

@@ -12,8 +12,10 @@ from . import formulas
 from .cuda_graph import Runner
 from .cuda_launch import (
     asarray,
+    beside,
     binarize_rows,
     empty,
+    flat,
     gather_rows,
     get_or_empty,
     launch,
@@ -21,6 +23,7 @@ from .cuda_launch import (
     nothing,
     readable,
     to_numpy,
+    wait,
 )
 from .cuda_product import product
 
@@ -82,11 +85,14 @@ def dense(x, W, b, activation, out=None):
 def dense_backward(x, W, y, dy, activation, gradients):
     """See `reference.dense_backward`."""
     dW, db, dx, accumulate = gradients
-    grid, block = n_blocks(dy.shape[1], kernels.LANES), (kernels.LANES, kernels.DEEP)
-    sums = nothing(dy.dtype) if db is None else db
-    launch(kernels.DELTA[dy.dtype], grid, block, dy, y, formulas.code(activation), sums)
+    if activation != "identity":  # whose derivative is 1
+        grid, block = n_blocks(dy.size), kernels.THREADS
+        launch(kernels.delta, grid, block, flat(dy), flat(y), formulas.code(activation))
     if dW is not None:
-        product(x, True, dy, False, dW)
+        with beside():
+            grid, block = n_blocks(dy.shape[1], kernels.LANES), (kernels.LANES, kernels.DEEP)
+            launch(kernels.SUMS[dy.dtype], grid, block, dy, db)
+            product(x, True, dy, False, dW)
     if dx is not None:
         product(dy, False, W, True, dx, accumulate=accumulate)
 
@@ -149,6 +155,7 @@ def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None)
 
 def clip_norm(gradient, limit):
     """See `reference.clip_norm`."""
+    wait()
     vector, number = gradient.vector, gradient.vector.dtype.type
     launch(kernels.NORM[vector.dtype], 1, kernels.THREADS, vector, gradient.norm)
     launch(kernels.shrink, n_blocks(vector.shape[0]), kernels.THREADS, vector, gradient.norm, number(limit))
@@ -164,6 +171,7 @@ def step(optimizer, parameters, gradient, state, rule):
     update = kernels.UPDATES[optimizer], n_blocks(parameters.vector.shape[0]), kernels.THREADS, *arrays, *settings
     plan = np.float64(rule.step_size), formulas.SCHEDULE_CODES[rule.schedule], rule.n_steps, rule.begun
     launch(kernels.plan_step, 1, 1, state.counter, gradient.numbers, *plan, rule.accumulate_only)
+    wait()  # for the gradients of the weights
     launch(*update, False)
     launch(kernels.count_step, 1, 1, state.counter, gradient.bad)
     launch(*update, True)

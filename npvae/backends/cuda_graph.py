@@ -17,12 +17,22 @@ from numba import cuda
 from numpy.typing import NDArray
 
 from .cuda_kernels import SIMULATED
-from .cuda_launch import asarray, binarize_rows, empty, gather_rows, launching_on, readable, record_value, take_noise
+from .cuda_launch import (
+    asarray,
+    binarize_rows,
+    empty,
+    gather_rows,
+    launching_on,
+    readable,
+    record_value,
+    take_noise,
+    wait,
+)
 
 logger = logging.getLogger(__name__)
 
-#: Steps whose order and noise are prepared at a time.
-CHUNK = 50
+#: Steps whose order and noise are prepared at a time, and which are one graph: the device pauses between two graphs.
+CHUNK = 10
 
 #: Most steps before the host waits, and most bytes of their noise.
 MOST, NOISE_BYTES = 1000, 2**27
@@ -77,7 +87,7 @@ class Runner:
 
 
 class Step:
-    """A step with minibatches of one size: its buffers, and its graph once it has been captured."""
+    """A step with minibatches of one size: its buffers, and its graphs once they have been captured."""
 
     def __init__(self, runner, n_rows):
         shape, (_, n_features) = runner.estimator.noise_shape(n_rows), runner.data.X.shape
@@ -93,7 +103,7 @@ class Step:
         self.X = runner.resident
         if self.X is None:
             self.X = empty((CHUNK * n_rows, n_features), readable(runner.data.X.dtype))
-        self._launches, self._graph = 0, None
+        self._graphs = None  # by number of steps, once one has been computed
 
     def run(self, batches, rng, keys):
         """Take a step for each minibatch, at most ``most``, and wait for their values: see `Runner.run`."""
@@ -104,8 +114,7 @@ class Step:
         for start in range(0, len(batches), CHUNK):
             part = slice(start, min(start + CHUNK, len(batches)))
             self.prepare(part, np.array(batches[part], np.int64), rng)
-            for _ in range(part.start, part.stop):
-                self.launch()
+            self.launch(part.stop - part.start)
         values = self.values.copy_to_host(stream=stream)
         stream.synchronize()
         return values[: len(batches)]
@@ -122,17 +131,22 @@ class Step:
         self.rows[part].copy_to_device(self._rows[part], stream=stream)
         self.noise[part].copy_to_device(self._noise[part], stream=stream)
 
-    def launch(self):
-        """Take the next step: the first compiles and allocates, the second is captured, and later ones replay it."""
+    def launch(self, count):
+        """Take the next steps: the first of all compiles and allocates, and later ones are replayed as graphs."""
         stream = self.runner.stream
-        self._launches += 1
-        if self._launches == 2:
-            self._graph = captured(self._compute)
-        if self._graph is not None:
-            self._graph(stream)
-        else:
+        if self._graphs is None:
             with launching_on(stream):
                 self._compute()
+            self._graphs, count = {}, count - 1
+        for size in [count] if count == CHUNK else [1] * count:
+            if size not in self._graphs:
+                self._graphs[size] = captured(lambda size=size: [self._compute() for _ in range(size)])
+            if self._graphs[size] is not None:
+                self._graphs[size](stream)
+            else:
+                with launching_on(stream):
+                    for _ in range(size):
+                        self._compute()
 
     def _compute(self):
         """Launch the kernels of a step."""
@@ -162,6 +176,7 @@ def captured(launches: Callable[[], object]) -> Callable | None:
         builder = device.create_graph_builder().begin_building()
         with launching_on(builder):
             launches()
+            wait()
         graph = builder.end_building().complete()
     except Exception as error:  # whatever it is: the kernels can be launched one by one
         logger.warning("no CUDA graph (%s: %s): kernels are launched one by one", type(error).__name__, error)

@@ -146,28 +146,34 @@ def take(noise, position, out):
 # The backward pass of a layer, whose products stand in ``cuda_product`` -----------------------------------------------
 
 
-def make_delta(dtype):
-    """Return the kernel that starts the backward pass of a layer."""
+@cuda.jit
+def delta(dy, y, code):
+    """``dy *= f'(y)``: a thread for each number."""
+    i = cuda.grid(1)
+    if i < dy.shape[0]:
+        dy[i] *= derivative(y[i], code)
+
+
+def make_sums(dtype):
+    """Return the kernel that sums over rows."""
 
     @cuda.jit
-    def delta(dy, y, code, db):
-        """``dy *= f'(y)``, a block for LANES columns; db (O,) gets its sums over the rows, or is (0,) for no sums."""
+    def sums(dy, db):
+        """``db = sum(dy)`` over the rows: a block for LANES columns."""
         parts = cuda.shared.array(LANES_DEEP, dtype)
         lane, deep = cuda.threadIdx.x, cuda.threadIdx.y
         column, total = cuda.blockIdx.x * LANES + lane, dtype(0)
         if column < dy.shape[1]:
             for i in range(deep, dy.shape[0], DEEP):
-                value = dy[i, column] * derivative(y[i, column], code)
-                dy[i, column] = value
-                total += value
+                total += dy[i, column]
         parts[deep, lane] = total
         cuda.syncthreads()
-        if deep == 0 and column < db.shape[0]:
+        if deep == 0 and column < dy.shape[1]:
             for i in range(1, DEEP):
                 total += parts[i, lane]
             db[column] = total
 
-    return delta
+    return sums
 
 
 # The latent layer: row l * M + i belongs to datapoint i ---------------------------------------------------------------
@@ -355,7 +361,7 @@ def make_mixed(dtype):
     return mixed
 
 
-DELTA, LATENT, LATENT_BACKWARD = map(by_precision, (make_delta, make_latent, make_latent_backward))
+SUMS, LATENT, LATENT_BACKWARD = map(by_precision, (make_sums, make_latent, make_latent_backward))
 LOG_Q, LOG_PRIOR = map(by_precision, (make_log_q, make_log_prior))
 BERNOULLI, GAUSSIAN, MIXED = map(by_precision, (make_bernoulli, make_gaussian, make_mixed))
 

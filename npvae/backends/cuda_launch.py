@@ -26,7 +26,8 @@ cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 class _Launching(threading.local):
     """Where each Python thread launches its kernels: on the default stream, another one, or into a graph."""
 
-    stream = 0
+    stream: Any = 0
+    branches: tuple = ()  # of the graph: what has been launched beside, and nobody has waited for
 
 
 _launching = _Launching()
@@ -40,6 +41,28 @@ def launching_on(stream: Any) -> Iterator[None]:
         yield
     finally:
         _launching.stream = before
+
+
+@contextlib.contextmanager
+def beside() -> Iterator[None]:
+    """Launch beside the kernels that follow this context, in a graph. `wait` must come before anything reads the results.
+
+    On a stream kernels run in order, and this changes nothing.
+    """
+    if not hasattr(_launching.stream, "split"):
+        yield
+        return
+    _, branch = _launching.stream.split(2)
+    _launching.branches += (branch,)
+    with launching_on(branch):
+        yield
+
+
+def wait() -> None:
+    """Let the kernels that follow wait for all that was launched `beside`."""
+    if _launching.branches:
+        branches, _launching.branches = _launching.branches, ()
+        _launching.stream.join(_launching.stream, *branches)
 
 
 def launch(kernel: Any, grid: int | tuple, block: int | tuple, *arguments: Any) -> None:
@@ -88,6 +111,11 @@ def explained(what: str) -> Iterator[None]:
         raise MemoryError(
             f"the GPU has no room for {what}; a smaller batch_size or model may fit, or backend='cpu'"
         ) from None
+
+
+def flat(factor: Array) -> Array:
+    """Return the numbers of an array, row after row, without a copy."""
+    return factor.reshape(factor.size) if factor.size else nothing(factor.dtype)
 
 
 def asarray(array: Array, dtype: DTypeLike) -> Array:
