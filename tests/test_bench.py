@@ -62,9 +62,9 @@ def test_a_contestant_that_ends_is_left_out(capsys):
     assert [result.contestant for result in results] == ["ceiling", "NumPy"]
     said = capsys.readouterr().out
     assert said.startswith("left out: the process of nobody ended with status 1") and "KeyError: 'nobody'" in said
-    with epochs.Process("NumPy", SMALL, 1) as process:
-        with pytest.raises(ChildProcessError, match=r"(?s)process of NumPy ended .*ValueError: .*'many"):
-            process.turn("many")
+    expected = pytest.raises(ChildProcessError, match=r"(?s)process of NumPy ended .*ValueError: .*'many")
+    with epochs.Process("NumPy", SMALL, 1) as process, expected:
+        process.turn("many")
 
 
 @pytest.mark.process

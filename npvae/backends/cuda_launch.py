@@ -45,9 +45,9 @@ def launching_on(stream: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def beside() -> Iterator[None]:
-    """Launch beside the kernels that follow this context, in a graph. `wait` must come before anything reads the results.
+    """Launch beside the kernels that follow this context, in a graph; on a stream kernels run in order as always.
 
-    On a stream kernels run in order, and this changes nothing.
+    `wait` must come before anything reads the results.
     """
     if not hasattr(_launching.stream, "split"):
         yield

@@ -177,7 +177,10 @@ def make_registers(rows, columns, depth, thread_rows, thread_columns, teams, dty
 
     @cuda.jit(device=True)
     def share_of(along, first, extent, stride, size, terms):
-        """Return a thread's share of the tiles of a factor. Neighbours read neighbours in memory, which arrive together."""
+        """Return a thread's share of the tiles of a factor.
+
+        Neighbours read neighbours in memory, which arrive together.
+        """
         thread = uint32(cuda.threadIdx.x)
         if along:
             i, j, step = uint32(thread // uint32(stride)), uint32(thread % uint32(stride)), uint32(1)
@@ -207,7 +210,7 @@ def make_registers(rows, columns, depth, thread_rows, thread_columns, teams, dty
 
     @cuda.jit(device=True)
     def at(part, i, extent, size):
-        """Return the place in a row or column of number i of the ``size`` of a thread: in fours, which are far apart."""
+        """Return the place of number i of the ``size`` that a thread has of a row or column: in fours, far apart."""
         four = min(4, size)
         return uint32(part * uint32(four)) + uint32(i // four * (extent * four // size) + i % four)
 
@@ -326,7 +329,7 @@ def product(
     a: Array, a_transposed: bool, b: Array, b_transposed: bool, out: Array,
     bias: Array | None = None, code: int = 0, accumulate: bool = False, step: str | None = None,
 ) -> None:  # fmt: skip
-    """Compute ``out = f(a b + bias)``, or ``out += a b``, with the tiles that leave the busiest processor the least work.
+    """Compute ``out = f(a b + bias)``, or ``out += a b``, with the tiles that leave a processor the least work.
 
     Parameters
     ----------

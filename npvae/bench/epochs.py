@@ -66,7 +66,7 @@ class Process:
         environment = os.environ | dict.fromkeys(variables, count)
         environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()}"
         command = [sys.executable, "-W", "ignore", "-m", __spec__.name]
-        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # a pipe would fill up
+        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - `end` closes it
         self.process = subprocess.Popen(
             command,
             env=environment,
