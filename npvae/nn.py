@@ -156,11 +156,15 @@ class Network:
         for layer in self.mlp.hidden:
             h = self._dense(layer, parameters, h, buffers(layer.name, M, layer.n_outputs))
             hidden.append(h)
-        outputs = tuple(
-            self._dense(head, parameters, h, buffers(head.name, M, head.n_outputs)) for head in self.mlp.heads
-        )
+        outputs = self._heads(parameters, h, buffers)
         doutputs = tuple(buffers(f"d {head.name}", M, head.n_outputs) for head in self.mlp.heads)
         return Pass(tuple(hidden), outputs, doutputs)
+
+    def _heads(self, parameters: Parameters, h: Array, buffers: Buffers) -> tuple:
+        """Compute the heads of the last hidden layer h (M, H), in any order."""
+        return tuple(
+            self._dense(head, parameters, h, buffers(head.name, len(h), head.n_outputs)) for head in self.mlp.heads
+        )
 
     def _dense(self, layer: Layer, parameters: Parameters, x: Array, out: Array) -> Array:
         W, b = parameters[layer.name + ".W"], parameters[layer.name + ".b"]

@@ -65,8 +65,9 @@ def kernels(dtype):
 
     dtype = np.dtype(dtype)
     for step, by_dtype in cuda_product.PRODUCTS.items():
-        for kernel, block, (rows, columns) in by_dtype[dtype]:
-            yield f"product: {step}, {rows} x {columns} tile, {block} threads", step, kernel, 256
+        for _, (kernel, block, (rows, columns)) in by_dtype[dtype]:
+            threads = int(np.prod(block))
+            yield f"product: {step}, {rows} x {columns} tile, {threads} threads", step, kernel, threads
     for name, kernel in module.UPDATES.items():
         yield f"update: {name}", "update", kernel, module.THREADS
     for name, thing in vars(module).items():

@@ -20,7 +20,7 @@ SIMULATED = bool(cuda.config.ENABLE_CUDASIM) if hasattr(cuda, "config") else Fal
 THREADS = 4 if SIMULATED else 128
 
 #: Columns and rows of the block of threads that sums over rows.
-LANES, DEEP = (4, 2) if SIMULATED else (32, 8)
+LANES, DEEP = (4, 2) if SIMULATED else (32, 32)
 LANES_DEEP = DEEP, LANES
 
 

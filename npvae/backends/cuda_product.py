@@ -36,10 +36,10 @@ SHARED_BYTES = 48 * 1024
 
 
 class Kernel(NamedTuple):
-    """A compiled product: its function, the threads of a block in x and y, and the rows and columns of its tile."""
+    """A compiled product: its function, the threads of a block, and the rows and columns of its tile."""
 
     function: Any
-    block: tuple
+    block: int | tuple
     tile: tuple
 
 
@@ -308,20 +308,28 @@ def make_registers(rows, columns, depth, thread_rows, thread_columns, teams, dty
 
 # Which one is launched ------------------------------------------------------------------------------------------------
 
-#: Arguments of the kernels by step, those with small tiles first. The simulator runs a few dozen threads at most.
-TILES: dict[str, list[tuple]] = {
-    "naive": [(16,)],
-    "tiled": [(16,)],
-    "registers": [(16, 32, 128, 8, 4, 16), (32, 32, 64, 8, 4, 8), (64, 64, 32, 8, 4, 2)],
+#: Tiles by step: the time of an element, which is less in larger tiles, and the arguments of the function that makes the
+#: kernel. The times were measured on an H200; only their ratios matter. The simulator runs a few dozen threads at most.
+TILES: dict[str, list[tuple[float, tuple]]] = {
+    "naive": [(1, (16,))],
+    "tiled": [(1, (16,))],
+    "registers": [(1.35, (16, 32, 64, 8, 4, 16)), (1.15, (32, 32, 64, 8, 4, 8)), (1, (64, 64, 32, 8, 4, 4))],
 }
 if SIMULATED:
-    TILES = {"naive": [(3,)], "tiled": [(3,)], "registers": [(4, 4, 4, 2, 2, 2), (8, 8, 4, 4, 4, 4)]}
+    TILES = {
+        "naive": [(1, (3,))],
+        "tiled": [(1, (3,))],
+        "registers": [(1, (4, 4, 4, 2, 2, 2)), (1, (8, 8, 4, 4, 4, 4))],
+    }
 
 _MAKE: dict[str, Callable[..., Kernel]] = {"naive": make_naive, "tiled": make_tiled, "registers": make_registers}
 
-#: The kernels by step and dtype: PRODUCTS["naive"][dtype] is a list of `Kernel`, those with small tiles first.
+#: The kernels by step and dtype: PRODUCTS["naive"][dtype] is a list of (time of an element, `Kernel`).
 PRODUCTS = {
-    step: by_precision(lambda dtype, step=step: [_MAKE[step](*tile, dtype) for tile in TILES[step]]) for step in TILES
+    step: by_precision(
+        lambda dtype, step=step, tiles=tiles: [(time, _MAKE[step](*tile, dtype)) for time, tile in tiles]
+    )
+    for step, tiles in TILES.items()
 }
 
 
@@ -329,7 +337,7 @@ def product(
     a: Array, a_transposed: bool, b: Array, b_transposed: bool, out: Array,
     bias: Array | None = None, code: int = 0, accumulate: bool = False, step: str | None = None,
 ) -> None:  # fmt: skip
-    """Compute ``out = f(a b + bias)``, or ``out += a b``, with the tiles that leave a processor the least work.
+    """Compute ``out = f(a b + bias)``, or ``out += a b``, with the tiles that should take the least time.
 
     Parameters
     ----------
@@ -338,17 +346,22 @@ def product(
     accumulate : bool, whether the product is added to out
     step : a name in `PRODUCTS`; `IN_USE` if None
     """
-    kernel = min(reversed(PRODUCTS[step or IN_USE][out.dtype]), key=lambda kernel: _work(kernel, *out.shape))
+    kernel = _fastest(PRODUCTS[step or IN_USE][out.dtype], *out.shape, _n_processors())
     grid = n_blocks(out.shape[1], kernel.tile[1]), n_blocks(out.shape[0], kernel.tile[0])
     bias = nothing(out.dtype) if bias is None else bias
     factors = flat(a), not a_transposed, flat(b), b_transposed, a.shape[0 if a_transposed else 1]
     launch(kernel.function, grid, kernel.block, *factors, out, bias, code, accumulate)
 
 
-def _work(kernel, M, N):
-    """Return the elements that the busiest of the processors makes. Of equals, larger tiles read less."""
-    rows, columns = kernel.tile
-    return -(-n_blocks(M, rows) * n_blocks(N, columns) // _n_processors()) * rows * columns
+def _fastest(kernels, M, N, n_processors):
+    """Return the kernel whose blocks keep the busiest processor busy for the shortest time."""
+
+    def time(of_element, kernel):
+        rows, columns = kernel.tile
+        blocks = n_blocks(M, rows) * n_blocks(N, columns)
+        return n_blocks(blocks, n_processors) * rows * columns * of_element
+
+    return min(kernels, key=lambda pair: time(*pair))[1]
 
 
 @functools.cache
