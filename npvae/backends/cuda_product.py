@@ -308,8 +308,8 @@ def make_registers(rows, columns, depth, thread_rows, thread_columns, teams, dty
 
 # Which one is launched ------------------------------------------------------------------------------------------------
 
-#: Tiles by step: the time of an element, which is less in larger tiles, and the arguments of the function that makes the
-#: kernel. The times were measured on an H200; only their ratios matter. The simulator runs a few dozen threads at most.
+#: Tiles by step: the time of an element, which is less in larger tiles, and the arguments of the function that makes
+#: the kernel. The times were measured on an H200; only their ratios matter. The simulator runs few threads at a time.
 TILES: dict[str, list[tuple[float, tuple]]] = {
     "naive": [(1, (16,))],
     "tiled": [(1, (16,))],
