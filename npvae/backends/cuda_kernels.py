@@ -445,23 +445,30 @@ def make_update(function, n_arrays):
     def update(
         parameters, gradient, first, second, average, counter, bad, numbers, weight_decay, limit, n_weights, take
     ):
-        """See `reference.step`: a thread for each parameter. Arrays that are not used have no elements."""
+        """See `reference.step`: a thread for each parameter. Arrays that are not used have no elements.
+
+        All is read before anything is decided: so a thread waits for memory once.
+        """
         i = cuda.grid(1)
-        if i < parameters.shape[0] and counter[1] < 0:
-            w, g = parameters[i], gradient[i]
-            if not abs(g) <= limit:  # of numbers whose square is finite
-                bad[0] = 1
-                return
-            if i < n_weights:
-                g -= weight_decay * w
+        if i < parameters.shape[0]:
+            w, g, running = parameters[i], gradient[i], counter[1] < 0
             here = (
                 _constant(numbers[0], w), _constant(numbers[1], w), _constant(numbers[2], w), _constant(numbers[3], w)
             )  # fmt: skip
             one = first[i] if n_arrays > 0 else _constant(0, w)
             two = second[i] if n_arrays > 1 else _constant(0, w)
+            mean = average[i] if average.shape[0] > 0 else w
+            is_fine = abs(g) <= limit  # as numbers are whose square is finite
+            if i < n_weights:
+                g -= weight_decay * w
             w, one, two = function(w, g, here, one, two)
-            mean = averaged(average[i], w, here) if average.shape[0] > 0 else w
-            if take:
+            if average.shape[0] > 0:
+                mean = averaged(mean, w, here)
+            if not running:
+                return
+            if not is_fine:
+                bad[0] = 1
+            elif take:
                 parameters[i] = w
                 if n_arrays > 0:
                     first[i] = one
