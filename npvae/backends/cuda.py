@@ -73,16 +73,14 @@ def gradient(layout, dtype):
 
 def gather(X, rows, scaling, out):
     """See `reference.gather`, for data on the host: only the rows asked for are copied."""
-    part = asarray(X[rows], readable(X.dtype))
-    places = asarray(np.arange(len(rows))[None], np.int64), asarray(np.zeros(1), np.int32)
-    scales = (asarray(scale, np.float64) for scale in (scaling.shift, scaling.scale))
-    gather_rows(part, *places, *scales, out)
+    part, places = asarray(X[rows], readable(X.dtype)), asarray(np.arange(len(rows)), np.int64)
+    gather_rows(part, places, *(asarray(scale, np.float64) for scale in (scaling.shift, scaling.scale)), out)
     return out
 
 
 def binarize(x, keys, out):
     """See `reference.binarize`."""
-    binarize_rows(x, asarray(keys[None], np.uint64), asarray(np.zeros(1), np.int32), out)
+    binarize_rows(x, asarray(keys, np.uint64), out)
     return out
 
 

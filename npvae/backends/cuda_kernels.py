@@ -120,27 +120,19 @@ def row_and_column():
 
 
 @cuda.jit
-def gather(X, rows, position, shift, scale, out):
-    """``out = (X[rows[position]] - shift) * scale``: a thread for each number."""
+def gather(X, rows, shift, scale, out):
+    """``out = (X[rows] - shift) * scale``: a thread for each number."""
     i, d = row_and_column()
     if d < out.shape[1]:
-        out[i, d] = (X[rows[position[0], i], d] - shift[d]) * scale[d]
+        out[i, d] = (X[rows[i], d] - shift[d]) * scale[d]
 
 
 @cuda.jit
-def binarize(x, keys, position, out):
-    """Draw 0 or 1 with the keys of a step, ``keys[position]``: a thread for each number."""
+def binarize(x, keys, out):
+    """Draw 0 or 1 with the key of each row: a thread for each number."""
     i, d = row_and_column()
     if d < out.shape[1]:
-        out[i, d] = binarized(x[i, d], keys[position[0], i], uint64(d))
-
-
-@cuda.jit
-def take(noise, position, out):
-    """``out = noise[position]``: a thread for each number."""
-    i, j = row_and_column()
-    if j < out.shape[1]:
-        out[i, j] = noise[position[0], i, j]
+        out[i, d] = binarized(x[i, d], keys[i], uint64(d))
 
 
 # The backward pass of a layer, whose products stand in ``cuda_product`` -----------------------------------------------
@@ -459,6 +451,7 @@ def make_update(function, n_arrays):
             two = second[i] if n_arrays > 1 else _constant(0, w)
             mean = average[i] if average.shape[0] > 0 else w
             is_fine = abs(g) <= limit  # as numbers are whose square is finite
+            g = g if is_fine else _constant(0, w)
             if i < n_weights:
                 g -= weight_decay * w
             w, one, two = function(w, g, here, one, two)

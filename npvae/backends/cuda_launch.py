@@ -146,31 +146,24 @@ def readable(dtype: DTypeLike) -> np.dtype:
     return np.dtype(dtype if dtype in (np.uint8, np.float32, np.float64) else np.float64)
 
 
-def gather_rows(X: Array, rows: Array, position: Array, shift: Array, scale: Array, out: Array) -> None:
-    """Copy a minibatch of data on the device as floats: ``out = (X[rows[position]] - shift) * scale``.
+def gather_rows(X: Array, rows: Array, shift: Array, scale: Array, out: Array) -> None:
+    """Copy a minibatch of data on the device as floats: ``out = (X[rows] - shift) * scale``.
 
     Parameters
     ----------
-    X (N, D) in a `readable` dtype; rows (steps, M) int64; position (1,) int32, the step;
-    shift, scale (D,) float64; out (M, D). All on the device.
+    X (N, D) in a `readable` dtype; rows (M,) int64; shift, scale (D,) float64; out (M, D). All on the device.
     """
-    grid = out.shape[0], n_blocks(out.shape[1])
-    launch(kernels.gather, grid, kernels.THREADS, X, rows, position, shift, scale, out)
+    launch(kernels.gather, (out.shape[0], n_blocks(out.shape[1])), kernels.THREADS, X, rows, shift, scale, out)
 
 
-def binarize_rows(x: Array, keys: Array, position: Array, out: Array) -> None:
+def binarize_rows(x: Array, keys: Array, out: Array) -> None:
     """Draw 0 or 1 for each number of a minibatch: see `reference.binarize`.
 
     Parameters
     ----------
-    x, out (M, D); keys (steps, M) uint64; position (1,) int32, the step. All on the device.
+    x, out (M, D); keys (M,) uint64. All on the device.
     """
-    launch(kernels.binarize, (out.shape[0], n_blocks(out.shape[1])), kernels.THREADS, x, keys, position, out)
-
-
-def take_noise(noise: Array, position: Array, out: Array) -> None:
-    """Copy the noise of a step: ``out = noise[position]``, (R, J) of (steps, R, J)."""
-    launch(kernels.take, (out.shape[0], n_blocks(out.shape[1])), kernels.THREADS, noise, position, out)
+    launch(kernels.binarize, (out.shape[0], n_blocks(out.shape[1])), kernels.THREADS, x, keys, out)
 
 
 def record_value(log_likelihood: Array, kl: Array, values: Array, position: Array, gradient: Any) -> None:

@@ -110,10 +110,10 @@ def kernels(M: int = 100, D: int = 784, H: int = 500, J: int = 20, rows: int = 5
         multiply = lambda a=a, b=b, out=out, step=step: product(a, False, b, False, out, step=step)
         yield f"x W, D x H, {step}", 2 * M * D * H, "GFLOP/s", multiply
 
-    X, places = backend.asarray(rng.integers(0, 256, (rows, D)), np.uint8), rng.integers(0, rows, (1, M))
+    X, places = backend.asarray(rng.integers(0, 256, (rows, D)), np.uint8), rng.integers(0, rows, M)
     shift, scale = (backend.asarray(array, np.float64) for array in (np.zeros(D), np.full(D, 1 / 255)))
-    places, position, out = backend.asarray(places, np.int64), backend.asarray([0], np.int32), normal(M, D)
-    gather = lambda: gather_rows(X, places, position, shift, scale, out)
+    places, out = backend.asarray(places, np.int64), normal(M, D)
+    gather = lambda: gather_rows(X, places, shift, scale, out)
     yield "gather uint8 rows", 5 * M * D, "GB/s", gather
 
     x, logits, weights, results = normal(M, D), normal(M, D), normal(M), (normal(M), normal(M, D))
