@@ -84,18 +84,20 @@ def test_each_step_of_the_product_equals_the_first(rng, monkeypatch, dtype, shap
     M, K, N = shape
     a, b, bias, before = (normal(rng, float, *s) for s in ((M, K), (K, N), (N,), (M, N)))
     b /= np.sqrt(max(1, K))
-    with_bias = {"bias": cuda.asarray(bias, dtype), "code": formulas.code("tanh")}
+    with_bias, sums = {"bias": cuda.asarray(bias, dtype), "code": formulas.code("tanh")}, cuda.asarray(bias, dtype)
     for transposed, start, options, expected in (
         ((False, False), np.full((M, N), np.nan), with_bias, np.tanh(a @ b + bias)),
-        ((True, False), np.full((M, N), np.nan), {}, a @ b),
+        ((True, False), np.full((M, N), np.nan), {"column_sums": sums}, a @ b),
         ((False, True), before, {"accumulate": True}, before + a @ b),
     ):
         factors = [x for pair in zip((a, b), transposed) for x in (in_memory(*pair, dtype), pair[1])]
         found, first = (cuda.asarray(start, dtype) for _ in range(2))
-        cuda_product.product(*factors, found, **options, step=step)
-        check([found], [expected], dtype)
         if step != "naive":
             cuda_product.product(*factors, first, **options, step="naive")
+        sums[:] = cuda.asarray(bias, dtype)
+        cuda_product.product(*factors, found, **options, step=step)
+        check([found, sums], [expected, b.sum(axis=0) if "column_sums" in options else bias], dtype)
+        if step != "naive":
             check([found], [cuda.to_numpy(first).astype(float)], dtype)
 
 
@@ -444,8 +446,7 @@ def test_what_is_launched_beside_is_waited_for(once, X, monkeypatch):
         monkeypatch.setattr(module, "launch", launch)
     monkeypatch.setattr(cuda_graph, "launching_on", lambda stream: cuda_launch.launching_on(builder))
     npvae.VAE(**SMALL, clip_norm=1.0, backend="cuda").fit(X)
-    float32 = np.dtype("f4")
-    assert set(beside) == {cuda_kernels.SUMS[float32], cuda_product.PRODUCTS["naive"][float32][0][1].function}
+    assert set(beside) == {cuda_product.PRODUCTS["naive"][np.dtype("f4")][0][1].function}
     assert not builder.open
 
 

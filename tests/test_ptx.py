@@ -24,11 +24,10 @@ pytestmark = pytest.mark.skipif(
 #: Arguments of each kernel: f is a number in the precision, then arrays of it by their dimensions; B bool, I int64,
 #: D float64, and arrays of other types.
 SIGNATURES = {
-    "naive": "f1 B f1 B I f2 f1 I B",
-    "tiled": "f1 B f1 B I f2 f1 I B",
-    "registers": "f1 B f1 B I f2 f1 I B",
+    "naive": "f1 B f1 B I f2 f1 I B f1",
+    "tiled": "f1 B f1 B I f2 f1 I B f1",
+    "registers": "f1 B f1 B I f2 f1 I B f1",
     "delta": "f1 f1 I",
-    "sums": "f2 f1",
     "latent": "f2 f2 f2 B f2 f1",
     "latent_backward": "f2 f2 f2 f2 B f1 f2 f2",
     "log_q": "f2 f2 f2 f1 f1 f2 f2",
@@ -72,9 +71,8 @@ def kernels(dtype):
     for name, thing in vars(module).items():
         kernel = thing.get(dtype) if isinstance(thing, dict) else thing
         if is_kernel(kernel):
-            threads = module.LANES * module.DEEP if name == "SUMS" else module.THREADS
             for variant in (name for name in SIGNATURES if re.fullmatch(rf"{kernel.__name__}(_float\d\d)?", name)):
-                yield variant, variant, kernel, threads
+                yield variant, variant, kernel, module.THREADS
             assert kernel.__name__ in SIGNATURES, f"{kernel.__name__} needs a row in SIGNATURES"
     for name, kernel in vars(gpu).items():
         if is_kernel(kernel):

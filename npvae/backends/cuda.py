@@ -100,13 +100,11 @@ def dense_backward(x, W, y, dy, activation, gradients):
     if activation != "identity":  # whose derivative is 1
         grid, block = n_blocks(dy.size), kernels.THREADS
         launch(kernels.delta, grid, block, flat(dy), flat(y), formulas.code(activation))
-    if dW is not None:
-        with beside():
-            grid, block = n_blocks(dy.shape[1], kernels.LANES), (kernels.LANES, kernels.DEEP)
-            launch(kernels.SUMS[dy.dtype], grid, block, dy, db)
-            product(x, True, dy, False, dW)
     if dx is not None:
         product(dy, False, W, True, dx, accumulate=accumulate)
+    if dW is not None:
+        with beside():  # after dx, for which the next layer waits
+            product(x, True, dy, False, dW, column_sums=db)
 
 
 # The latent layer and the likelihoods ---------------------------------------------------------------------------------

@@ -19,10 +19,6 @@ SIMULATED = bool(cuda.config.ENABLE_CUDASIM) if hasattr(cuda, "config") else Fal
 #: Threads of a block that works on a row, or on a stretch of a vector; a power of two.
 THREADS = 4 if SIMULATED else 128
 
-#: Columns and rows of the block of threads that sums over rows.
-LANES, DEEP = (4, 2) if SIMULATED else (32, 32)
-LANES_DEEP = DEEP, LANES
-
 
 def by_precision(make):
     """Return the kernels that ``make`` makes for float32 and for float64, by dtype."""
@@ -144,28 +140,6 @@ def delta(dy, y, code):
     i = cuda.grid(1)
     if i < dy.shape[0]:
         dy[i] *= derivative(y[i], code)
-
-
-def make_sums(dtype):
-    """Return the kernel that sums over rows."""
-
-    @cuda.jit
-    def sums(dy, db):
-        """``db = sum(dy)`` over the rows: a block for LANES columns."""
-        parts = cuda.shared.array(LANES_DEEP, dtype)
-        lane, deep = cuda.threadIdx.x, cuda.threadIdx.y
-        column, total = cuda.blockIdx.x * LANES + lane, dtype(0)
-        if column < dy.shape[1]:
-            for i in range(deep, dy.shape[0], DEEP):
-                total += dy[i, column]
-        parts[deep, lane] = total
-        cuda.syncthreads()
-        if deep == 0 and column < dy.shape[1]:
-            for i in range(1, DEEP):
-                total += parts[i, lane]
-            db[column] = total
-
-    return sums
 
 
 # The latent layer: row l * M + i belongs to datapoint i ---------------------------------------------------------------
@@ -353,7 +327,7 @@ def make_mixed(dtype):
     return mixed
 
 
-SUMS, LATENT, LATENT_BACKWARD = map(by_precision, (make_sums, make_latent, make_latent_backward))
+LATENT, LATENT_BACKWARD = map(by_precision, (make_latent, make_latent_backward))
 LOG_Q, LOG_PRIOR = map(by_precision, (make_log_q, make_log_prior))
 BERNOULLI, GAUSSIAN, MIXED = map(by_precision, (make_bernoulli, make_gaussian, make_mixed))
 

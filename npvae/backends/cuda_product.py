@@ -51,11 +51,15 @@ class Share(NamedTuple):
     end: Any  # of the places in memory where there are numbers
     step: Any  # from one number to the next in memory
     turn: Any  # from one tile to the next in memory
+    outside: Any  # the number where there are none
 
 
 # The three forms of a product differ in the order in which the factors lie in memory. In the kernels, ``along`` says
 # that the terms of a sum lie next to each other: a is (M, K), b is (N, K). Otherwise a is (K, M), b is (K, N). Factors
 # are passed flat, row after row: one number is then enough to say where an element is.
+#
+# The gradient of a bias is that of a weight whose input is always 1. So a may have one more row, of ones, and the
+# product one more, the sums of the columns of b: ``column_sums``, which is empty where it is not wanted.
 
 
 @cuda.jit(device=True)
@@ -65,11 +69,20 @@ def _element(factor, along, i, k, size, terms):
 
 
 @cuda.jit(device=True)
-def _finish(out, m, n, total, bias, code, accumulate):
+def _finish(out, m, n, total, bias, code, accumulate, column_sums):
     """Write an element of the result: with bias and activation unless bias is empty, or added to what out holds."""
-    if n < bias.shape[0]:
+    if uint32(n) < uint32(bias.shape[0]):
         total = activate(total + bias[n], code)
-    out[m, n] = out[m, n] + total if accumulate else total
+    if uint32(m) == uint32(out.shape[0]):
+        column_sums[n] = total
+    else:
+        out[m, n] = out[m, n] + total if accumulate else total
+
+
+@cuda.jit(device=True)
+def _height(out, column_sums):
+    """Return the rows of the result, with that of the sums."""
+    return uint32(out.shape[0] + (1 if column_sums.shape[0] > 0 else 0))
 
 
 # Step 1: a thread for each element ------------------------------------------------------------------------------------
@@ -79,15 +92,16 @@ def make_naive(threads, dtype):
     """Return the product as a plain loop over the terms, with ``threads x threads`` elements a block."""
 
     @cuda.jit
-    def naive(a, a_along, b, b_along, K, out, bias, code, accumulate):
-        """Arguments as in `product`, but for ``along``; a (M * K,), b (K * N,); bias (N,) or (0,)."""
+    def naive(a, a_along, b, b_along, K, out, bias, code, accumulate, column_sums):
+        """Arguments as in `product`, but for ``along``; a (M * K,), b (K * N,); bias and column_sums (N,) or (0,)."""
         n, m = cuda.grid(2)
         M, N = out.shape
-        if m < M and n < N:
+        if m < _height(out, column_sums) and n < N:
             total = dtype(0)
             for k in range(K):
-                total += _element(a, a_along, m, k, M, K) * _element(b, b_along, n, k, N, K)
-            _finish(out, m, n, total, bias, code, accumulate)
+                of_a = _element(a, a_along, m, k, M, K) if m < M else dtype(1)
+                total += of_a * _element(b, b_along, n, k, N, K)
+            _finish(out, m, n, total, bias, code, accumulate, column_sums)
 
     return Kernel(naive, (threads, threads), (threads, threads))
 
@@ -106,18 +120,20 @@ def make_tiled(tile, dtype):
     shape = tile, tile + 1
 
     @cuda.jit(device=True)
-    def load(factor, along, first, k, size, terms, target):
-        """Set ``target[i, j]`` to term k + j of row first + i of a factor, zero beyond; each thread one element.
+    def load(factor, along, first, k, size, terms, target, after):
+        """Set ``target[i, j]`` to term k + j of row first + i of a factor; each thread one element.
 
-        Threads that are neighbours in x read neighbours in memory, which arrive together.
+        The numbers of the row after the last are ``after``, other numbers outside of the factor are zero. Threads that
+        are neighbours in x read neighbours in memory, which arrive together.
         """
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
         i, j = (y, x) if along else (x, y)
         inside = first + i < size and k + j < terms
-        target[i, j] = _element(factor, along, first + i, k + j, size, terms) if inside else dtype(0)
+        outside = after if first + i == size else dtype(0)
+        target[i, j] = _element(factor, along, first + i, k + j, size, terms) if inside else outside
 
     @cuda.jit
-    def tiled(a, a_along, b, b_along, K, out, bias, code, accumulate):
+    def tiled(a, a_along, b, b_along, K, out, bias, code, accumulate, column_sums):
         """See `make_naive`."""
         rows = cuda.shared.array(shape, dtype)
         columns = cuda.shared.array(shape, dtype)
@@ -126,14 +142,14 @@ def make_tiled(tile, dtype):
         M, N = out.shape
         total = dtype(0)
         for k in range(0, K, tile):
-            load(a, a_along, row, k, M, K, rows)
-            load(b, b_along, column, k, N, K, columns)
+            load(a, a_along, row, k, M, K, rows, dtype(1))
+            load(b, b_along, column, k, N, K, columns, dtype(0))
             cuda.syncthreads()
             for j in range(tile):
                 total += rows[y, j] * columns[x, j]
             cuda.syncthreads()
-        if row + y < M and column + x < N:
-            _finish(out, row + y, column + x, total, bias, code, accumulate)
+        if row + y < _height(out, column_sums) and column + x < N:
+            _finish(out, row + y, column + x, total, bias, code, accumulate, column_sums)
 
     return Kernel(tiled, (tile, tile), (tile, tile))
 
@@ -176,8 +192,8 @@ def make_registers(rows, columns, depth, thread_rows, thread_columns, teams, dty
     shape_sums = thread_rows, thread_columns
 
     @cuda.jit(device=True)
-    def share_of(along, first, extent, stride, size, terms):
-        """Return a thread's share of the tiles of a factor.
+    def share_of(along, first, extent, stride, size, terms, after):
+        """Return a thread's share of the tiles of a factor; see `make_tiled` for ``after``.
 
         Neighbours read neighbours in memory, which arrive together.
         """
@@ -189,14 +205,15 @@ def make_registers(rows, columns, depth, thread_rows, thread_columns, teams, dty
             i, j, step = uint32(thread % uint32(extent)), uint32(thread // uint32(extent)), size
             place, end = uint32(j * size + first + i), uint32(terms * size)
         end = end if first + i < size else uint32(0)
+        outside = after if first + i == size else dtype(0)
         to = uint32(j * uint32(extent + 4) + i)
-        return Share(to, place, end, uint32(uint32(stride) * step), uint32(uint32(depth) * step))
+        return Share(to, place, end, uint32(uint32(stride) * step), uint32(uint32(depth) * step), outside)
 
     @cuda.jit(device=True)
     def fetch(factor, place, share, numbers):
-        """Read a thread's share of a tile; what lies beyond the end is zero."""
+        """Read a thread's share of a tile."""
         for n in range(len(numbers)):
-            number = dtype(0)
+            number = share.outside
             if place < share.end:
                 number = factor[place]
             numbers[n] = number
@@ -247,7 +264,7 @@ def make_registers(rows, columns, depth, thread_rows, thread_columns, teams, dty
                 sums[i, j] += shared[m + at(x, j, columns, thread_columns)]
 
     @cuda.jit
-    def registers(a, a_along, b, b_along, K, out, bias, code, accumulate):
+    def registers(a, a_along, b, b_along, K, out, bias, code, accumulate, column_sums):
         """See `make_naive`."""
         shared = cuda.shared.array(room, dtype, alignment=ALIGNMENT)  # the tile of a and that of b; in the end the sums
         next_a = cuda.local.array(share_a, dtype)
@@ -263,8 +280,8 @@ def make_registers(rows, columns, depth, thread_rows, thread_columns, teams, dty
             for j in range(thread_columns):
                 sums[i, j] = dtype(0)
 
-        of_rows = share_of(a_along, row, rows, stride_a, M, K)
-        of_columns = share_of(b_along, column, columns, stride_b, N, K)
+        of_rows = share_of(a_along, row, rows, stride_a, M, K, dtype(1))
+        of_columns = share_of(b_along, column, columns, stride_b, N, K, dtype(0))
         place_a, place_b = of_rows.place, of_columns.place
         fetch(a, place_a, of_rows, next_a)
         fetch(b, place_b, of_columns, next_b)
@@ -293,14 +310,14 @@ def make_registers(rows, columns, depth, thread_rows, thread_columns, teams, dty
         if team < uint32(stored):
             put_sums(shared, team, y, x, sums)
         cuda.syncthreads()
-        place = uint32(cuda.threadIdx.x)
+        place, height = uint32(cuda.threadIdx.x), _height(out, column_sums)
         while place < uint32(area):
-            m, n = row + place // uint32(columns), column + place % uint32(columns)
-            if m < M and n < N:
+            m, n = uint32(row + place // uint32(columns)), uint32(column + place % uint32(columns))
+            if m < height and n < N:
                 total = dtype(0)
                 for other in range(stored):
                     total += shared[place + uint32(other * area)]
-                _finish(out, m, n, total, bias, code, accumulate)
+                _finish(out, m, n, total, bias, code, accumulate, column_sums)
             place = uint32(place + uint32(threads))
 
     return Kernel(registers, threads, (rows, columns))
@@ -313,7 +330,12 @@ def make_registers(rows, columns, depth, thread_rows, thread_columns, teams, dty
 TILES: dict[str, list[tuple[float, tuple]]] = {
     "naive": [(1, (16,))],
     "tiled": [(1, (16,))],
-    "registers": [(1.35, (16, 32, 64, 8, 4, 16)), (1.15, (32, 32, 64, 8, 4, 8)), (1, (64, 64, 32, 8, 4, 4))],
+    "registers": [
+        (2.1, (8, 16, 128, 4, 4, 32)),
+        (1.35, (16, 32, 64, 8, 4, 16)),
+        (1.15, (32, 32, 64, 8, 4, 8)),
+        (1, (64, 64, 32, 8, 4, 4)),
+    ],
 }
 if SIMULATED:
     TILES = {
@@ -335,7 +357,8 @@ PRODUCTS = {
 
 def product(
     a: Array, a_transposed: bool, b: Array, b_transposed: bool, out: Array,
-    bias: Array | None = None, code: int = 0, accumulate: bool = False, step: str | None = None,
+    bias: Array | None = None, code: int = 0, accumulate: bool = False, column_sums: Array | None = None,
+    step: str | None = None,
 ) -> None:  # fmt: skip
     """Compute ``out = f(a b + bias)``, or ``out += a b``, with the tiles that should take the least time.
 
@@ -344,13 +367,15 @@ def product(
     a (M, K), or (K, M) if it is transposed; b (K, N), or (N, K) if it is transposed; out (M, N)
     bias (N,) or None: then no activation is applied; code : int, of the activation
     accumulate : bool, whether the product is added to out
+    column_sums (N,) or None: overwritten with the sums of the columns of b
     step : a name in `PRODUCTS`; `IN_USE` if None
     """
-    kernel = _fastest(PRODUCTS[step or IN_USE][out.dtype], *out.shape, _n_processors())
-    grid = n_blocks(out.shape[1], kernel.tile[1]), n_blocks(out.shape[0], kernel.tile[0])
-    bias = nothing(out.dtype) if bias is None else bias
+    height, width = out.shape[0] + (column_sums is not None), out.shape[1]
+    kernel = _fastest(PRODUCTS[step or IN_USE][out.dtype], height, width, _n_processors())
+    grid = n_blocks(width, kernel.tile[1]), n_blocks(height, kernel.tile[0])
+    bias, column_sums = (nothing(out.dtype) if array is None else array for array in (bias, column_sums))
     factors = flat(a), not a_transposed, flat(b), b_transposed, a.shape[0 if a_transposed else 1]
-    launch(kernel.function, grid, kernel.block, *factors, out, bias, code, accumulate)
+    launch(kernel.function, grid, kernel.block, *factors, out, bias, code, accumulate, column_sums)
 
 
 def _fastest(kernels, M, N, n_processors):

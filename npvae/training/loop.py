@@ -306,12 +306,12 @@ class Trainer:
                 self._fail(int(self.optimizer.state.counter[0]), x, samples, self._rejected(gradient))
             bounds.append(elbo)
             values.append(value)
-        elbo, value = (sum(numbers) / len(numbers) + self._offset(rows) for numbers in (bounds, values))
+        elbo, value = (float(sum(numbers) / len(numbers) + self._offset(rows)) for numbers in (bounds, values))
         return elbo, value
 
-    def _offset(self, rows: NDArray) -> float:
-        """Return what the bound of a minibatch has besides that of x: see `preprocessing.Data`."""
-        return self.data.log_jacobian + float(np.mean(self.data.fixed[rows]))
+    def _offset(self, rows: NDArray) -> Any:
+        """Return what the bound of minibatches (..., M) has besides that of x: see `preprocessing.Data`."""
+        return self.data.log_jacobian + np.mean(self.data.fixed[rows], axis=-1)
 
     def _gather(self, rows: NDArray) -> Any:
         return self.estimator.model.gather(self.data, rows, self._buffers, self._keys(rows))
@@ -389,7 +389,7 @@ class Trainer:
             samples, _ = self.estimator.sample(self.parameters, x, rows, noise)
             self._fail(failed, x, samples, self._repeat(failed, x, samples))
         # The value is the bound: see `RunsAhead`.
-        bounds = values + np.array([self._offset(rows) for rows in batches])
+        bounds = values + self._offset(np.array(batches))
         return zip(bounds, bounds)
 
     def _repeat(self, step: int, x: Any, samples: Any) -> str:
