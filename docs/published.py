@@ -1,10 +1,12 @@
-"""The likelihood that others publish for MNIST: 2 x 200 tanh units, 50 latents, pixels drawn anew as 0 or 1.
+"""The likelihoods that others publish for MNIST: 2 x 200 tanh units, 50 latents, pixels drawn anew as 0 or 1.
 
-``python docs/published.py train FOLDER`` trains, with a checkpoint in the folder every few minutes; where there is one,
-it continues from it, to the same bits. A number after the folder is that of the epochs, also of a training that has
-begun: the step size then decays to zero at its end. ``python docs/published.py score FOLDER`` computes log p(x) of the
-test images by importance sampling, with a 5 after the folder of every fifth image. Both write results/published-*.csv,
-and read MNIST from NPVAE_DATA. On a core of its own the training takes an hour, the score ten minutes.
+``python docs/published.py train vae FOLDER`` trains the variational autoencoder, ``train iwae FOLDER`` the importance
+weighted one, with a checkpoint in the folder every few minutes; where there is one, it continues from it, to the same
+bits. A number after the folder is that of the epochs, also of a training that has begun: the step size then decays to
+zero at its end. ``python docs/published.py score vae FOLDER`` computes log p(x) of the test images by importance
+sampling, with a 5 after the folder of every fifth image. Both write results/published-*.csv, and read MNIST from
+NPVAE_DATA. On a core of its own the first training takes an hour, an epoch of the second twice as long, and a score ten
+minutes.
 """
 
 import csv
@@ -25,11 +27,15 @@ SETTINGS = {
     "max_epochs": 1200, "backend": "cpu",
 }  # fmt: skip
 
+#: What differs between the models, by name.
+MODELS: dict[str, dict] = {"vae": {}, "iwae": {"estimator": "iwae", "n_samples": 5, "max_epochs": 600}}
+
 #: Seconds between checkpoints; epochs between two points of the curve; samples of a row of the score.
 EVERY, POINTS, SAMPLES = 120, 25, 5000
 
+SCORES = "results/published-score.csv"
 NAMES = "epoch", "samples", "elbo_train", "elbo_test", "seconds"
-SCORE = "training samples", "test images", "bound", "log p(x)", "standard error over images", "active latents"
+SCORE = "model", "training samples", "test images", "bound", "log p(x)", "standard error over images", "active latents"
 
 
 def images():
@@ -38,10 +44,11 @@ def images():
     return np.concatenate([data.X_train, data.X_valid]), data.X_test
 
 
-def train(folder, max_epochs=None):
-    """Train, or continue a training; write a line of the curve every few epochs."""
+def train(name, folder, max_epochs=None):
+    """Train a model, or continue a training; write a line of the curve every few epochs."""
     path, curve, (X, X_test) = folder / "model.npz", folder / "curve.csv", images()
-    model = npvae.load(path) if path.exists() else npvae.VAE(**SETTINGS)
+    settings = SETTINGS | MODELS[name]
+    model = npvae.load(path) if path.exists() else npvae.VAE(**settings)
     rows = kept(curve, model.training_.progress.epoch) if path.exists() else []
 
     def score(epoch):
@@ -51,9 +58,9 @@ def train(folder, max_epochs=None):
             write(curve, rows)
             print(*rows[-1], flush=True)
 
-    model.set_params(callbacks=(score,), max_epochs=int(max_epochs or SETTINGS["max_epochs"]))
+    model.set_params(callbacks=(score,), max_epochs=int(max_epochs or settings["max_epochs"]))
     (model.resume if path.exists() else model.fit)(X, checkpoint=path, checkpoint_every=EVERY)
-    tables.save("results/published-curve.csv", [NAMES, *rows])
+    tables.save(f"results/published-{name}-curve.csv", [NAMES, *rows])
     tables.write(tables.HERE / "results.md")
 
 
@@ -70,23 +77,18 @@ def write(path, rows):
         csv.writer(file).writerows([NAMES, *rows])
 
 
-def score(folder, every=1):
+def score(name, folder, every=1):
     """Write the bound and log p(x) of every so many test images; the training need not be over."""
     model, X = npvae.load(folder / "model.npz"), images()[1][:: int(every)]
     samples, values = model.training_.progress.samples_seen, model.log_likelihood(X, n_samples=SAMPLES)
-    active = np.sum(model.transform(X).var(axis=0) > ACTIVE)
-    row = (
-        samples,
-        len(X),
-        f"{model.score(X):.2f}",
-        f"{values.mean():.2f}",
-        f"{values.std() / np.sqrt(len(X)):.2f}",
-        active,
-    )
-    tables.save("results/published-score.csv", [SCORE, row])
+    error, active = values.std() / np.sqrt(len(X)), np.sum(model.transform(X).var(axis=0) > ACTIVE)
+    row = name, samples, len(X), f"{model.score(X):.2f}", f"{values.mean():.2f}", f"{error:.2f}", active
+    path = tables.HERE / SCORES
+    others = list(csv.reader(path.read_text("utf-8").splitlines()))[1:] if path.exists() else []
+    tables.save(SCORES, [SCORE, *(other for other in others if other[0] != name), row])
     tables.write(tables.HERE / "results.md")
     print(*zip(SCORE, row), sep="\n")
 
 
 if __name__ == "__main__":
-    {"train": train, "score": score}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
+    {"train": train, "score": score}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])

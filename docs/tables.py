@@ -274,7 +274,7 @@ TABLES = {
     "results/mnist.csv": curve,
     "results/frey.csv": curve,
     "results/frey-seeds.csv": last_bounds,
-    "results/published-curve.csv": published,
+    "results/published-vae-curve.csv": published,
     "results/published-score.csv": plain,
     "results/full-vb-*.csv": full_vb,
     "results/full-vb-*-seed*.csv": full_vb_seeds,

@@ -290,6 +290,7 @@ def once(order, request, monkeypatch):
         ("sgvb-b", "gaussian"),
         ("score-function-running", "gaussian"),
         ("score-function-leave-one-out", "bernoulli"),
+        ("wake-sleep", "bernoulli"),
     ],
 )
 def test_training_equals_the_references(once, X, monkeypatch, estimator, likelihood):

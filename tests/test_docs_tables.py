@@ -191,11 +191,15 @@ def small_results(patch, X):
     for name, value in {"SETTINGS": small, "SAMPLES": 10, "POINTS": 3, "EVERY": 0.0}.items():
         patch.setattr(published, name, value)
     with tempfile.TemporaryDirectory() as folder:
-        published.train(Path(folder), 2)
-        published.train(Path(folder))
-        assert [row["epoch"] for row in tables.load("results/published-curve.csv")] == [1, 2, 3, 4]
+        published.train("vae", Path(folder), 2)
+        published.train("vae", Path(folder))
+        assert [row["epoch"] for row in tables.load("results/published-vae-curve.csv")] == [1, 2, 3, 4]
         with pytest.warns(UserWarning, match="importance"):  # of 10 samples
-            published.score(Path(folder))
+            published.score("vae", Path(folder))
+            tables.save(published.SCORES, [published.SCORE, ["iwae", *"123456"], ["vae", *"234567"]])
+            published.score("vae", Path(folder))
+        found = [(row["model"], row["training samples"]) for row in tables.load(published.SCORES)]
+        assert found == [("iwae", 1), ("vae", 356)]  # 4 epochs of 89 images
 
 
 def small_frey(patch, X):
@@ -233,7 +237,7 @@ SCRIPTS = {
     "regularization": (small_regularization, ["regularization-digits", "regularization-mnist"]),
     "full_vb": (small_full_vb, ["full-vb-100-map", "full-vb-100-full-seed1", "full-vb-100-full-evidence"]),
     "gradient_variance": (small_gradient_variance, ["gradient-variance-0"]),
-    "results": (small_results, ["frey-seeds", "published-curve", "published-score"]),
+    "results": (small_results, ["frey-seeds", "published-vae-curve", "published-score"]),
     "samplers": (small_samplers, ["samplers-sandwich", "samplers-speed"]),
 }
 

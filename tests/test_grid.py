@@ -7,7 +7,7 @@ import npvae
 import npvae.datasets
 from npvae.backends.formulas import soft_floor
 from npvae.estimators.bound import forward
-from npvae.evaluation import LinearGaussian, quadrature
+from npvae.evaluation import LinearGaussian, grid, quadrature
 from npvae.model import POSTERIORS
 from npvae.parameters import Buffers
 
@@ -17,9 +17,8 @@ def fitted(X, n_components, likelihood, hidden=(6,), **settings):
     return npvae.VAE(n_components, hidden_layer_sizes=hidden, likelihood=likelihood, **settings).fit(X)
 
 
-@pytest.mark.parametrize("n_components", [1, 2, 3])
-def test_linear_gaussian_model(rng, n_components):
-    """Without hidden layers and with equal log-variances log p(x) has a closed form, in nats of the data as given."""
+def linear_gaussian(rng, n_components):
+    """A model without hidden layers and with equal log-variances, rows, and their log p(x) in closed form."""
     X = rng.standard_normal((60, 5)) @ rng.standard_normal((5, 5))
     model = fitted(X, n_components, "gaussian", hidden=())
     for part in ("encoder", "decoder"):
@@ -28,10 +27,28 @@ def test_linear_gaussian_model(rng, n_components):
     variance = np.exp(soft_floor(head))
     data = model.fitted_.data(X[:6])
     standardized = (data.X - data.scaling.shift) * data.scaling.scale
-    exact = LinearGaussian(W, b, variance).log_prob(standardized) + data.log_jacobian
-    found = quadrature(model, X[:6])
+    return model, X[:6], LinearGaussian(W, b, variance).log_prob(standardized) + data.log_jacobian
+
+
+@pytest.mark.parametrize("n_components", [1, 2, 3])
+def test_linear_gaussian_model(rng, n_components):
+    """In nats of the data as given."""
+    model, X, exact = linear_gaussian(rng, n_components)
+    found = quadrature(model, X)
     np.testing.assert_allclose(found.log_prob, exact, atol=1e-9)
     assert found.error.max() < 1e-4 and found.divergence.min() > 0
+
+
+@pytest.mark.parametrize("n_components", [1, 2, 3])
+@pytest.mark.parametrize("width, shift", [(0.01, 0), (30, 0), (1, 20), (0.05, 2)], ids=["narrow", "wide", "far", "both"])
+def test_the_grid_moves_to_the_posterior(rng, monkeypatch, n_components, width, shift):
+    """Whatever q(z|x) is. What lies beyond the ends of the grid, and its step, may cost 1e-6 and 1e-3 nats at most."""
+    model, X, exact = linear_gaussian(rng, n_components)
+    model.parameters_["encoder.log_var.b"][...] += 2 * np.log(width)
+    model.parameters_["encoder.mu.b"][...] += shift
+    assert np.abs(quadrature(model, X).log_prob - exact).max() < 1e-3
+    monkeypatch.setattr(grid, "MOVES", 0)
+    assert np.abs(quadrature(model, X).log_prob - exact).max() > 0.1
 
 
 @pytest.mark.parametrize("likelihood, posterior", [("gaussian", "gaussian"), *(("bernoulli", n) for n in POSTERIORS)])

@@ -135,7 +135,7 @@ def test_models_are_those_of_the_paper():
     mnist, frey = curves["mnist-200-wake-sleep"], curves["frey-5-aevb"]
     assert mnist.settings == {
         "hidden_layer_sizes": (500,), "likelihood": "bernoulli", "learning_rate": 0.02, "backend": "cpu",
-        "n_components": 200, "estimator": "wake-sleep",
+        "n_components": 200, "estimator": "wake-sleep", "init_std": "fan-in",
     }  # fmt: skip
     assert frey.settings["hidden_layer_sizes"] == (200,) and frey.settings["likelihood"] == "sigmoid-gaussian"
     small = figures.FIGURES["fig3"].curves["n1000-aevb"]
@@ -227,6 +227,26 @@ def test_resumed_after_a_kill_the_files_are_the_same(small, monkeypatch, figure,
     assert killed.table.read_bytes() == whole.table.read_bytes()
     vectors = [npvae.load(path).parameters_.vector.tobytes() for path in (killed.path, whole.path)]
     assert vectors[0] == vectors[1]
+
+
+def test_a_model_goes_on_with_another_backend(small):
+    """Where it is computed is not one of its settings; the rounding is another, and no more."""
+    one = task(small, samples=2e4)
+    assert run("fig2", "--samples", "1e4", "--only", one.name, "--out", ".") == 0
+    begun = one.table.read_bytes()
+    assert run("fig2", "--samples", "2e4", "--only", one.name, "--out", ".", "--backend", "cpu") == 0
+    assert npvae.load(one.path).backend == "cpu" and one.table.read_bytes().startswith(begun)
+    two = one._replace(folder=small / "reference")
+    two.folder.mkdir()
+    runner.run([two], 1)
+    assert npvae.load(two.path).backend == "reference"
+    np.testing.assert_allclose(runner.read(one.table), runner.read(two.table), rtol=1e-3)
+
+
+def test_a_backend_that_cannot_be_used_is_named_before_anything_is_written(small, capsys, monkeypatch):
+    monkeypatch.setattr(command, "missing", lambda name: "no GPU can be used" if name == "cuda" else None)
+    assert run("fig2", "--backend", "cuda") == 1
+    assert "--backend is cuda, but no GPU can be used" in capsys.readouterr().err and not list(small.iterdir())
 
 
 @pytest.mark.parametrize("figure, name", [("fig2", "mnist-3-aevb"), ("fig3", "n50000-wake-sleep")])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import datasets
+from ..backends import BACKENDS, missing
 from ..conventions import check_number
 from ..reproduce.figures import FIGURES, choose
 from ..reproduce.runner import Task, run
@@ -30,6 +31,7 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument("--samples", choices=SAMPLES, default="1e6", help="training samples of each model (1e6)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these models alone, such as mnist-20-aevb")
     parser.add_argument("--jobs", type=int, help="models trained at the same time; default: one for each core")
+    parser.add_argument("--backend", choices=BACKENDS, help="where they are computed (cpu)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -42,6 +44,8 @@ def run_reproduce(arguments: argparse.Namespace) -> int:
     """Train what is not complete, draw the figure and print how far it is from the paper's; return the exit status."""
     if arguments.jobs is not None:
         check_number("--jobs", arguments.jobs, np.integer, 1)
+    if arguments.backend and (lacking := missing(arguments.backend)):
+        raise RuntimeError(f"--backend is {arguments.backend}, but {lacking}")
     folder = arguments.out or Path(f"reproduce-{arguments.figure}")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--out {folder} is a file; expected a folder")
@@ -70,6 +74,9 @@ def tasks_of(arguments: argparse.Namespace, folder: Path) -> list[Task]:
     names = dict.fromkeys(curve.dataset for curve in chosen.values())
     rows = {name: len(datasets.load(name, data_dir).X_train) for name in names}
     return [
-        Task(name, curve, folder, float(arguments.samples), curve.n_rows or rows[curve.dataset], data_dir)
+        Task(
+            name, curve, folder, float(arguments.samples), curve.n_rows or rows[curve.dataset], data_dir,
+            arguments.backend,
+        )
         for name, curve in chosen.items()
     ]

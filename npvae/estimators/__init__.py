@@ -46,7 +46,7 @@ ESTIMATORS = {
         backends=("reference", "cpu"),
         random_weights="decoder",
     ),
-    "wake-sleep": Spec(lambda model, L, N: WakeSleep(model, L), backends=("reference", "cpu")),
+    "wake-sleep": Spec(lambda model, L, N: WakeSleep(model, L)),
     "monte-carlo-em": Spec(MonteCarloEM, backends=("reference", "cpu"), has_encoder=False, in_pieces=False),
 }
 

@@ -19,9 +19,13 @@ from .estimates import Estimates
 #: Largest number of latent dimensions: the grid has ``n_nodes`` to this power nodes.
 MOST_LATENTS = 3
 
-#: The grid for p(x) extends this many sigma of q(z|x) from its mean, in each dimension. The grid for the KL divergence
-#: leaves out this probability of q(z|x) at each end.
+#: The grid for p(x) extends this many sigma from its centre, in each dimension. The grid for the KL divergence leaves
+#: out this probability of q(z|x) at each end.
 REACH, TAIL = 9.0, 1e-9
+
+#: A grid is moved to where the posterior is, so many times at most, until its ends have less than this share of it and
+#: the result does not change by more nats if every second node is left out.
+MOVES, SHARE_OF_ENDS, CHANGE = 8, 1e-6, 1e-3
 
 #: Number of nodes that are decoded together.
 BATCH = 1000
@@ -48,8 +52,9 @@ def quadrature(model: Any, X: ArrayLike, *, n_nodes: int = 41) -> Quadrature:
     """Compute log p(x) by integrating p(x, z) over z, and the KL divergence of q(z|x) from the posterior.
 
     log p(x) is computed by the trapezoidal rule on a grid around the mean of q(z|x). For a smooth integrand that
-    vanishes at the ends of the grid, the error falls faster than any power of ``n_nodes``. If the posterior has a mode
-    outside the grid, the result is wrong and ``error`` does not show it.
+    vanishes at the ends of the grid, the error falls faster than any power of ``n_nodes``. Where the posterior reaches
+    beyond the grid, or is too narrow for it, the next grid has the mean and the spread that this one has found. If the
+    posterior has another mode, far outside the grid, the result is wrong and ``error`` does not show it.
 
     Parameters
     ----------
@@ -158,14 +163,26 @@ def _encoded(fitted, data):
 @np.errstate(invalid="ignore")  # a row so far from the training data that its density is zero or not finite
 def _evidence(fitted, x, mu, log_var, n_nodes):
     """Return log p(x) and its error for one row."""
-    sigma, t = np.exp(log_var / 2), np.linspace(-REACH, REACH, n_nodes)
+    t = np.linspace(-REACH, REACH, n_nodes)
     noise = np.array(list(product(t, repeat=len(mu))))
-    log_joint = _log_joint(fitted, x, mu + sigma * noise)
-    log_volume = np.sum(np.log(sigma * (t[1] - t[0])))
-    log_prob = logsumexp(log_joint) + log_volume
-    second = np.all(np.isin(noise, t[::2]), axis=1)
-    coarse = logsumexp(log_joint[second]) + log_volume + len(mu) * np.log(2)
-    return log_prob, abs(log_prob - coarse)
+    second, ends = np.all(np.isin(noise, t[::2]), axis=1), np.any(np.abs(noise) == REACH, axis=1)
+    centre, scale, found = mu, np.exp(log_var / 2), []
+    for _ in range(1 + MOVES):
+        log_joint = _log_joint(fitted, x, centre + scale * noise)
+        log_volume = np.sum(np.log(scale * (t[1] - t[0])))
+        log_prob = logsumexp(log_joint) + log_volume
+        coarse = logsumexp(log_joint[second]) + log_volume + len(mu) * np.log(2)
+        posterior = np.exp(log_joint + log_volume - log_prob)
+        beyond, error = posterior[ends].sum(), abs(log_prob - coarse)
+        found.append((max(beyond, error), log_prob, error))
+        if not (beyond > SHARE_OF_ENDS or error > CHANGE):
+            break
+        # The spread is about this centre, not about the mean: so a grid that moves reaches beyond where it came from. A
+        # posterior between two nodes seems to have no spread at all.
+        spread = np.maximum(np.sqrt(posterior @ noise**2), (t[1] - t[0]) / 2)
+        centre, scale = centre + scale * (posterior @ noise), scale * spread
+    _, log_prob, error = min(found)
+    return log_prob, error
 
 
 def _divergence(fitted, x, mu, log_var, n_nodes, log_prob):

@@ -71,6 +71,12 @@ class Task(NamedTuple):
     n_samples: float
     n_rows: int  # of the training data
     data_dir: str | None = None
+    backend: str | None = None  # in place of that of the curve
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of `VAE`."""
+        return self.curve.settings | ({} if self.backend is None else {"backend": self.backend})
 
     @property
     def path(self) -> Path:
@@ -113,9 +119,10 @@ class Task(NamedTuple):
         ValueError
             If the file has another model.
         """
-        model = load(self.path)
-        settings = model.get_params()
-        other = [repr(name) for name, value in self.curve.settings.items() if settings[name] != value]
+        model, settings = load(self.path), self.settings
+        model.set_params(backend=settings["backend"])  # where a model is computed may change
+        found = model.get_params()
+        other = [repr(name) for name, value in settings.items() if found[name] != value]
         if model.notes_.get("curve") != self.name or other:
             what = f"with another {', '.join(other)}" if other else "of something else"
             raise ValueError(f"{self.path} is a model {what}; move it, or choose another --out")
@@ -199,7 +206,7 @@ def train(task: Task) -> tuple[str, str]:
 def _train(task: Task, X: NDArray, X_test: NDArray) -> None:
     """Train a model on X. Without a score of its own, the curve is recorded: the lower bounds on X and X_test."""
     fresh = not task.path.exists()
-    model = VAE(**task.curve.settings) if fresh else task.model()
+    model = VAE(**task.settings) if fresh else task.model()
     done = 0 if fresh else model.training_.progress.epoch - 1
     noted = [] if fresh else map(Point._make, model.notes_["points"])
     points = [point for point in noted if point.samples <= done * len(X)]
