@@ -722,7 +722,7 @@ class _Sides:
         return max(*hidden, D, self.n_samples * n_rows)
 
     def _side(self, backend: Any, dtype: str) -> Callable[[npt.NDArray[np.integer]], ValueAndGrad]:
-        inner = Model(self.start.architecture, backend, dtype)
+        inner = Model(self.start.architecture, backend, dtype, self.start.data.missing)
         estimator = self.make(inner, self.n_samples, len(self.start.data.X))
 
         def on(rows: npt.NDArray[np.integer]) -> ValueAndGrad:
@@ -742,7 +742,7 @@ class _Sides:
     def _fix(self, rows: npt.NDArray[np.integer]) -> Any:
         """Return what is held constant. It comes from the reference, for all alike: the check is of the gradient."""
         numpy = backends.get("reference")
-        model = Model(self.start.architecture, numpy, "float64")
+        model = Model(self.start.architecture, numpy, "float64", self.start.data.missing)
         estimator = self.make(model, self.n_samples, len(self.start.data.X))
         x = model.gather(self.start.data, rows, Buffers(numpy, model.dtype))
         noise = estimator.draw(np.random.default_rng(self.random_state), len(rows))
@@ -798,11 +798,12 @@ def with_rounding(backend: Any, dtype: str, architecture: Any, rng: np.random.Ge
         if (dx := gradients[2]) is not None:
             dx += errors(np.abs(dy) @ np.abs(W.T))
 
-    name = LIKELIHOODS[architecture.likelihood].log_prob
+    likelihood = LIKELIHOODS[architecture.likelihood]
+    name = likelihood.log_prob
 
     def density(x: Array, *arguments: Any) -> Any:
         result = getattr(backend, name)(x, *arguments)
-        weights = arguments[-2] if isinstance(arguments[-1], tuple) else arguments[-1]
+        weights = arguments[len(likelihood.heads)]
         for doutput in result[1:]:
             doutput += errors(np.broadcast_to(weights[:, None], doutput.shape))
         return result

@@ -259,14 +259,14 @@ class SklearnEstimator:
         return ()
 
     def __sklearn_tags__(self) -> Any:
-        """Describe this estimator to scikit-learn: a transformer that may change the dtype."""
+        """Describe this estimator to scikit-learn: a transformer that may change the dtype, and may accept NaN."""
         from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
 
         return Tags(
             estimator_type=None,
             target_tags=TargetTags(required=False),
             transformer_tags=TransformerTags(preserves_dtype=[]),
-            input_tags=InputTags(),
+            input_tags=InputTags(allow_nan=self._allows_nan),
         )
 
     # Names of features ------------------------------------------------------------------------------------------------
@@ -274,6 +274,11 @@ class SklearnEstimator:
     def _check_fitted(self) -> None:
         """Raise `NotFittedError` before ``fit``. A subclass defines this."""
         raise NotImplementedError
+
+    @property
+    def _allows_nan(self) -> bool:
+        """Whether X may have NaN. A subclass may redefine this."""
+        return False
 
     @property
     def _n_features_out(self) -> int:

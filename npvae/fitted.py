@@ -5,7 +5,7 @@ scikit-learn; ``vae`` has the methods that users call.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,10 +79,27 @@ class Fitted:
         Raises
         ------
         ValueError, TypeError
-            If X differs in its columns or is not valid: see `table.survey`. The message calls it ``name``.
+            If X differs in its columns or is not valid: see `table.survey`. The message calls it ``name``. Cells may be
+            missing if ``model.missing``.
         """
         compare_names(column_names(X), self.feature_names, "VAE")
-        return self.preprocessor.data(survey(X, name), name)
+        return self.preprocessor.data(survey(X, name, self.model.missing), name)
+
+    def with_missing(self) -> "Fitted":
+        """Return the same for data whose cells may be missing, whatever the model was trained on.
+
+        Examples
+        --------
+        >>> import npvae
+        >>> X = np.random.default_rng(0).normal(size=(50, 3))
+        >>> settings = {"hidden_layer_sizes": (4,), "learning_rate": 0.05, "max_epochs": 1, "backend": "reference"}
+        >>> fitted = npvae.VAE(2, **settings).fit(X).fitted_.with_missing()
+        >>> bound = fitted.score(fitted.data([[np.nan] * 3]))  # of no observed cell, whose log p is 0
+        >>> bool(-0.1 < bound[0] <= 0)
+        True
+        """
+        model = self.model
+        return replace(self, model=Model(model.architecture, model.backend, model.dtype, missing=True))
 
     def generator(self, purpose: str) -> np.random.Generator:
         """Return a new random generator for a purpose: see `generator`."""

@@ -101,18 +101,20 @@ def begin(
     """
     _check_has_bound(settings, X_valid)
     doing("looking at the data")
-    table, seed = survey(X), _seed(settings.random_state)
+    missing = settings.missing == "model"
+    table, seed = survey(X, missing=missing), _seed(settings.random_state)
     preprocessor, messages = _choose_preprocessing(settings, table, seed)
     data, valid = preprocessor.data(table), None
     if X_valid is not None:
         compare_names(column_names(X_valid), column_names(X), "VAE")
-        valid = preprocessor.data(survey(X_valid, "X_valid"), "X_valid")
+        valid = preprocessor.data(survey(X_valid, "X_valid", missing), "X_valid")
     for message in messages:
         say(message)
     architecture = architecture_of(settings, preprocessor)
     epochs, n_rows = max_epochs or settings.max_epochs, len(table.X)
     backend = _choose_backend(settings, architecture, n_rows, epochs)
-    model = make_model(architecture, settings.backend, backend, settings.dtype)
+    missing = data.missing or (valid is not None and valid.missing)
+    model = make_model(architecture, settings.backend, backend, settings.dtype, missing)
     initial = model.initial(generator(seed, "weights"), settings.init_std)
     if np.abs(initial).max() > np.finfo(model.dtype).max:
         raise ValueError(f"init_std is {settings.init_std!r}; expected initial weights that {model.dtype} can hold")
@@ -283,12 +285,13 @@ def starting_point(settings: SimpleNamespace, X: ArrayLike, fitted: Fitted | Non
         model, vector = fitted.model, fitted.model.backend.to_numpy(fitted.parameters.vector).astype(float)
         _check_suits(settings.estimator, model.architecture)
         return StartingPoint(model.architecture, fitted.data(X), vector, model.backend)
-    table, seed = survey(X), _seed(settings.random_state)
+    table, seed = survey(X, missing=settings.missing == "model"), _seed(settings.random_state)
     preprocessor, _ = _choose_preprocessing(settings, table, seed)
     architecture = architecture_of(settings, preprocessor)
-    model = make_model(architecture, settings.backend, "cpu", settings.dtype)
+    data, dtype = preprocessor.data(table), settings.dtype
+    model = make_model(architecture, settings.backend, "cpu", dtype, data.missing)
     vector = model.initial(generator(seed, "weights"), settings.init_std)
-    return StartingPoint(architecture, preprocessor.data(table), vector, model.backend)
+    return StartingPoint(architecture, data, vector, model.backend)
 
 
 def architecture_of(settings: SimpleNamespace, preprocessor: Preprocessor) -> Architecture:
@@ -306,7 +309,7 @@ def architecture_of(settings: SimpleNamespace, preprocessor: Preprocessor) -> Ar
     )
 
 
-def make_model(architecture: Architecture, setting: str, chosen: str, dtype: DTypeLike) -> Model:
+def make_model(architecture: Architecture, setting: str, chosen: str, dtype: DTypeLike, missing: bool) -> Model:
     """Return the model on a backend.
 
     Parameters
@@ -317,6 +320,8 @@ def make_model(architecture: Architecture, setting: str, chosen: str, dtype: DTy
     chosen : str
         The backend for the setting "auto". On a machine without a GPU, "cpu" is used in place of "cuda".
     dtype : "float32" or "float64"
+    missing : bool
+        Whether data may have cells that are not observed.
 
     Raises
     ------
@@ -330,7 +335,7 @@ def make_model(architecture: Architecture, setting: str, chosen: str, dtype: DTy
         )
     if setting == "auto":
         setting = "cpu" if backends.missing(chosen) else chosen
-    return Model(architecture, backends.get(setting), dtype)
+    return Model(architecture, backends.get(setting), dtype, missing)
 
 
 def on_backend(model: Model, parameters: Parameters) -> Parameters:
@@ -360,7 +365,17 @@ def _choose_preprocessing(settings, table: Survey, seed: int) -> tuple[Preproces
     if binarization is not None:
         what = "X holds nothing but 0 and 1, which stay" if table.is_binary else BINARIZE[settings.binarize]
         notices.append(f"binarize: {settings.binarize} ({what})")
+    if table.missing:
+        notices.append(f"missing: {_missing_of(table)}")
     return preprocessor._replace(binarization=binarization), [f"likelihood: {likelihood} ({reason})", *notices]
+
+
+def _missing_of(table: Survey) -> str:
+    """Say how much of a table is not observed."""
+    empty = sum(int(np.sum(~np.any(observed, axis=1))) for _, observed in table.parts())
+    share = 1 - table.n_observed.sum() / table.X.size
+    rows = f"; {empty} of {len(table.X)} rows have no observed cell, and carry no information" if empty else ""
+    return f"{share:.1%} of the cells are not observed{rows}"
 
 
 def _binarization(binarize: str, seed: int, likelihood: str, reason: str) -> Binarization | None:

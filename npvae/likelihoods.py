@@ -35,8 +35,8 @@ class Likelihood(NamedTuple):
     They are (R, D) each. In data with several kinds of columns, the binary columns are the first ones of x, and a head
     has the columns of its kind.
 
-    ``baseline`` is the mean log-likelihood, in nats, of a model with independent columns. A trained model should be
-    better than that.
+    ``baseline`` is the mean log-likelihood of each column, in nats, in a model with independent columns. A trained
+    model should be better than their sum.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class Likelihood(NamedTuple):
     unit_interval: bool  # True: training data must lie in [0, 1] and is not scaled. False: columns are standardized
     density: bool  # True: a density, of any number. False: a probability, of values in [0, 1] alone
     floor: int | None  # index of the head whose values have a lower limit, or None
-    baseline: Callable  # from mean and variance (D,) of the data, and the number of binary columns, to the baseline
+    baseline: Callable  # from mean and variance (D,) of the data, and the number of binary columns, to (D,)
 
     @property
     def has_kinds(self) -> bool:
@@ -114,17 +114,18 @@ def _mean_mixed(outputs: Sequence) -> NDArray:
     return np.concatenate([_mean_bernoulli(outputs[:1]), _mean_gaussian(outputs[1:])], axis=1)
 
 
-def _independent_bernoulli(mean: NDArray, variance: NDArray, n_binary: int) -> float:
-    return -float(np.sum(entr(mean) + entr(1 - mean)))
+def _independent_bernoulli(mean: NDArray, variance: NDArray, n_binary: int) -> NDArray:
+    return -(entr(mean) + entr(1 - mean))
 
 
-def _independent_gaussian(mean: NDArray, variance: NDArray, n_binary: int) -> float:
+def _independent_gaussian(mean: NDArray, variance: NDArray, n_binary: int) -> NDArray:
     floored = np.maximum(variance, np.exp(MIN_LOG_VAR))
-    return -0.5 * float(np.sum(LOG_2PI + np.log(floored) + variance / floored))
+    return -0.5 * (LOG_2PI + np.log(floored) + variance / floored)
 
 
-def _independent_mixed(mean: NDArray, variance: NDArray, B: int) -> float:
-    return _independent_bernoulli(mean[:B], variance[:B], B) + _independent_gaussian(mean[B:], variance[B:], 0)
+def _independent_mixed(mean: NDArray, variance: NDArray, B: int) -> NDArray:
+    binary, real = _independent_bernoulli(mean[:B], variance[:B], B), _independent_gaussian(mean[B:], variance[B:], 0)
+    return np.concatenate([binary, real])
 
 
 #: All likelihoods, by the name that users give.

@@ -116,6 +116,10 @@ class Model:
     architecture : Architecture
     backend : Backend
     dtype : "float32" or "float64"
+    missing : bool
+        Whether x may have NaN: cells that are not observed. p(x|z) is then that of the observed cells, and q(z|x) what
+        the encoder makes of x with 0 in the others (Nazabal et al., 2020). Without such cells it is slower, and changes
+        nothing.
 
     Attributes
     ----------
@@ -142,8 +146,10 @@ class Model:
     True
     """
 
-    def __init__(self, architecture: Architecture, backend: Backend, dtype: DTypeLike = "float32") -> None:
-        self.architecture, self.backend, self.dtype = architecture, backend, np.dtype(dtype)
+    def __init__(
+        self, architecture: Architecture, backend: Backend, dtype: DTypeLike = "float32", missing: bool = False
+    ) -> None:
+        self.architecture, self.backend, self.dtype, self.missing = architecture, backend, np.dtype(dtype), missing
         n_features, n_components, hidden, activation, likelihood, constant, posterior, random_weights, B = architecture[
             :9
         ]
@@ -193,10 +199,13 @@ class Model:
     def gather(self, data: Data, rows: NDArray, buffers: Buffers, keys: NDArray | None = None) -> Array:
         """Return the rows (M,) of the data as a minibatch x (M, D), scaled, in this model's precision.
 
+        It has NaN where a cell is not observed.
+
         Where the data is binarized, ``keys`` (M,) of 64 bits decide how; by default they are those of the content of
         each row, and its binarization is the same each time.
         """
-        x = self.backend.gather(data.X, rows, data.scaling, buffers("x", len(rows), data.X.shape[1]))
+        X, places = (data.X, rows) if data.mask is None else (data.values(rows), np.arange(len(rows)))
+        x = self.backend.gather(X, places, data.scaling, buffers("x", len(rows), X.shape[1]))
         if data.binarization is not None:
             if keys is None:
                 keys = key_of_content(self.backend.to_numpy(x), data.binarization.seed)
@@ -213,7 +222,14 @@ class Model:
         """
         if self.encoder is None:
             raise ValueError(NO_ENCODER)
-        return self.encoder.forward(parameters, x, buffers)
+        return self.encoder.forward(parameters, self.seen(x, buffers), buffers)
+
+    def seen(self, x: Array, buffers: Buffers) -> Array:
+        """Return what the encoder sees of x (M, D), which its backward pass needs, too: 0 where a cell is not observed.
+
+        That is the mean of the column where columns are standardized.
+        """
+        return self.backend.fill_missing(x, buffers("seen", *x.shape)) if self.missing else x
 
     def noise(self, rng: np.random.Generator, out: NDArray) -> NDArray:
         """Draw the noise of q(z|x) into ``out`` (L * M, J) float32, and return it."""
@@ -269,7 +285,9 @@ class Model:
         ]
 
     def log_likelihood(self, x: Array, decoded: Any, weights: Array, buffers: Buffers) -> Array:
-        """Compute log p(x|z), and fill ``decoded.doutputs`` with the gradients of ``sum(weights * log p(x|z))``.
+        """Compute log p(x|z) of the observed cells, and fill ``decoded.doutputs`` with gradients.
+
+        They are those of ``sum(weights * log p(x|z))``.
 
         Parameters
         ----------
@@ -284,7 +302,7 @@ class Model:
         """
         log_prob = buffers("log_likelihood", len(decoded.outputs[0]))
         density = getattr(self.backend, self.likelihood.log_prob)
-        return density(x, *decoded.outputs, weights, (log_prob, *decoded.doutputs))[0]
+        return density(x, *decoded.outputs, weights, (log_prob, *decoded.doutputs), self.missing)[0]
 
     def log_joint(
         self, parameters: Parameters, x: Array, z: Array, buffers: Buffers | None = None, gradient: bool = True

@@ -44,6 +44,8 @@ def key_of(seed: int, *numbers: Any) -> NDArray[np.uint64]:
 def key_of_content(x: NDArray, seed: int) -> NDArray[np.uint64]:
     """Compute the key of each row from its content and a seed: (M,) of x (M, D) floats, hashed as float32.
 
+    All NaN are the same.
+
     Examples
     --------
     >>> x = np.array([[0.0, 1.0], [0.0, 2.0], [0.0, 1.0]])
@@ -51,8 +53,10 @@ def key_of_content(x: NDArray, seed: int) -> NDArray[np.uint64]:
     >>> bool(first == third), bool(first == second)
     (True, False)
     """
-    with np.errstate(over="ignore"):  # what is beyond float32 is hashed as infinite
-        bits = (x + 0.0).astype(np.float32).view(np.uint32).astype(np.uint64)  # + 0.0 turns -0.0 into 0.0
+    with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float32 is hashed as infinite
+        x = (x + 0.0).astype(np.float32, copy=False)  # + 0.0 turns -0.0 into 0.0
+        x[np.isnan(x)] = np.nan  # which has many bit patterns
+        bits = x.view(np.uint32).astype(np.uint64)
         content = bits @ (key_of(seed, np.arange(x.shape[1])) | np.uint64(1))  # multilinear hashing, modulo 2^64
         return mix(np.where(content == 0, key_of(seed), content))  # that of zeros alone would be 0 for every seed
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .backends.reference import LOG_2PI
 from .conventions import short_repr, warn
 from .likelihoods import LIKELIHOODS
-from .table import PIXELS_REACH, ROUNDING, Survey, chunks
+from .table import PIXELS_REACH, ROUNDING, Survey
 
 #: What is done with the grey values of a Bernoulli, by name, and what `fit` says of it.
 BINARIZE = {
@@ -99,8 +99,10 @@ class Data(NamedTuple):
     X: NDArray  # (N, D): the columns that are in x
     scaling: Scaling
     log_jacobian: float  # the sum of log(scale) over columns
-    fixed: NDArray[np.float64]  # (N,): log-density of the other columns, see `SpikeAndSlab`
+    fixed: NDArray[np.float64]  # (N,): log-density of the other columns, less log(scale) of cells that are missing
     binarization: Binarization | None = None  # of grey values; None: they are x
+    missing: bool = False  # whether there are cells that are not observed
+    mask: NDArray[np.bool_] | None = None  # (N, D) which ones, besides those that are NaN; None: no others
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -110,9 +112,18 @@ class Data(NamedTuple):
         """The log-density of X less that of x, (N,)."""
         return self.log_jacobian + self.fixed
 
+    def values(self, rows: NDArray | slice) -> NDArray:
+        """Return some rows of X; if it is masked, as floats with NaN where a cell is not observed."""
+        if self.mask is None:
+            return self.X[rows]
+        values = self.X[rows].astype(np.result_type(self.X.dtype, np.float32))
+        values[self.mask[rows]] = np.nan
+        return values
+
     def take(self, rows: NDArray) -> "Data":
         """Return the data of some rows."""
-        return self._replace(X=self.X[rows], fixed=self.fixed[rows])
+        mask = None if self.mask is None else self.mask[rows]
+        return self._replace(X=self.X[rows], fixed=self.fixed[rows], mask=mask)
 
 
 class SpikeAndSlab(NamedTuple):
@@ -161,12 +172,12 @@ class SpikeAndSlab(NamedTuple):
         return cls(column, float(value), float(spike), float(size), (n_unusual + 1) / (n_rows + 2))
 
     def log_prob(self, x: NDArray) -> NDArray[np.float64]:
-        """Return the log-density of values x (N,), in nats."""
+        """Return the log-density of values x (N,), in nats; 0 where a value is NaN, and not observed."""
         parts = (1 - self.weight, self.spike), (self.weight, self.slab)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             distance = np.asarray(x, float) - self.value
             logs = [np.log(w) - np.log(std) - 0.5 * (LOG_2PI + (distance / std) ** 2) for w, std in parts]
-        return np.logaddexp(*logs)
+            return np.where(np.isnan(distance), 0, np.logaddexp(*logs))
 
 
 class Preprocessor(NamedTuple):
@@ -238,25 +249,29 @@ class Preprocessor(NamedTuple):
         if unit < 1 and not table.integers and table.low.min() >= 0 and table.high.max() <= 1:
             warn(f"{name} lies in [0, 1], and is divided by 255 as the training data was: is it divided already?")
         excess = _check_unit_interval(table, unit, self.likelihood, name, bounded)
-        fixed = self._log_prob_of_fixed(X, unit)
+        of_rows, mask = self._log_prob_of_fixed(table, unit), table.mask
         if self._rearranges:
             X = np.take(X, self.order, axis=1)  # whose rows are contiguous
+            mask = None if mask is None else np.take(mask, self.order, axis=1)
         if excess > 0:
             warn(f"{name} has values up to {excess:.1g} outside [0, 1]: they are clipped, as rounding errors")
             X = np.concatenate([np.clip(X[:, : len(bounded)], 0, 1 / unit), X[:, len(bounded) :]], axis=1)
-        log_jacobian = float(np.sum(np.log(scale * unit))) if likelihood.density else 0.0
-        return Data(X, Scaling(shift / unit, scale * unit), log_jacobian, fixed, self.binarization)
+        log_scale = np.log(scale * unit) if likelihood.density else np.zeros(len(scale))
+        if table.missing and likelihood.density:
+            hidden = (np.ascontiguousarray(~np.asarray(observed)[:, self.order]) for _, observed in table.parts())
+            of_rows = of_rows - np.concatenate([np.where(part, log_scale, 0).sum(axis=1) for part in hidden])
+        scaling = Scaling(shift / unit, scale * unit)
+        return Data(X, scaling, float(np.sum(log_scale)), of_rows, self.binarization, table.missing, mask)
 
-    def _log_prob_of_fixed(self, X: NDArray, unit: float) -> NDArray[np.float64]:
-        """Return the log-density of the columns of X (N, D) that are not in x, (N,)."""
+    def _log_prob_of_fixed(self, table: Survey, unit: float) -> NDArray[np.float64]:
+        """Return the log-density of the columns of a table (N, D) that are not in x, (N,)."""
         if not self.fixed:
-            return np.broadcast_to(0.0, len(X))
-        return np.concatenate(
-            [
-                sum(np.log(unit) + density.log_prob(rows[:, density.column] * unit) for density in self.fixed)
-                for rows in chunks(X)
-            ]
-        )
+            return np.broadcast_to(0.0, len(table.X))
+        total = np.zeros(len(table.X))
+        for density in self.fixed:
+            x = table.column(density.column) * unit
+            total += np.where(np.isnan(x), 0, np.log(unit) + density.log_prob(x))
+        return total
 
     def restore(self, x: NDArray) -> NDArray:
         """Convert means x (R, D) of the model to the units of the data. Pixels remain floats in [0, 1]."""
@@ -281,11 +296,12 @@ class Preprocessor(NamedTuple):
         unit, (shift, scale), order = self.unit_of(table.X.dtype), self.scaling, self.order
         remedy = "The first piece fixes the scaling of the columns: shuffle the rows before they are cut into pieces"
         for density in self.fixed:
-            outside = abs(table.X[:, density.column] * unit - density.value) > density.spike
-            if np.sum(outside) > 1 + FAR * density.weight * len(table.X):
+            outside = abs(table.column(density.column) * unit - density.value) > density.spike
+            if np.sum(outside) > 1 + FAR * density.weight * table.n_observed[density.column]:
                 return f"column {density.column} hardly varied in the first piece, and does in this one. {remedy}"
         mean, deviation, *_ = _column_moments(table)
         factor = np.hypot((mean[order] * unit - shift) * scale, deviation[order] * unit * scale)
+        factor[table.n_observed[order] == 0] = 0
         column = int(np.argmax(factor))
         if factor[column] <= FAR:
             return ""
@@ -375,8 +391,8 @@ def _binary_columns(table: Survey) -> NDArray[np.bool_]:
     """Return which columns are binary in data of several kinds, (D,): see `RARE`."""
     if not table.integers or table.low.min() < 0 or np.mean(table.low[~table.both] == 0) <= 0.5:
         return table.both
-    rarer = np.minimum(table.ones, len(table.X) - table.ones)
-    return table.both & (rarer >= RARE * len(table.X)) & ~np.isin(table.high, (2, 3)).any()
+    rarer = np.minimum(table.ones, table.n_observed - table.ones)
+    return table.both & (rarer >= RARE * table.n_observed) & ~np.isin(table.high, (2, 3)).any()
 
 
 def fingerprints(*datasets: Data | None) -> list[list | None]:
@@ -392,14 +408,17 @@ def fingerprints(*datasets: Data | None) -> list[list | None]:
     >>> fingerprints(data, None)
     [[5, 2, '|u1', 3817498742], None]
     """
-    return [None if data is None else _fingerprint(data.X) for data in datasets]
+    return [None if data is None else _fingerprint(data.X, data.mask) for data in datasets]
 
 
-def _fingerprint(X: NDArray) -> list:
-    some = X[np.unique(np.linspace(0, len(X) - 1, 1000).astype(int))]
+def _fingerprint(X: NDArray, mask: NDArray | None) -> list:
+    rows, crc = np.unique(np.linspace(0, len(X) - 1, 1000).astype(int)), 0
+    some = X[rows]
     if X.dtype.itemsize > 8:  # a long double has padding bytes, whose values are arbitrary
         some = some.astype(float)
-    return [*X.shape, X.dtype.str, zlib.crc32(np.ascontiguousarray(some).tobytes())]
+    if mask is not None:  # below it, values are arbitrary
+        some, crc = np.where(mask[rows], some.dtype.type(0), some), zlib.crc32(mask[rows].tobytes())
+    return [*X.shape, X.dtype.str, zlib.crc32(np.ascontiguousarray(some).tobytes(), crc)]
 
 
 def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list[str]]:
@@ -418,7 +437,8 @@ def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list
     Raises
     ------
     ValueError
-        If values are outside [0, 1] and the likelihood requires [0, 1], or if a column's range overflows a float.
+        If values are outside [0, 1] and the likelihood requires [0, 1], if a column's range overflows a float, or if a
+        column has no observed value.
 
     Examples
     --------
@@ -429,6 +449,11 @@ def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list
     Scaling(shift=array([3.]), scale=array([0.5]))
     """
     n_features, row = table.X.shape[1], LIKELIHOODS[likelihood]
+    if (empty := table.n_observed == 0).any():
+        raise ValueError(
+            f"X has no observed value in {empty.sum()} of {n_features} columns ({_listed(empty)}); expected at least "
+            "one in each: leave such columns out"
+        )
     is_uint8 = table.X.dtype == np.uint8
     if not row.unit_interval:
         binary = table.both if row.has_kinds else np.zeros(n_features, bool)
@@ -466,9 +491,9 @@ def _standardizing(table: Survey, binary: NDArray[np.bool_]) -> tuple[Scaling, t
     """
     (mean, deviation, usual, repeats), rounding = _column_moments(table), _rounding(table)
     deviation[deviation <= rounding] = 0  # below the rounding error of its size, it is no information
-    constant, notices, n_rows = (deviation == 0) & ~binary, [], len(table.X)
-    unusual = np.where(constant, 0, n_rows - repeats)
-    hardly = ~binary & (unusual <= HARDLY * n_rows) & (n_rows > 1)
+    constant, notices, n_rows, n = (deviation == 0) & ~binary, [], len(table.X), table.n_observed
+    unusual = np.where(constant, 0, n - repeats)
+    hardly = ~binary & (unusual <= HARDLY * n) & (n_rows > 1)
     if np.all(hardly | binary):
         hardly[np.argmax(np.where(binary, -1, unusual))] = False
     with np.errstate(over="ignore"):
@@ -494,10 +519,10 @@ def _standardizing(table: Survey, binary: NDArray[np.bool_]) -> tuple[Scaling, t
             f"{little.sum()} of {len(mean)} columns vary by few rounding errors of their size ({_listed(little)}): "
             "every such error counts in a score. If they are what is left of a calculation, leave them out"
         )
-    size = np.hypot(deviation, mean - usual) * np.sqrt(n_rows / np.maximum(unusual, 1))
+    size = np.hypot(deviation, mean - usual) * np.sqrt(n / np.maximum(unusual, 1))
     size[unusual == 0] = 1
     fixed = tuple(
-        SpikeAndSlab.of_column(int(d), usual[d], size[d], int(unusual[d]), n_rows, rounding[d])
+        SpikeAndSlab.of_column(int(d), usual[d], size[d], int(unusual[d]), int(n[d]), rounding[d])
         for d in np.flatnonzero(hardly)
     )
     return Scaling(np.where(binary, 0, mean), scale), fixed, notices
@@ -521,28 +546,45 @@ def _column_moments(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Return mean and standard deviation of each column, its usual value and how often it occurs, in one pass.
 
-    The usual value is the median of the first rows, which is the most frequent value if that is nearly everywhere.
-
-    The first row is subtracted, so that the deviation of a constant column is exactly zero. The differences are divided
-    by the largest of them, so that their squares do not overflow. The squares of a chunk are summed about the mean of
-    the chunk, for accuracy; the sums are then combined (Chan, Golub and LeVeque, 1983).
+    They are those of the observed cells. An observed value is subtracted (the first one, where none is missing), so
+    that the deviation of a constant column is exactly zero. The differences are divided by the largest of them, so that
+    their squares do not overflow. The squares of a chunk are summed about the mean of the chunk, for accuracy; the sums
+    are then combined (Chan, Golub and LeVeque, 1983).
     """
-    first = table.X[0].astype(float)
+    low, high = (np.where(table.n_observed > 0, end, 0) for end in (table.low, table.high))
+    first = np.asarray(low if table.missing else table.X[0], float)
     with np.errstate(over="ignore"):
-        furthest = np.maximum(table.high - first, first - table.low)
+        furthest = np.maximum(high - first, first - low)
     if not np.all(np.isfinite(furthest)):
         column = int(np.argmax(~np.isfinite(furthest)))
         raise ValueError(f"X spans more than a float can hold in column {column}; expected numbers below 1e308 in size")
     unit = np.where(furthest == 0, 1, furthest)
-    sizes, sums, squares = [], [], []
-    ordered = np.sort(table.X[: 2 * (min(len(table.X), MEDIAN_OF) // 2) + 1], axis=0)
-    usual, repeats = ordered[len(ordered) // 2], np.zeros(table.X.shape[1], np.int64)
-    for chunk in chunks(table.X):
-        repeats += np.count_nonzero(chunk == usual, axis=0)
+    usual, repeats, sizes, sums, squares = _usual(table), np.zeros(table.X.shape[1], np.int64), [], [], []
+    for chunk, observed in table.parts():
+        repeats += np.count_nonzero((chunk == usual) & observed, axis=0)
+        if table.missing:
+            chunk = np.where(observed, chunk, first)
         x = (chunk - first) / unit
-        sizes.append(len(x))
+        sizes.append(np.broadcast_to(observed, x.shape).sum(axis=0))
         sums.append(np.sum(x, axis=0))
-        squares.append(np.sum((x - sums[-1] / len(x)) ** 2, axis=0))
-    shift, n = np.sum(sums, axis=0) / len(table.X), np.array(sizes)[:, None]
-    variance = np.sum(squares + n * (sums / n - shift) ** 2, axis=0) / len(table.X)
+        squares.append(np.sum((x - sums[-1] / np.maximum(sizes[-1], 1)) ** 2, axis=0, where=observed))
+    total, n = np.maximum(table.n_observed, 1), np.maximum(sizes, 1)
+    shift = np.sum(sums, axis=0) / total
+    variance = np.sum(squares + np.array(sizes) * (sums / n - shift) ** 2, axis=0) / total
     return first + unit * shift, unit * np.sqrt(variance), usual.astype(float), repeats
+
+
+def _usual(table: Survey) -> NDArray:
+    """Return the median of the first observed values of each column, (D,), in the type of the data.
+
+    It is the most frequent value, if that is nearly everywhere; 0 for a column without values.
+    """
+    if not table.missing:
+        ordered = np.sort(table.X[: 2 * (min(len(table.X), MEDIAN_OF) // 2) + 1], axis=0)
+        return ordered[len(ordered) // 2]
+    usual = np.zeros(table.X.shape[1], table.X.dtype)
+    for d in np.flatnonzero(table.n_observed):
+        column = table.column(int(d))
+        ordered = np.sort(column[~np.isnan(column)][: 2 * (min(table.n_observed[d], MEDIAN_OF) // 2) + 1])
+        usual[d] = ordered[len(ordered) // 2]
+    return usual

@@ -111,7 +111,7 @@ def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE
 
 def _selected(model, X, X_valid, candidates, values, say):
     """Return the model trained with the best candidate, on all rows of X."""
-    table = survey(X)
+    table = survey(X, missing=model.missing == "model")
     likelihood = choose_likelihood(table)[0] if model.likelihood == "auto" else model.likelihood
     own = {"verbose": model.verbose, "callbacks": model.callbacks}
     common = model.get_params() | {"verbose": False, "callbacks": (), "likelihood": likelihood}
@@ -161,18 +161,20 @@ def _bound(model: VAE, X: ArrayLike) -> float:
 def _parts(table: Survey, likelihood: str, random_state: int | None) -> tuple[NDArray, NDArray] | None:
     """Return the numbers of the rows to train on and of those to choose on.
 
-    None if there are too few, or if a binary column is constant in the rows to train on.
+    None if there are too few, or if in the rows to train on a binary column is constant, or a column has no value.
     """
     order = generator(random_state or 0, "held-out rows").permutation(len(table.X))
     held, train = (np.sort(rows) for rows in np.split(order, [int(HELD_OUT * len(order))]))
     if len(held) < FEWEST:
         return None
-    part = survey(table.X[train])
+    part, rest = (table.take(rows) for rows in (train, held))
     if LIKELIHOODS[likelihood].has_kinds and not np.array_equal(part.both, table.both):
         return None
-    data = fit_preprocessor(part, likelihood)[0].data(survey(table.X[held]))
-    standardized = (data.X - data.scaling.shift) * data.scaling.scale
-    held = held[np.all(abs(standardized) <= OUTLIER, axis=1)]
+    if not part.n_observed.all():
+        return None
+    data = fit_preprocessor(part, likelihood)[0].data(rest)
+    standardized = (data.values(slice(None)) - data.scaling.shift) * data.scaling.scale
+    held = held[~np.any(abs(standardized) > OUTLIER, axis=1)]
     return (train, held) if len(held) >= FEWEST else None
 
 
@@ -180,7 +182,7 @@ def _rows(X: Any, rows: NDArray) -> Any:
     """Return some rows of an array or a data frame, which keep the names of the columns."""
     if hasattr(X, "iloc"):
         return X.iloc[rows]
-    return X[rows] if hasattr(X, "columns") else as_table(X)[rows]
+    return X[rows] if hasattr(X, "columns") or np.ma.isMaskedArray(X) else as_table(X)[rows]
 
 
 def _trials(common, candidates, parts, doing):

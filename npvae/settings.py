@@ -20,6 +20,7 @@ from .likelihoods import LIKELIHOODS
 from .model import POSTERIORS
 from .optimizers import AVERAGING
 from .preprocessing import BINARIZE
+from .table import MISSING
 
 #: The longest line of a docstring.
 LINE_LENGTH = 120
@@ -272,6 +273,15 @@ SETTINGS: dict[str, Setting] = {
         "content and the seed; it is a bound on the log-probability of binarized data. With "
         '"none" it is computed of the grey values, and is no probability of data. Zeros and ones stay as they are.',
         option="--binarize",
+    ),
+    "missing": Setting(
+        "error",
+        OneOf(MISSING),
+        "What NaN in the data is.",
+        'An "error"; or with "model" a cell that is not observed, as is a masked cell of a NumPy masked array of any '
+        "type. Training then maximises the bound on log p of the observed cells, and scores are theirs. In place "
+        "of the others the encoder sees 0: the mean of the column where columns are standardized.",
+        option="--missing",
     ),
     "estimator": Setting(
         "sgvb-b",

@@ -3,8 +3,9 @@
 What is made of it, a likelihood and a scaling, is decided in ``preprocessing``.
 """
 
+import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,12 @@ ROUNDING = 1e-6
 #: in 50 is within 0.05 of 1: a column of amounts that was scaled by an outlier has nearly all values close to 0.
 NEAR, MOST, SOME = 0.05, 0.5, 0.02
 
+#: What NaN and masked values in the data are, by name.
+MISSING = ("error", "model")
+
+#: What an error says of cells that are not observed.
+REMEDY = "VAE(missing='model') takes NaN and masked values in X as cells that are not observed"
+
 
 class Survey(NamedTuple):
     """A table that has been checked, with its range and what its values look like. `survey` returns it.
@@ -38,12 +45,39 @@ class Survey(NamedTuple):
     """
 
     X: NDArray  # (N, D), with the type of the user's data
-    low: NDArray  # (D,) least value of each column
-    high: NDArray  # (D,) largest value of each column
+    low: NDArray  # (D,) least value of each column; the largest of its type if the column has none
+    high: NDArray  # (D,) largest value of each column; the least of its type if the column has none
     binary: NDArray[np.bool_]  # (D,) whether all values of a column are 0 or 1
     ones: NDArray[np.int64]  # (D,) how many of a binary column are 1
     integers: bool  # whether all values are integers, of any type
     grey: str  # why floats in [0, 1] look like grey values; "" if they do not
+    n_observed: NDArray[np.int64]  # (D,) how many cells of a column are observed
+    mask: NDArray[np.bool_] | None = None  # (N, D) which cells are not, besides those that are NaN; None: no others
+
+    @property
+    def missing(self) -> bool:
+        """Whether there are cells that are not observed."""
+        return bool((self.n_observed < len(self.X)).any())
+
+    def take(self, rows: NDArray) -> "Survey":
+        """Return the survey of some rows."""
+        X = self.X[rows]
+        return survey(X if self.mask is None else np.ma.MaskedArray(X, self.mask[rows]), missing=self.missing)
+
+    def parts(self) -> Iterator[tuple[NDArray, NDArray[np.bool_] | bool]]:
+        """Yield X in chunks of rows, each with which of its cells are observed: an array, or True if all are."""
+        if not self.missing:
+            yield from ((chunk, True) for chunk in chunks(self.X))
+            return
+        masks = itertools.repeat(None) if self.mask is None else chunks(self.mask)
+        yield from ((chunk, ~unobserved(chunk, mask)) for chunk, mask in zip(chunks(self.X), masks))
+
+    def column(self, number: int) -> NDArray[np.float64]:
+        """Return a column as floats, with NaN where a cell is not observed: (N,)."""
+        values = self.X[:, number].astype(float)
+        if self.mask is not None:
+            values[self.mask[:, number]] = np.nan
+        return values
 
     @property
     def is_binary(self) -> bool:
@@ -84,7 +118,8 @@ class _Grey:
         self.multiples, self.divisor = True, 255
         self.near, self.upper = np.zeros(n_features), np.zeros(n_features)
 
-    def look(self, chunk: NDArray, low: float, high: float) -> None:
+    def look(self, chunk: NDArray, low: float, high: float, hidden: NDArray | int = 0) -> None:
+        """Look at a chunk, with its range, and with how many of the zeros in each column stand for no value."""
         self.possible = self.possible and bool(low >= 0 and high <= 1 + ROUNDING)
         if not self.possible:
             return
@@ -97,15 +132,15 @@ class _Grey:
             present = np.flatnonzero(np.bincount(nearest.ravel().astype(np.int64)))
             self.divisor = int(np.gcd.reduce(present, initial=self.divisor))
         top = (chunk >= 1 - NEAR).sum(axis=0)
-        self.near, self.upper = self.near + top + (chunk <= NEAR).sum(axis=0), self.upper + top
+        self.near, self.upper = self.near + top + (chunk <= NEAR).sum(axis=0) - hidden, self.upper + top
 
-    def verdict(self, binary: NDArray[np.bool_], n_rows: int) -> str:
+    def verdict(self, binary: NDArray[np.bool_], n_observed: NDArray[np.int64]) -> str:
         """Return why the values of the columns that are not binary look grey, or ""."""
         if not self.possible or binary.all():
             return ""
         if self.multiples:  # so are thirds, fifths and seventeenths, which are the steps of a scale
             return "multiples of 1/255" if self.divisor == 1 else ""
-        near, upper = (np.mean(count[~binary]) / n_rows for count in (self.near, self.upper))
+        near, upper = (count[~binary].sum() / n_observed[~binary].sum() for count in (self.near, self.upper))
         return "mostly near 0 or 1" if near > MOST and upper >= SOME else ""
 
 
@@ -123,7 +158,21 @@ def chunks(X: NDArray) -> Iterator[NDArray]:
         yield X[start : start + CHUNK]
 
 
-def survey(X: ArrayLike, name: str = "X") -> Survey:
+def unobserved(X: NDArray, mask: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Return which cells of a chunk of a table are not observed: those that are NaN or masked.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npvae.table import unobserved
+    >>> unobserved(np.array([[1.0, np.nan]]))
+    array([[False,  True]])
+    """
+    nan = np.isnan(X)
+    return nan if mask is None else nan | mask
+
+
+def survey(X: ArrayLike, name: str = "X", missing: bool = False) -> Survey:
     """Check that X is a 2-D table of finite numbers, and find its range, in one pass.
 
     An array is not copied: it keeps its type and byte order. A memory map is read in chunks.
@@ -132,6 +181,9 @@ def survey(X: ArrayLike, name: str = "X") -> Survey:
     ----------
     X : array-like (N, D)
     name : str, what errors call it
+    missing : bool
+        Whether cells may be missing: NaN in floats, or the masked ones of a masked array of any type. What is found out
+        is then about the others.
 
     Returns
     -------
@@ -142,34 +194,59 @@ def survey(X: ArrayLike, name: str = "X") -> Survey:
     TypeError
         If X is sparse or does not hold real numbers.
     ValueError
-        If X is not 2-D, is empty, or holds complex, masked, NaN or infinite values.
+        If X is not 2-D, is empty, or holds complex or infinite values. Without ``missing``, if it holds NaN or masked
+        values.
 
     Examples
     --------
     >>> from npvae.table import survey
     >>> survey([[0.0, 1.0], [1.0, 3.0]]).high.tolist()
     [1.0, 3.0]
+    >>> survey([[0.0, float("nan")], [1.0, 3.0]], missing=True).n_observed.tolist()
+    [2, 1]
     """
-    X = as_table(X, name)
+    mask, X = _mask(X), as_table(X, name)
+    if mask is not None and not missing:
+        raise ValueError(f"{name} has {mask.sum()} masked values; expected none. {REMEDY}")
     lows, highs, grey = [], [], _Grey(X.dtype, X.shape[1])
     binary, integers, ones = np.ones(X.shape[1], bool), True, np.zeros(X.shape[1], np.int64)
-    for chunk in chunks(X):
-        low, high = chunk.min(axis=0), chunk.max(axis=0)
+    n_observed = np.full(X.shape[1], len(X))
+    for chunk, part_of_mask in zip(chunks(X), itertools.repeat(None) if mask is None else chunks(mask)):
+        low, high, n_hidden = chunk.min(axis=0), chunk.max(axis=0), 0
+        if part_of_mask is not None or (missing and np.isnan(low).any()):
+            hidden = unobserved(chunk, part_of_mask)
+            low, high = _range(chunk, ~hidden)
+            chunk, n_hidden = np.where(hidden, chunk.dtype.type(0), chunk), hidden.sum(axis=0)
+            n_observed -= n_hidden
         binary &= (low >= 0) & (high <= 1)  # the range is a quick test that most data fails
         if X.dtype.kind == "f":
             if binary.any():
                 part = chunk[:, binary]
                 binary[binary] = ((part == 0) | (part == 1)).all(axis=0)
             integers = integers and bool((chunk == np.rint(chunk)).all())
-            grey.look(chunk, low.min(), high.max())
+            grey.look(chunk, low.min(), high.max(), n_hidden)
         if binary.any():
             ones[binary] += np.count_nonzero(chunk[:, binary], axis=0)
         lows.append(low)
         highs.append(high)
     low, high = np.min(lows, axis=0), np.max(highs, axis=0)
-    if X.dtype.kind == "f" and not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError(_where_not_finite(X, name))
-    return Survey(X, low, high, binary, ones, integers, grey.verdict(binary, len(X)))
+    if X.dtype.kind == "f" and not np.isfinite([low, high])[:, n_observed > 0].all():
+        raise ValueError(_where_not_finite(X, name, mask, missing))
+    return Survey(X, low, high, binary, ones, integers, grey.verdict(binary, n_observed), n_observed, mask)
+
+
+def _mask(X: ArrayLike) -> NDArray[np.bool_] | None:
+    """Return the mask of a masked array, True where a value is missing; None if it masks nothing."""
+    return np.ma.getmaskarray(np.ma.asarray(X)) if np.ma.is_masked(X) else None
+
+
+def _range(chunk: NDArray, observed: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+    """Return the least and the largest observed value of each column, (D,)."""
+    least, most = {"f": (-np.inf, np.inf), "b": (False, True)}.get(chunk.dtype.kind) or (
+        np.iinfo(chunk.dtype).min,
+        np.iinfo(chunk.dtype).max,
+    )
+    return chunk.min(axis=0, where=observed, initial=most), chunk.max(axis=0, where=observed, initial=least)
 
 
 def as_table(X: ArrayLike, name: str = "X") -> NDArray:
@@ -178,7 +255,7 @@ def as_table(X: ArrayLike, name: str = "X") -> NDArray:
     Raises
     ------
     TypeError, ValueError
-        See `survey`; NaN and infinite values are not checked.
+        See `survey`; NaN, infinite and masked values are not checked.
 
     Examples
     --------
@@ -188,8 +265,6 @@ def as_table(X: ArrayLike, name: str = "X") -> NDArray:
     """
     if hasattr(X, "tocsr"):
         raise TypeError(f"{name} is a sparse matrix; expected a dense array, such as {name}.toarray()")
-    if np.ma.is_masked(X):
-        raise ValueError(f"{name} has {np.ma.count_masked(X)} masked values; expected none, such as {name}.filled(0)")
     X = _asarray(X, name)
     if X.dtype.kind == "c":
         raise ValueError(f"{name} has type {X.dtype}; expected real numbers. Complex data not supported")
@@ -217,6 +292,7 @@ def _asarray(X: ArrayLike, name: str) -> NDArray:
     """Return X as an array of numbers, of floats where it holds objects."""
     if X is None:
         raise TypeError(f"{name} is None; expected an array (rows, features)")
+    given: Any = X
     try:
         X = np.asarray(X)
     except ValueError as error:  # rows of different lengths
@@ -224,20 +300,22 @@ def _asarray(X: ArrayLike, name: str) -> NDArray:
     if X.dtype != object:
         return X
     try:
-        return X.astype(float)
+        return given.to_numpy(float, na_value=np.nan) if hasattr(given, "iloc") else X.astype(float)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} holds objects that are not numbers ({error}); expected numbers") from None
 
 
-def _where_not_finite(X: NDArray, name: str) -> str:
-    """Return a message: how many values are NaN or infinite, and the place of the first one."""
+def _where_not_finite(X: NDArray, name: str, mask: NDArray | None, missing: bool) -> str:
+    """Return a message: how many values are infinite, or NaN unless they may be missing, and where the first one is."""
     count, first, start = 0, (0, 0), 0
     for chunk in chunks(X):
-        bad = np.argwhere(~np.isfinite(chunk))
+        hidden = unobserved(chunk, None if mask is None else mask[start : start + len(chunk)])
+        bad = np.argwhere(np.isinf(chunk) & ~hidden if missing else ~np.isfinite(chunk))
         if len(bad) and count == 0:
             first = int(bad[0, 0]) + start, int(bad[0, 1])
         count, start = count + len(bad), start + len(chunk)
+    kinds, remedy = ("infinite", "") if missing else ("NaN or infinite", f". {REMEDY}")
     return (
-        f"{name} holds {count} NaN or infinite value{'s' * (count > 1)}, the first one ({X[first]}) "
-        f"in row {first[0]}, column {first[1]}; expected finite numbers"
+        f"{name} holds {count} {kinds} value{'s' * (count > 1)}, the first one ({X[first]}) "
+        f"in row {first[0]}, column {first[1]}; expected finite numbers{remedy}"
     )

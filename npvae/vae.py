@@ -112,6 +112,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         activation: str = "tanh",
         likelihood: str = "auto",
         binarize: str = "none",
+        missing: str = "error",
         estimator: str = "sgvb-b",
         posterior: str = "gaussian",
         n_samples: int = 1,
@@ -136,6 +137,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         self.activation = activation
         self.likelihood = likelihood
         self.binarize = binarize
+        self.missing = missing
         self.estimator = estimator
         self.posterior = posterior
         self.n_samples = n_samples
@@ -296,7 +298,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         else:
             fitted, learning_rate = self.fitted_, self._learning_rate()
             data = fitted.data(X)
-            if far := self.preprocessor_.far_from(survey(X)):
+            if far := self.preprocessor_.far_from(survey(X, missing=fitted.model.missing)):
                 warn(far)
             seen = self.n_samples_seen_ + len(data.X)
             run = fitting.next_piece(
@@ -406,7 +408,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     def fitted_(self) -> Fitted:
         """The model with its parameters, on the backend in use, for evaluation and for programs of one's own."""
         self._check_fitted()
-        model = fitting.make_model(self.architecture_, self.backend, self.backend_, self.parameters_.vector.dtype)
+        dtype = self.parameters_.vector.dtype
+        model = fitting.make_model(self.architecture_, self.backend, self.backend_, dtype, self._allows_nan)
         parameters, names = fitting.on_backend(model, self.parameters_), getattr(self, "feature_names_in_", None)
         return Fitted(model, parameters, self.preprocessor_, self.seed_, self.n_samples, names)
 
@@ -541,6 +544,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     def _check_fitted(self):
         if not hasattr(self, "parameters_"):
             raise not_fitted(type(self).__name__)
+
+    @property
+    def _allows_nan(self):
+        return self.missing == "model"
 
     @property
     def _n_features_out(self):

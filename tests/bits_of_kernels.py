@@ -29,6 +29,9 @@ def results(dtype, M, D, L):
     yield "bernoulli_log_prob", cpu.bernoulli_log_prob(np.abs(x) % 1, first, weights)
     parts = np.array(first[:, : D // 2]), np.array(first[:, D // 2 :]), np.array(second[:, D // 2 :])
     yield "mixed_log_prob", cpu.mixed_log_prob(np.abs(x) % 1, *parts, weights)
+    holes = np.where(rng.random((M, D)) < 0.1, np.nan, np.abs(x) % 1).astype(dtype)
+    yield "mixed_log_prob, missing", cpu.mixed_log_prob(holes, *parts, weights, missing=True)
+    yield "fill_missing", (cpu.fill_missing(holes, np.empty_like(x)),)
     mu, log_var = normal(M, D), normal(M, D)
     for analytic_kl in (True, False):
         yield "gaussian_latent", cpu.gaussian_latent(mu, log_var, z, analytic_kl)

@@ -187,6 +187,24 @@ def test_likelihoods(rng, dtype, shape):
     check(found, reference.mixed_log_prob(x, *parts, weights), dtype)
 
 
+@pytest.mark.parametrize("shape", [(3, 6, 2)] + ([] if SIMULATED else [(100, 784, 2)]))
+def test_likelihoods_of_observed_cells(rng, dtype, shape):
+    """And what the encoder sees of a row; drawn pixels stay unobserved."""
+    M, D, L = shape
+    x, outputs = rng.random((M, D)).astype(np.float32).astype(float), [normal(rng, float, L * M, D) for _ in range(2)]
+    x[rng.random((M, D)) < 0.4], x[0, :3], x[1] = np.nan, (0.5, np.nan, 0.25), np.nan
+    weights = normal(rng, float, L * M)
+    parts = np.array(outputs[0][:, :2]), *(np.array(output[:, 2:]) for output in outputs)
+    for name, parameters in ("bernoulli", outputs[:1]), ("gaussian", outputs), ("mixed", parts):
+        density, expected = (getattr(backend, f"{name}_log_prob") for backend in (cuda, reference))
+        found = density(*on_device(dtype, x, *parameters, weights), missing=True)
+        check(found, expected(x, *parameters, weights, missing=True), dtype)
+    (on,) = on_device(dtype, x)
+    check([cuda.fill_missing(on, cuda.empty(x.shape, dtype))], [np.nan_to_num(x, nan=0.0)], dtype)
+    drawn = cuda.to_numpy(cuda.binarize(on, rng.integers(2**64, size=M, dtype=np.uint64), on))
+    np.testing.assert_array_equal(np.isnan(drawn), np.isnan(x))
+
+
 @pytest.mark.parametrize("limit", [1.0, 1e3])
 def test_clipping(rng, dtype, limit):
     layout = Layout({"a.W": (30, 20), "a.b": (20,)})
@@ -310,6 +328,16 @@ def test_training_equals_the_references(once, X, monkeypatch, estimator, likelih
     np.testing.assert_allclose(found.score_samples(X), expected.score_samples(X), rtol=1e-9)
     np.testing.assert_allclose(found.transform(X), expected.transform(X), rtol=1e-9)
     assert isinstance(found.parameters_.vector, np.ndarray)
+
+
+@pytest.mark.parametrize("kind", ["NaN", "masked bytes"])
+def test_training_with_holes_equals_the_references(once, X, kind):
+    hidden = np.arange(X.size).reshape(X.shape) % 5 == 1
+    given = np.where(hidden, np.nan, X) if kind == "NaN" else np.ma.MaskedArray(X, hidden)
+    settings = SMALL | {"dtype": "float64", "likelihood": "gaussian", "missing": "model"}
+    found, expected = (npvae.VAE(**settings, backend=name).fit(given) for name in ("cuda", "reference"))
+    np.testing.assert_allclose(found.parameters_.vector, expected.parameters_.vector, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(found.score_samples(given), expected.score_samples(given), rtol=1e-9)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])

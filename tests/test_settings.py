@@ -55,9 +55,9 @@ def test_options_keep_their_names():
     """Scripts of users have them."""
     options = " ".join(setting.option for setting in SETTINGS.values() if setting.option)
     assert options == (
-        "--components --hidden --activation --likelihood --binarize --estimator --posterior --samples --batch-size "
-        "--optimizer --learning-rate --schedule --averaging --clip-norm --weight-prior --init-std --epochs --patience "
-        "--backend --dtype --seed"
+        "--components --hidden --activation --likelihood --binarize --missing --estimator --posterior --samples "
+        "--batch-size --optimizer --learning-rate --schedule --averaging --clip-norm --weight-prior --init-std "
+        "--epochs --patience --backend --dtype --seed"
     )
 
 

@@ -91,6 +91,18 @@ def _binarize_row(x, key, out):
         out[d] = binarized(x[d], key, np.uint64(d))
 
 
+def fill_missing(x, out):
+    """See `reference.fill_missing`."""
+    _fill_missing(x.reshape(-1), out.reshape(-1))
+    return out
+
+
+@njit(**OPTIONS)
+def _fill_missing(x, out):
+    for i in range(len(x)):
+        out[i] = x[i] if x[i] == x[i] else x.dtype.type(0)
+
+
 # Single layers; `Network` computes all layers of a network in fewer calls ---------------------------------------------
 
 
@@ -258,10 +270,53 @@ def _prior_of_row(z, dz):
     return z.dtype.type(-0.5) * total
 
 
-def bernoulli_log_prob(x, logits, weights, out=(None, None)):
+def _make_bernoulli_row(missing):
+    """Return the function of a row: all of it, or where cells may be missing, those that are observed."""
+
+    @njit(**ROW)
+    def row(x, logits, weight, dlogits):
+        total, zero = logits.dtype.type(0), logits.dtype.type(0)
+        for d in range(len(x)):
+            term, slope = x[d] * logits[d] - softplus(logits[d]), weight * (x[d] - sigmoid(logits[d]))
+            there = not missing or x[d] == x[d]
+            total += term if there else zero
+            dlogits[d] = slope if there else zero
+        return total
+
+    return row
+
+
+def _make_gaussian_row(missing):
+    """Return the function of a row: see `_make_bernoulli_row`."""
+
+    @njit(**ROW)
+    def row(x, mu, log_var, weight, dmu, dlog_var):
+        half, one, log_2pi = mu.dtype.type(0.5), mu.dtype.type(1), mu.dtype.type(LOG_2PI)
+        total, zero = mu.dtype.type(0), mu.dtype.type(0)
+        for d in range(len(x)):
+            precision, error = exp(-log_var[d]), x[d] - mu[d]
+            squared = error * error * precision
+            term, slope = log_2pi + log_var[d] + squared, weight * half * (squared - one)
+            there = not missing or x[d] == x[d]
+            total += term if there else zero
+            dmu[d] = weight * error * precision if there else zero
+            dlog_var[d] = slope if there else zero
+        return -half * total
+
+    return row
+
+
+_bernoulli_row, _bernoulli_observed = _make_bernoulli_row(False), _make_bernoulli_row(True)
+_gaussian_row, _gaussian_observed = _make_gaussian_row(False), _make_gaussian_row(True)
+
+
+def bernoulli_log_prob(x, logits, weights, out=(None, None), missing=False):
     """See `reference.bernoulli_log_prob`."""
     log_prob, dlogits = _outputs(logits, out)
     _bernoulli_log_prob(x, logits, weights, log_prob, dlogits, _threads(logits.size))
+    if missing:
+        none = np.empty((len(logits), 0), logits.dtype)
+        _correct_for_missing(x, (logits, none, none), weights, log_prob, (dlogits, none, none), _threads(logits.size))
     return log_prob, dlogits
 
 
@@ -275,19 +330,13 @@ def _bernoulli_log_prob(x, logits, weights, log_prob, dlogits, threads):
             log_prob[row] = _bernoulli_row(x[row % len(x)], logits[row], weights[row], dlogits[row])
 
 
-@njit(**ROW)
-def _bernoulli_row(x, logits, weight, dlogits):
-    total = logits.dtype.type(0)
-    for d in range(len(x)):
-        total += x[d] * logits[d] - softplus(logits[d])
-        dlogits[d] = weight * (x[d] - sigmoid(logits[d]))
-    return total
-
-
-def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None)):
+def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None), missing=False):
     """See `reference.gaussian_log_prob`."""
     log_prob, dmu, dlog_var = _outputs(mu, out)
     _gaussian_log_prob(x, mu, log_var, weights, log_prob, dmu, dlog_var, _threads(mu.size))
+    if missing:
+        none = np.empty((len(mu), 0), mu.dtype)
+        _correct_for_missing(x, (none, mu, log_var), weights, log_prob, (none, dmu, dlog_var), _threads(mu.size))
     return log_prob, dmu, dlog_var
 
 
@@ -301,25 +350,14 @@ def _gaussian_log_prob(x, mu, log_var, weights, log_prob, dmu, dlog_var, threads
             log_prob[row] = _gaussian_row(x[row % len(x)], mu[row], log_var[row], weights[row], dmu[row], dlog_var[row])
 
 
-@njit(**ROW)
-def _gaussian_row(x, mu, log_var, weight, dmu, dlog_var):
-    half, one, log_2pi = mu.dtype.type(0.5), mu.dtype.type(1), mu.dtype.type(LOG_2PI)
-    total = mu.dtype.type(0)
-    for d in range(len(x)):
-        precision, error = exp(-log_var[d]), x[d] - mu[d]
-        squared = error * error * precision
-        total += log_2pi + log_var[d] + squared
-        dmu[d] = weight * error * precision
-        dlog_var[d] = weight * half * (squared - one)
-    return -half * total
-
-
-def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None)):
+def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None), missing=False):
     """See `reference.mixed_log_prob`."""
     log_prob, dlogits = _outputs(logits, out[:2])
     _, *gradients = _outputs(mu, (log_prob, *out[2:]))
-    parameters = logits, mu, log_var
-    _mixed_log_prob(x, parameters, weights, log_prob, (dlogits, *gradients), _threads(logits.size + mu.size))
+    arguments = x, (logits, mu, log_var), weights, log_prob, (dlogits, *gradients), _threads(logits.size + mu.size)
+    _mixed_log_prob(*arguments)
+    if missing:
+        _correct_for_missing(*arguments)
     return log_prob, dlogits, *gradients
 
 
@@ -340,6 +378,33 @@ def _mixed_row(x, row, parameters, weight, gradients):
     B = logits.shape[1]
     binary = _bernoulli_row(x[:B], logits[row], weight, dlogits[row])
     return binary + _gaussian_row(x[B:], mu[row], log_var[row], weight, dmu[row], dlog_var[row])
+
+
+@njit(parallel=True, **OPTIONS)
+def _correct_for_missing(x, parameters, weights, log_prob, gradients, threads):
+    """Compute the rows of x that have NaN again, from their observed cells; the others keep their bits.
+
+    A likelihood without binary or without real columns has empty arrays in their places.
+    """
+    if threads == 1:
+        for row in range(len(log_prob)):
+            _correct_row(x[row % len(x)], row, parameters, weights, log_prob, gradients)
+    else:
+        for row in prange(len(log_prob)):
+            _correct_row(x[row % len(x)], row, parameters, weights, log_prob, gradients)
+
+
+@njit(**ROW)
+def _correct_row(x, row, parameters, weights, log_prob, gradients):
+    logits, mu, log_var = parameters
+    dlogits, dmu, dlog_var = gradients
+    B, complete = logits.shape[1], True
+    for d in range(len(x)):
+        complete &= x[d] == x[d]
+    if not complete:
+        binary = _bernoulli_observed(x[:B], logits[row], weights[row], dlogits[row])
+        real = _gaussian_observed(x[B:], mu[row], log_var[row], weights[row], dmu[row], dlog_var[row])
+        log_prob[row] = binary + real
 
 
 def _outputs(parameter, out):

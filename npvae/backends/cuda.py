@@ -30,8 +30,8 @@ from .cuda_product import product
 
 __all__ = [
     "Network", "Runner", "add_log_prior", "asarray", "bernoulli_log_prob", "binarize", "clip_norm", "dense",
-    "dense_backward", "empty", "gather", "gaussian_latent", "gaussian_latent_backward", "gaussian_log_prob",
-    "gaussian_log_q", "gradient", "mixed_log_prob", "step", "to_numpy",
+    "dense_backward", "empty", "fill_missing", "gather", "gaussian_latent", "gaussian_latent_backward",
+    "gaussian_log_prob", "gaussian_log_q", "gradient", "mixed_log_prob", "step", "to_numpy",
 ]  # fmt: skip
 
 
@@ -81,6 +81,12 @@ def gather(X, rows, scaling, out):
 def binarize(x, keys, out):
     """See `reference.binarize`."""
     binarize_rows(x, asarray(keys, np.uint64), out)
+    return out
+
+
+def fill_missing(x, out):
+    """See `reference.fill_missing`."""
+    launch(kernels.fill_missing, (out.shape[0], n_blocks(out.shape[1])), kernels.THREADS, x, out)
     return out
 
 
@@ -138,25 +144,25 @@ def add_log_prior(z, log_prob, dz):
     launch(kernels.LOG_PRIOR[z.dtype], z.shape[0], kernels.THREADS, z, log_prob, dz)
 
 
-def bernoulli_log_prob(x, logits, weights, out=(None, None)):
+def bernoulli_log_prob(x, logits, weights, out=(None, None), missing=False):
     """See `reference.bernoulli_log_prob`."""
     results = get_or_empty(out, logits.shape[:1], logits.shape, dtype=logits.dtype)
-    launch(kernels.BERNOULLI[logits.dtype], logits.shape[0], kernels.THREADS, x, logits, weights, *results)
+    launch(kernels.BERNOULLI[logits.dtype], logits.shape[0], kernels.THREADS, x, logits, weights, *results, missing)
     return results
 
 
-def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None)):
+def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None), missing=False):
     """See `reference.gaussian_log_prob`."""
     results = get_or_empty(out, mu.shape[:1], mu.shape, mu.shape, dtype=mu.dtype)
-    launch(kernels.GAUSSIAN[mu.dtype], mu.shape[0], kernels.THREADS, x, mu, log_var, weights, *results)
+    launch(kernels.GAUSSIAN[mu.dtype], mu.shape[0], kernels.THREADS, x, mu, log_var, weights, *results, missing)
     return results
 
 
-def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None)):
+def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None), missing=False):
     """See `reference.mixed_log_prob`."""
     results = get_or_empty(out, mu.shape[:1], logits.shape, mu.shape, mu.shape, dtype=mu.dtype)
     arguments = x, logits, mu, log_var, weights
-    launch(kernels.MIXED[mu.dtype], mu.shape[0], kernels.THREADS, *arguments, *results)
+    launch(kernels.MIXED[mu.dtype], mu.shape[0], kernels.THREADS, *arguments, *results, missing)
     return results
 
 

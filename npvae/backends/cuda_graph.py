@@ -36,7 +36,8 @@ CHUNK = 10
 #: Most steps before the host waits, and most bytes of their noise.
 MOST, NOISE_BYTES = 1000, 2**27
 
-#: Share of the device's free memory that the data may take. Larger data are copied in chunks, as they are needed.
+#: Share of the device's free memory that the data may take. Larger data are copied in chunks, as they are needed. So
+#: are masked arrays, since the host puts their values and masks together.
 SHARE = 0.7
 
 
@@ -59,8 +60,8 @@ class Runner:
         self.estimator, self.optimizer, self.parameters, self.data = estimator, optimizer, parameters, data
         self.stream = cuda.stream()
         self.scaling = [asarray(array, np.float64) for array in data.scaling]
-        self.resident, dtype = None, readable(data.X.dtype)
-        if data.X.size * dtype.itemsize < SHARE * cuda.current_context().get_memory_info().free:
+        self.resident, dtype = None, readable(data.values(slice(0)).dtype)
+        if data.mask is None and data.X.size * dtype.itemsize < SHARE * cuda.current_context().get_memory_info().free:
             self.resident = asarray(data.X, dtype)
         self._steps = {}  # size of a minibatch -> Step
 
@@ -105,7 +106,7 @@ class Step:
         self.keys = empty((CHUNK, n_rows), np.uint64) if runner.data.binarization is not None else None
         self.X = runner.resident
         if self.X is None:
-            self.X = empty((CHUNK * n_rows, n_features), readable(runner.data.X.dtype))
+            self.X = empty((CHUNK * n_rows, n_features), readable(runner.data.values(slice(0)).dtype))
         self._graphs = None  # by number of steps, once one has been computed
 
     def run(self, batches, rng, keys):
@@ -126,7 +127,7 @@ class Step:
         """Draw the noise of some steps and send it ahead, with their rows (n, M)."""
         runner, stream, count = self.runner, self.runner.stream, len(rows)
         if runner.resident is None:  # the device gets these rows only, and their numbers start at zero in every chunk
-            X = runner.data.X[rows.ravel()].astype(self.X.dtype, copy=False)
+            X = runner.data.values(rows.ravel()).astype(self.X.dtype, copy=False)
             self.X[: rows.size].copy_to_device(X, stream=stream)
             rows = np.arange(rows.size).reshape(rows.shape)
         self._rows[part] = rows

@@ -131,6 +131,14 @@ def binarize(x, keys, out):
         out[i, d] = binarized(x[i, d], keys[i], uint64(d))
 
 
+@cuda.jit
+def fill_missing(x, out):
+    """``out = x``, or 0 where x is NaN: a thread for each number."""
+    i, d = row_and_column()
+    if d < out.shape[1]:
+        out[i, d] = _constant(0, x[i, d]) if math.isnan(x[i, d]) else x[i, d]
+
+
 # The backward pass of a layer, whose products stand in ``cuda_product`` -----------------------------------------------
 
 
@@ -242,18 +250,23 @@ def make_log_prior(dtype):
 
 
 # The likelihoods: a block for each row --------------------------------------------------------------------------------
+#
+# Where cells may be missing, those that are NaN have the term 0 and the gradients 0.
 
 
 def make_bernoulli_part(dtype):
     """Return the device function of a thread's part of a row: the Bernoulli likelihood of the first columns of x."""
 
     @cuda.jit(device=True)
-    def bernoulli_part(x, row, logits, weight, dlogits):
+    def bernoulli_part(x, row, logits, weight, dlogits, missing):
         i, total = row % x.shape[0], dtype(0)
         for d in range(cuda.threadIdx.x, logits.shape[1], THREADS):
             a, pixel = logits[row, d], x[i, d]
-            total += pixel * a - softplus(a)
-            dlogits[row, d] = weight * (pixel - sigmoid(a))
+            if missing and math.isnan(pixel):
+                dlogits[row, d] = dtype(0)
+            else:
+                total += pixel * a - softplus(a)
+                dlogits[row, d] = weight * (pixel - sigmoid(a))
         return total
 
     return bernoulli_part
@@ -263,16 +276,20 @@ def make_gaussian_part(dtype):
     """Return the device function of a thread's part of a row: the Gaussian likelihood of the last columns of x."""
 
     @cuda.jit(device=True)
-    def gaussian_part(x, row, mu, log_var, weight, dmu, dlog_var):
+    def gaussian_part(x, row, mu, log_var, weight, dmu, dlog_var, missing):
         i, half, total = row % x.shape[0], dtype(0.5), dtype(0)
         first = x.shape[1] - mu.shape[1]
         for d in range(cuda.threadIdx.x, mu.shape[1], THREADS):
             s, error = log_var[row, d], x[i, first + d] - mu[row, d]
-            precision = math.exp(-s)
-            squared = error * error * precision
-            total += dtype(LOG_2PI) + s + squared
-            dmu[row, d] = weight * error * precision
-            dlog_var[row, d] = weight * half * (squared - dtype(1))
+            if missing and math.isnan(x[i, first + d]):
+                dmu[row, d] = dtype(0)
+                dlog_var[row, d] = dtype(0)
+            else:
+                precision = math.exp(-s)
+                squared = error * error * precision
+                total += dtype(LOG_2PI) + s + squared
+                dmu[row, d] = weight * error * precision
+                dlog_var[row, d] = weight * half * (squared - dtype(1))
         return -half * total
 
     return gaussian_part
@@ -283,10 +300,10 @@ def make_bernoulli(dtype):
     bernoulli_part = make_bernoulli_part(dtype)
 
     @cuda.jit
-    def bernoulli(x, logits, weights, log_prob, dlogits):
+    def bernoulli(x, logits, weights, log_prob, dlogits, missing):
         """See `reference.bernoulli_log_prob`."""
         parts, row = cuda.shared.array(THREADS, dtype), cuda.blockIdx.x
-        parts[cuda.threadIdx.x] = bernoulli_part(x, row, logits, weights[row], dlogits)
+        parts[cuda.threadIdx.x] = bernoulli_part(x, row, logits, weights[row], dlogits, missing)
         total = sum_of_block(parts)
         if cuda.threadIdx.x == 0:
             log_prob[row] = total
@@ -299,10 +316,10 @@ def make_gaussian(dtype):
     gaussian_part = make_gaussian_part(dtype)
 
     @cuda.jit
-    def gaussian(x, mu, log_var, weights, log_prob, dmu, dlog_var):
+    def gaussian(x, mu, log_var, weights, log_prob, dmu, dlog_var, missing):
         """See `reference.gaussian_log_prob`."""
         parts, row = cuda.shared.array(THREADS, dtype), cuda.blockIdx.x
-        parts[cuda.threadIdx.x] = gaussian_part(x, row, mu, log_var, weights[row], dmu, dlog_var)
+        parts[cuda.threadIdx.x] = gaussian_part(x, row, mu, log_var, weights[row], dmu, dlog_var, missing)
         total = sum_of_block(parts)
         if cuda.threadIdx.x == 0:
             log_prob[row] = total
@@ -315,11 +332,11 @@ def make_mixed(dtype):
     bernoulli_part, gaussian_part = make_bernoulli_part(dtype), make_gaussian_part(dtype)
 
     @cuda.jit
-    def mixed(x, logits, mu, log_var, weights, log_prob, dlogits, dmu, dlog_var):
+    def mixed(x, logits, mu, log_var, weights, log_prob, dlogits, dmu, dlog_var, missing):
         """See `reference.mixed_log_prob`."""
         parts, row = cuda.shared.array(THREADS, dtype), cuda.blockIdx.x
-        binary = bernoulli_part(x, row, logits, weights[row], dlogits)
-        parts[cuda.threadIdx.x] = binary + gaussian_part(x, row, mu, log_var, weights[row], dmu, dlog_var)
+        binary = bernoulli_part(x, row, logits, weights[row], dlogits, missing)
+        parts[cuda.threadIdx.x] = binary + gaussian_part(x, row, mu, log_var, weights[row], dmu, dlog_var, missing)
         total = sum_of_block(parts)
         if cuda.threadIdx.x == 0:
             log_prob[row] = total

@@ -111,10 +111,10 @@ def binarized(x: Any, key: Any, column: Any) -> Any:
     """1 with the probability x, from [0, 1], and otherwise 0; the key and the column, of 64 bits, decide which.
 
     x is compared with a uniform multiple of 2^-24 in [0, 1), exactly: 0 and 1 stay, and a probability is larger than x
-    by less than 2^-24.
+    by less than 2^-24. NaN stays NaN.
     """
     uniform = constant(2.0**-24, x) * (mix(key + column) >> BY_40)
-    return where(uniform < x, constant(1, x), constant(0, x))
+    return where(uniform < x, constant(1, x), constant(0, x) * x)
 
 
 # Optimizers: gradient ascent, one parameter at a time ----------------------------------------------------------------

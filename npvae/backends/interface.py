@@ -59,6 +59,9 @@ class Backend(Protocol):
     def binarize(self, x: Array, keys: Any, out: Array) -> Array:
         """See `reference.binarize`."""
 
+    def fill_missing(self, x: Array, out: Array) -> Array:
+        """See `reference.fill_missing`."""
+
     def dense(self, x: Array, W: Array, b: Array, activation: str, out: Array | None = None) -> Array:
         """See `reference.dense`."""
 
@@ -83,16 +86,25 @@ class Backend(Protocol):
     def add_log_prior(self, z: Array, log_prob: Array, dz: Array | None) -> None:
         """See `reference.add_log_prior`."""
 
-    def bernoulli_log_prob(self, x: Array, logits: Array, weights: Array, out: tuple = ...) -> tuple[Array, Array]:
+    def bernoulli_log_prob(
+        self, x: Array, logits: Array, weights: Array, out: tuple = ..., missing: bool = ...
+    ) -> tuple[Array, Array]:
         """See `reference.bernoulli_log_prob`."""
 
     def gaussian_log_prob(
-        self, x: Array, mu: Array, log_var: Array, weights: Array, out: tuple = ...
+        self, x: Array, mu: Array, log_var: Array, weights: Array, out: tuple = ..., missing: bool = ...
     ) -> tuple[Array, Array, Array]:
         """See `reference.gaussian_log_prob`."""
 
     def mixed_log_prob(
-        self, x: Array, logits: Array, mu: Array, log_var: Array, weights: Array, out: tuple = ...
+        self,
+        x: Array,
+        logits: Array,
+        mu: Array,
+        log_var: Array,
+        weights: Array,
+        out: tuple = ...,
+        missing: bool = ...,
     ) -> tuple[Array, Array, Array, Array]:
         """See `reference.mixed_log_prob`."""
 

@@ -6,6 +6,7 @@ Every backend has these functions, with the same arguments and results; ``interf
 - M is the number of datapoints, L the number of samples z for each of them. Arrays of samples have L * M rows, the
   first sample of every datapoint first: row ``l * M + i`` belongs to datapoint i.
 - Log-densities and KL divergences are in nats.
+- NaN in x is a cell that is not observed. Functions that read x take ``missing``, whether there may be such cells.
 - The objective is maximised; all gradients are its gradients. ``dz`` is the gradient with respect to z.
 - Results are written to the arrays passed as ``out`` and returned. For None a new array is made.
 
@@ -98,6 +99,28 @@ def binarize(x: NDArray, keys: NDArray, out: NDArray) -> NDArray:
     """
     with np.errstate(over="ignore"):
         out[...] = formulas.binarized(x, keys[:, None], np.arange(x.shape[1], dtype=np.uint64))
+    return out
+
+
+def fill_missing(x: NDArray, out: NDArray) -> NDArray:
+    """Copy x with 0 in place of NaN: what the encoder sees of a row with cells that are not observed.
+
+    Parameters
+    ----------
+    x (M, D)
+    out (M, D)
+
+    Returns
+    -------
+    out (M, D)
+
+    Examples
+    --------
+    >>> x = np.array([[1.5, np.nan]])
+    >>> fill_missing(x, np.empty_like(x))
+    array([[1.5, 0. ]])
+    """
+    out[...] = np.where(np.isnan(x), 0, x)
     return out
 
 
@@ -307,10 +330,17 @@ def add_log_prior(z: NDArray, log_prob: NDArray, dz: NDArray | None) -> None:
 
 
 # Likelihoods: one log-density per row, and the gradient with respect to the outputs of the decoder, in one pass -------
+#
+# The cells of x are independent given z. So the density of those that are observed has the terms of those alone.
+
+
+def _of_observed(x: NDArray, *terms: NDArray) -> tuple[NDArray, ...]:
+    """Return terms (L, M, D) with 0 where the cell of x (M, D) is not observed."""
+    return tuple(np.where(np.isnan(x), 0, term) for term in terms)
 
 
 def bernoulli_log_prob(
-    x: NDArray, logits: NDArray, weights: NDArray, out: tuple = (None, None)
+    x: NDArray, logits: NDArray, weights: NDArray, out: tuple = (None, None), missing: bool = False
 ) -> tuple[NDArray, NDArray]:
     """log p(x|z) = sum_d x_d log y_d + (1 - x_d) log(1 - y_d), with y = sigmoid(logits) (Appendix C.1).
 
@@ -322,6 +352,8 @@ def bernoulli_log_prob(
     logits (L * M, D)
     weights (L * M,)
     out : arrays for the results
+    missing : bool
+        Whether x may have NaN. The sum is then over observed cells, and the gradients of the others are 0.
 
     Returns
     -------
@@ -337,15 +369,24 @@ def bernoulli_log_prob(
     True
     >>> dlogits
     array([[ 0.5, -0.5]])
+
+    A pixel that is not observed counts nothing:
+
+    >>> log_prob, dlogits = bernoulli_log_prob(np.array([[1.0, np.nan]]), np.zeros((1, 2)), np.ones(1), missing=True)
+    >>> bool(np.isclose(log_prob[0], -np.log(2)))
+    True
+    >>> dlogits
+    array([[0.5, 0. ]])
     """
     samples, weights = logits.reshape(-1, *x.shape), weights.reshape(-1, len(x), 1)
-    log_prob = np.sum(x * samples - softplus(samples), axis=2)
-    dlogits = weights * (x - sigmoid(samples))
-    return _into(out, log_prob.ravel(), dlogits.reshape(logits.shape))
+    terms, dlogits = x * samples - softplus(samples), weights * (x - sigmoid(samples))
+    if missing:
+        terms, dlogits = _of_observed(x, terms, dlogits)
+    return _into(out, np.sum(terms, axis=2).ravel(), dlogits.reshape(logits.shape))
 
 
 def gaussian_log_prob(
-    x: NDArray, mu: NDArray, log_var: NDArray, weights: NDArray, out: tuple = (None, None, None)
+    x: NDArray, mu: NDArray, log_var: NDArray, weights: NDArray, out: tuple = (None, None, None), missing: bool = False
 ) -> tuple[NDArray, NDArray, NDArray]:
     """log p(x|z) = sum_d log N(x_d; mu_d, sigma_d^2), with log_var = log sigma^2 (Appendix C.2).
 
@@ -355,6 +396,7 @@ def gaussian_log_prob(
     mu, log_var (L * M, D)
     weights (L * M,)
     out : arrays for the results
+    missing : see `bernoulli_log_prob`
 
     Returns
     -------
@@ -371,14 +413,23 @@ def gaussian_log_prob(
     weights = weights.reshape(-1, len(x), 1)
     precision = np.exp(-log_vars)
     error = x - means
-    log_prob = -0.5 * np.sum(LOG_2PI + log_vars + error**2 * precision, axis=2)
+    terms = LOG_2PI + log_vars + error**2 * precision
     dmu = weights * error * precision
     dlog_var = weights * 0.5 * (error**2 * precision - 1)
+    if missing:
+        terms, dmu, dlog_var = _of_observed(x, terms, dmu, dlog_var)
+    log_prob = -0.5 * np.sum(terms, axis=2)
     return _into(out, log_prob.ravel(), dmu.reshape(mu.shape), dlog_var.reshape(mu.shape))
 
 
 def mixed_log_prob(
-    x: NDArray, logits: NDArray, mu: NDArray, log_var: NDArray, weights: NDArray, out: tuple = (None, None, None, None)
+    x: NDArray,
+    logits: NDArray,
+    mu: NDArray,
+    log_var: NDArray,
+    weights: NDArray,
+    out: tuple = (None, None, None, None),
+    missing: bool = False,
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """log p(x|z) of data with columns of two kinds: Bernoulli for the first B of x, Gaussian for the others.
 
@@ -389,6 +440,7 @@ def mixed_log_prob(
     mu, log_var (L * M, D - B)
     weights (L * M,)
     out : arrays for the results
+    missing : see `bernoulli_log_prob`
 
     Returns
     -------
@@ -403,8 +455,8 @@ def mixed_log_prob(
     True
     """
     B = logits.shape[1]
-    binary, dlogits = bernoulli_log_prob(x[:, :B], logits, weights)
-    real, dmu, dlog_var = gaussian_log_prob(x[:, B:], mu, log_var, weights)
+    binary, dlogits = bernoulli_log_prob(x[:, :B], logits, weights, missing=missing)
+    real, dmu, dlog_var = gaussian_log_prob(x[:, B:], mu, log_var, weights, missing=missing)
     return _into(out, binary + real, dlogits, dmu, dlog_var)
 
 

@@ -59,6 +59,7 @@ class Choice(NamedTuple):
     drop: tuple[str, ...] = ()  # those to leave out
     header: bool | None = None  # whether the first line has names; None: as it looks
     names: tuple[str, ...] | None = None  # the columns of a trained model, in its order; empty: it has no names
+    missing: bool = False  # whether values may be missing
 
     def select(
         self,
@@ -111,6 +112,9 @@ class Choice(NamedTuple):
             )
         return [places[name] for name in self.names or ()]
 
+
+#: What an error says of missing values.
+MISSING_REMEDY = "With --missing model, training takes missing values as cells that are not observed"
 
 #: All columns, and the lone array.
 EVERYTHING = Choice()

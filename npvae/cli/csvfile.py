@@ -17,7 +17,7 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .choice import EVERYTHING, Choice, Table, name_column
+from .choice import EVERYTHING, MISSING_REMEDY, Choice, Table, name_column
 
 #: Lines on which separator, header and types of columns are recognized.
 SAMPLE = 100
@@ -313,7 +313,8 @@ def _table(file: TextIO, layout: Layout, choice: Choice) -> Table:
     kept = choice.select(
         names, layout.n_columns, dropped, text={i: cell for i, (kind, cell) in kinds.items() if kind == "text"}
     )
-    columns = Columns(kept.columns, [kinds[i][0] == "boolean" for i in kept.columns], names, layout)
+    boolean = [kinds[i][0] == "boolean" for i in kept.columns]
+    columns = Columns(kept.columns, boolean, names, layout, choice.missing)
     X, blank = columns.read(file)
     notes = [f"separated by {SEPARATORS.get(layout.separator, 'spaces')}"] if layout.separator != "," else []
     notes += ["decimal commas"] if layout.decimal_comma else []
@@ -380,6 +381,7 @@ class Columns(NamedTuple):
     boolean: list[bool]
     names: Sequence[str] | None
     layout: Layout
+    missing: bool  # whether values may be missing
 
     def read(self, file: TextIO) -> tuple[NDArray[np.float64], int]:
         """Return the numbers (rows, columns) of a file, and how many blank lines it has."""
@@ -429,8 +431,8 @@ class Columns(NamedTuple):
         raise ValueError(f"line {line}, {self._name(column)}: {cell!r} is not {expected}")
 
     def _check_finite(self, X: NDArray[np.float64], lines: Sequence[int]) -> None:
-        """Refuse missing and infinite numbers, with their count and the place of the first."""
-        bad = np.argwhere(~np.isfinite(X))
+        """Refuse infinite numbers, and missing ones unless there may be some, with count and place of the first."""
+        bad = np.argwhere(np.isinf(X) if self.missing else ~np.isfinite(X))
         if len(bad) == 0:
             return
         row, column = map(int, bad[0])
@@ -438,7 +440,7 @@ class Columns(NamedTuple):
         raise ValueError(
             f"line {lines[row]}, {self._name(column)}: the value is {kind}; expected finite numbers. "
             f"{len(bad)} value{'s are' if len(bad) > 1 else ' is'} missing or infinite, in {len(set(bad[:, 0]))} of "
-            f"{len(X)} rows"
+            f"{len(X)} rows. {MISSING_REMEDY}"
         )
 
     def _name(self, column: int) -> str:

@@ -150,9 +150,13 @@ def load_table(name: str | Path, choice: Choice = EVERYTHING, say: Callable[[str
             pass
     try:
         table = files.read(path, choice)
-        table = table._replace(X=survey(table.X, str(path)).X)
+        found = survey(table.X, str(path), choice.missing)
+        table = table._replace(X=found.X)
     except Exception as error:  # a damaged file raises whatever its reader meets
         raise ValueError(f"{path} cannot be read as a table of numbers: {error}") from None
+    if found.missing:
+        count = table.X.size - found.n_observed.sum()
+        table = table._replace(notes=(*table.notes, f"{count} of {table.X.size} values missing"))
     table = _like_the_training(table, choice, say)
     say(f"read: {table.describe()}")
     if table.left_out:

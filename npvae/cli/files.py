@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..conventions import did_you_mean
 from . import csvfile
-from .choice import EVERYTHING, Choice, Table
+from .choice import EVERYTHING, MISSING_REMEDY, Choice, Table
 
 #: Words in the names that labels have. A lone array of such a name among vectors is not taken for data unless it is
 #: chosen.
@@ -71,12 +71,12 @@ def _read_parquet(path: Path, choice: Choice) -> Table:
     text = {i: str(frame.iloc[0, i]) if len(frame) else "" for i, is_number in enumerate(numeric) if not is_number}
     kept = choice.select(names, len(names), index, text)
     X = frame.iloc[:, kept.columns].to_numpy(dtype=None if _one_type(frame, kept.columns) else float, na_value=np.nan)
-    bad = np.argwhere(~np.isfinite(X))
+    bad = np.argwhere(np.isinf(X) if choice.missing else ~np.isfinite(X))
     if len(bad):
         row, column = map(int, bad[0])
         raise ValueError(
             f"row {row + 1}, column {names[kept.columns[column]]!r}: the value is missing or infinite; "
-            f"expected finite numbers. {len(bad)} such value{'s' * (len(bad) > 1)} in {len(X)} rows"
+            f"expected finite numbers. {len(bad)} such value{'s' * (len(bad) > 1)} in {len(X)} rows. {MISSING_REMEDY}"
         )
     return Table(X, tuple(names[i] for i in kept.columns), (), kept.left_out)
 

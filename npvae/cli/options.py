@@ -214,11 +214,16 @@ def chosen(arguments: argparse.Namespace, model: VAE | None = None) -> Choice:
     """
     choice = Choice(arguments.array, arguments.columns or (), arguments.drop or (), arguments.header)
     if model is None:
-        return choice
+        return choice._replace(missing=getattr(arguments, "missing", None) == "model")
     notes = model.notes_
     if choice == Choice() and notes.get("dataset") == os.path.abspath(arguments.dataset):
         choice = noted_choice(notes)
-    return choice._replace(names=names_of_model(model))
+    return as_trained(choice, model)
+
+
+def as_trained(choice: Choice, model: VAE) -> Choice:
+    """Return the choice with the columns of a model, and with missing values if it takes them."""
+    return choice._replace(names=names_of_model(model), missing=model.missing == "model")
 
 
 def names_of_model(model: VAE) -> tuple[str, ...]:

@@ -24,11 +24,11 @@ from .options import (
     add_force,
     add_image_shape,
     add_settings,
+    as_trained,
     chosen,
     chosen_settings,
     is_of_train,
     load_model,
-    names_of_model,
     noted_choice,
     noted_split,
     say,
@@ -119,7 +119,7 @@ def run_resume(arguments: argparse.Namespace) -> int:
         model.set_params(verbose=False)  # the library would say the same of its own settings
     complete = {epoch.samples_seen for epoch in model.history_ if epoch.epoch < model.training_.progress.epoch}
     notes["test_curve"] = [point for point in notes["test_curve"] if point[0] in complete]
-    choice = noted_choice(notes)._replace(names=names_of_model(model))
+    choice = as_trained(noted_choice(notes), model)
     with show_stages(not arguments.quiet) as doing:
         doing(f"reading {notes['dataset']}")
         dataset = load_dataset(

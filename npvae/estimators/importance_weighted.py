@@ -214,7 +214,7 @@ class DoublyReparameterized(ImportanceWeighted):
             value += float(np.sum(weights * log_likelihood, dtype=float) + np.sum(dz * path, dtype=float))
             (mu, log_var), no_kl = encoded.outputs, buffers.full(0.0, len(piece.x))
             model.backend.gaussian_latent_backward(mu, log_var, eps, dz, True, no_kl, encoded.doutputs)
-            model.encoder.backward(parameters, piece.x, encoded, self._gradient, buffers)
+            model.encoder.backward(parameters, model.seen(piece.x, buffers), encoded, self._gradient, buffers)
             gradient = self._add(piece)
         return Result(value, samples.elbo, gradient)
 

@@ -121,4 +121,4 @@ class MonteCarloEM:
     def places(self, parameters: Parameters, x: Array, samples: Samples) -> list:
         """List (name, array) of what is computed: see `interface.Estimator`."""
         layers = self.model.layers(None, self.model.decode(parameters, samples.z, self._buffers))
-        return [("input", x), ("z of the chains", samples.z), *layers]
+        return [("input", self.model.seen(x, self._buffers)), ("z of the chains", samples.z), *layers]

@@ -125,7 +125,7 @@ class ScoreFunction:
         model.decoder.backward(parameters, samples.z, decoded, self._gradient, self._later)
         (mu, log_var), out = encoded.outputs, (self._later("log_q", R), *encoded.doutputs)
         log_q, *_ = model.backend.gaussian_log_q(samples.z, mu, log_var, samples.weights, out)
-        model.encoder.backward(parameters, x, encoded, self._gradient, self._later)
+        model.encoder.backward(parameters, model.seen(x, self._later), encoded, self._gradient, self._later)
         weighted = np.sum(to_numpy(samples.weights) * to_numpy(log_q), dtype=float)
         value = float(np.mean(to_numpy(log_likelihood), dtype=float) + weighted)
         return Result(value, samples.elbo, self._gradient)
@@ -136,4 +136,4 @@ class ScoreFunction:
     def places(self, parameters: Parameters, x: Array, samples: Samples) -> list:
         """List (name, array) of what is computed: see `interface.Estimator`."""
         layers = self.model.layers(*self._passes(parameters, x, samples))
-        return [("input", x), *layers, ("weight of the samples", samples.weights)]
+        return [("input", self.model.seen(x, self._later)), *layers, ("weight of the samples", samples.weights)]

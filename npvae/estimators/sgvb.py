@@ -115,14 +115,14 @@ class SGVB:
         dz = self._buffers("dz", *eps.shape)
         model.decoder.backward(parameters, done.z, done.decoded, self._gradient, self._buffers, dz)
         model.backend.gaussian_latent_backward(mu, log_var, eps, dz, self.analytic_kl, weights, out)
-        model.encoder.backward(parameters, x, done.encoded, self._gradient, self._buffers)
+        model.encoder.backward(parameters, model.seen(x, self._buffers), done.encoded, self._gradient, self._buffers)
 
     def places(self, parameters: Parameters, x: Array, samples: Array) -> list:
         """List (name, array) of what is computed: see `interface.Estimator`."""
         done = bound.forward(self.model, parameters, x, samples, self.analytic_kl, self._buffers)
         layers = self.model.layers(done.encoded, done.decoded)
         terms = [("log-likelihood", done.log_likelihood), ("KL divergence of q(z|x) from the prior", done.kl)]
-        return [("input", x), *layers, *terms]
+        return [("input", self.model.seen(x, self._buffers)), *layers, *terms]
 
 
 def mean_in_order(values: list[float]) -> float:

@@ -43,7 +43,7 @@ class Samples(NamedTuple):
 
     z: Array  # (L * M, J), from q(z|x) of the data
     dreamed_z: Array  # (L * M, J), from p(z)
-    dreamed_x: Array  # (L * M, D), from p(x|z) of the dreamed z
+    dreamed_x: Array  # (L * M, D), from p(x|z) of the dreamed z; NaN where the row of the data has it
     kl: float  # mean KL divergence of q(z|x) from the prior, in nats
 
 
@@ -104,6 +104,8 @@ class WakeSleep:
         z, kl = model.latent(model.encode(parameters, x, buffers), noise.eps, True, buffers)
         outputs = [backend.to_numpy(output) for output in model.decode(parameters, noise.z, buffers).outputs]
         dreamed_x = model.likelihood.drawn(backend.to_numpy(noise.x), outputs)
+        if model.missing:  # the encoder learns from dreams with the same cells as the data
+            dreamed_x[np.isnan(np.tile(backend.to_numpy(x), (self.n_samples, 1)))] = np.nan
         mean_kl = float(np.mean(backend.to_numpy(kl), dtype=float))
         return Samples(z, noise.z, backend.asarray(dreamed_x, model.dtype), mean_kl), state
 
@@ -119,7 +121,7 @@ class WakeSleep:
         encoded = model.encode(parameters, samples.dreamed_x, buffers)
         (mu, log_var), out = encoded.outputs, (buffers("log_q", R), *encoded.doutputs)
         log_q, *_ = model.backend.gaussian_log_q(samples.dreamed_z, mu, log_var, weights, out)
-        model.encoder.backward(parameters, samples.dreamed_x, encoded, self._gradient, buffers)
+        model.encoder.backward(parameters, model.seen(samples.dreamed_x, buffers), encoded, self._gradient, buffers)
         return Result(self._mean(log_joint) + self._mean(log_q), elbo, self._gradient)
 
     def _mean(self, values):
@@ -131,4 +133,5 @@ class WakeSleep:
         of_data = model.layers(model.encode(parameters, x, wake), model.decode(parameters, samples.z, wake))
         encoded = model.encode(parameters, samples.dreamed_x, sleep)
         of_dream = model.layers(encoded, model.decode(parameters, samples.dreamed_z, sleep))
-        return [("input", x), *of_data, ("dreamed x", samples.dreamed_x), *of_dream]
+        seen, dreamed = model.seen(x, wake), model.seen(samples.dreamed_x, sleep)
+        return [("input", seen), *of_data, ("dreamed x", dreamed), *of_dream]

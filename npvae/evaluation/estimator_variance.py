@@ -109,7 +109,7 @@ def gradient_variance(
     architecture, data, vector, backend = model.starting_point(X)
     if not architecture.has_encoder:
         raise ValueError(NO_ENCODER)
-    inner = Model(architecture, backend, model.dtype)
+    inner = Model(architecture, backend, model.dtype, data.missing)
     parameters = inner.parameters(vector)
     measurements: list[Measurement] = []
     here = backend.__name__.rpartition(".")[2]

@@ -88,13 +88,14 @@ def examine(fitted: Fitted, data: Data, history: Sequence[Epoch], scorer: Scorer
     model = fitted.model
     batches = list(_batches(fitted, data))
     mu, log_var = (np.concatenate([batch[n] for batch in batches]) for n in (0, 1))
-    mean, square, clipped = (sum(batch[n] for batch in batches) / len(mu) for n in (2, 3, 4))
+    total, squares, n_observed, clipped = (sum(batch[n] for batch in batches) for n in (2, 3, 4, 5))
+    mean, square = (array / np.maximum(n_observed, 1) for array in (total, squares))
     kl = kl_from_standard_normal(mu, log_var).mean(axis=0) + model.divergence_of_noise
     scores = (scorer or fitted.scorer())(fitted.parameters, data)
     elbo, error = float(np.mean(scores)), float(np.std(scores) / np.sqrt(len(scores)))
-    baseline = model.likelihood.baseline(mean, square - mean**2, model.architecture.n_binary)
-    baseline += float(np.mean(data.offset))
-    active, at_floor = tuple(map(bool, mu.var(axis=0) > ACTIVE)), float(clipped)
+    of_columns = model.likelihood.baseline(mean, square - mean**2, model.architecture.n_binary)
+    baseline = float(np.sum(n_observed / len(mu) * of_columns) + np.mean(data.offset))
+    active, at_floor = tuple(map(bool, mu.var(axis=0) > ACTIVE)), float(clipped / len(mu))
     grey = model.architecture.likelihood == "bernoulli" and bool(np.any(mean > square))  # x^2 = x for 0 and 1 alone
     # A latent dimension has a weight for each column. On the rows that they were fitted to, weights without meaning
     # gain about half a nat each, and on new rows they lose as much (Akaike, 1974).
@@ -104,7 +105,10 @@ def examine(fitted: Fitted, data: Data, history: Sequence[Epoch], scorer: Scorer
 
 
 def _batches(fitted, data):
-    """Yield for each batch mu, log_var (M, J), the sums of x and x^2 (D,), and M times the share at the floor."""
+    """Yield for each batch mu, log_var (M, J); of observed cells, the sums of x and x^2 and the number (D,); at_floor.
+
+    The last is M times the share of the log-variances that are at the floor.
+    """
     model, to_numpy = fitted.model, fitted.model.backend.to_numpy
     for rows, x, buffers in fitted.batches(data):
         mu, _ = encoded = model.encode(fitted.parameters, x, buffers).outputs
@@ -112,7 +116,10 @@ def _batches(fitted, data):
         if floor is not None:
             clipped = np.mean(to_numpy(heads[floor]) < MIN_LOG_VAR + NEAR_FLOOR) * len(rows)
         x = np.array(to_numpy(x), float)
-        yield *(np.array(to_numpy(output), float) for output in encoded), x.sum(axis=0), (x * x).sum(axis=0), clipped
+        hidden = np.isnan(x)
+        x[hidden] = 0
+        sums = x.sum(axis=0), (x * x).sum(axis=0), len(x) - hidden.sum(axis=0)
+        yield *(np.array(to_numpy(output), float) for output in encoded), *sums, clipped
 
 
 def _warnings(elbo, error, least, active, clipped, history, grey):

@@ -68,7 +68,7 @@ def importance_sampling(fitted: Fitted, data: Data, n_samples: int) -> Estimates
 def _proposing_everywhere(model: Model) -> Model:
     """Return the model, or one with a Gaussian q(z|x) of the same mean and variance where its family ends somewhere."""
     if np.isfinite(model.posterior.icdf(0.0)) or np.isfinite(model.posterior.icdf(1.0)):
-        return Model(model.architecture._replace(posterior="gaussian"), model.backend, model.dtype)
+        return Model(model.architecture._replace(posterior="gaussian"), model.backend, model.dtype, model.missing)
     return model
 
 
