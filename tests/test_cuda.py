@@ -101,6 +101,13 @@ def test_each_step_of_the_product_equals_the_first(rng, monkeypatch, dtype, shap
             check([found], [cuda.to_numpy(first).astype(float)], dtype)
 
 
+@pytest.mark.parametrize("shape, size", [((12, 5), 6), ((24, 5), 10), ((18, 12), 6)])
+def test_the_tiles_are_those_that_take_the_least_time(shape, size):
+    """With three processors. Two turns of the small tiles take longer than one of the large, but not than two."""
+    kernels = [(time, cuda_product.Kernel(None, 1, (size, size))) for time, size in ((1.5, 6), (1.0, 10))]
+    assert cuda_product._fastest(kernels, *shape, 3).tile == (size, size)
+
+
 def in_memory(factor, is_transposed, dtype):
     """Return a factor of a product on the device, transposed if asked for, even if it has no elements."""
     factor = factor.T if is_transposed else factor

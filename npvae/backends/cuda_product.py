@@ -8,9 +8,9 @@ All three compute ``out = f(a b + bias)``, or add ``a b`` to out, where a, b or 
    arithmetic units, and use each number there ``tile`` times. Reading shared memory is now the limit: two reads a
    multiplication, as before, but fast ones.
 3. `make_registers`: a thread computes a small tile of elements, whose sums it keeps in registers. A number read from
-   shared memory then serves a whole row or column of them: 4 x 4 sums take 8 reads for 16 multiplications. While one
-   tile is multiplied, the next is on its way from memory. Where the result is too small to keep a large GPU busy, teams
-   of threads share the terms of each sum.
+   shared memory then serves a whole row or column of them: 8 x 4 sums take 12 reads for 32 multiplications, and four
+   numbers are read at once. While one tile is multiplied, the next is on its way from memory. Teams of threads share
+   the terms of each sum, so that there are threads enough to hide the time that memory takes.
 
 `PRODUCTS` holds them by name and `IN_USE` names the one that `product` launches.
 """
