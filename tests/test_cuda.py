@@ -348,8 +348,12 @@ def test_training_with_holes_equals_the_references(once, X, kind):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_decay_and_average_equal_the_references(once, X, optimizer, tmp_path):
-    """The device finds the size of a step from its number; an epoch is resumed where the decay was."""
+def test_decay_and_average_equal_the_references(once, X, optimizer, tmp_path, monkeypatch):
+    """The device finds the size of a step from its number, also of two steps that are launched together.
+
+    An epoch is resumed where the decay was.
+    """
+    monkeypatch.setattr(cuda_graph, "CHUNK", 2)
     settings = SMALL | {"dtype": "float64", "optimizer": optimizer, "learning_rate": 0.01, "max_epochs": 3}
     settings |= {"schedule": "cosine", "averaging": "polynomial"}
     found, expected = (npvae.VAE(**settings, backend=name).fit(X, X_valid=X[:4]) for name in ("cuda", "reference"))
@@ -468,7 +472,7 @@ class Builder:
 
 @pytest.mark.skipif(not SIMULATED, reason="a device takes no other builders")
 def test_what_is_launched_beside_is_waited_for(once, X, monkeypatch):
-    """The gradients of the weights are beside the other kernels of a step, and there before they are used."""
+    """The gradients of the weights and the next minibatch: they are there before they are used."""
     builder, beside = Builder(), []
     readers = [*cuda_kernels.UPDATES.values(), *cuda_kernels.NORM.values()]
 
@@ -481,8 +485,9 @@ def test_what_is_launched_beside_is_waited_for(once, X, monkeypatch):
     for module in (cuda, cuda_launch, cuda_product):
         monkeypatch.setattr(module, "launch", launch)
     monkeypatch.setattr(cuda_graph, "launching_on", lambda stream: cuda_launch.launching_on(builder))
-    npvae.VAE(**SMALL, clip_norm=1.0, backend="cuda").fit(X)
-    assert set(beside) == {cuda_product.PRODUCTS["naive"][np.dtype("f4")][0][1].function}
+    monkeypatch.setattr(cuda_graph, "CHUNK", 2)
+    npvae.VAE(**SMALL | {"max_epochs": 2}, clip_norm=1.0, backend="cuda").fit(X)
+    assert set(beside) == {cuda_product.PRODUCTS["naive"][np.dtype("f4")][0][1].function, cuda_kernels.gather}
     assert not builder.open
 
 

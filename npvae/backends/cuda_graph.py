@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .cuda_kernels import SIMULATED
 from .cuda_launch import (
     asarray,
+    beside,
     binarize_rows,
     empty,
     gather_rows,
@@ -96,9 +97,8 @@ class Step:
         shape, (_, n_features) = runner.estimator.noise_shape(n_rows), runner.data.X.shape
         self.runner, dtype = runner, runner.parameters.vector.dtype
         self.most = max(1, min(MOST, NOISE_BYTES // (4 * math.prod(shape))))
-        self.x, self.rows, self.noise = (
-            empty((n_rows, n_features), dtype), empty((CHUNK, n_rows), np.int64), empty((CHUNK, *shape), dtype)
-        )  # fmt: skip
+        self.x = [empty((n_rows, n_features), dtype) for _ in range(2)]  # of a step, and of the next one
+        self.rows, self.noise = empty((CHUNK, n_rows), np.int64), empty((CHUNK, *shape), dtype)
         self.values, self.position = empty(self.most, np.float64), empty(1, np.int32)
         # Page-locked memory for a whole run, from which the device copies while the host goes on.
         self._rows = cuda.pinned_array((self.most, n_rows), np.int64)
@@ -155,13 +155,21 @@ class Step:
     def _compute(self, count):
         """Launch the kernels of some steps."""
         runner = self.runner
+        self._gather(0)
         for i in range(count):
-            gather_rows(self.X, self.rows[i], *runner.scaling, self.x)
-            if self.keys is not None:
-                binarize_rows(self.x, self.keys[i], self.x)
-            done = runner.estimator.passes(runner.parameters, self.x, self.noise[i])
+            if i + 1 < count:
+                with beside():
+                    self._gather(i + 1)
+            done = runner.estimator.passes(runner.parameters, self.x[i % 2], self.noise[i])
             record_value(done.log_likelihood, done.kl, self.values, self.position, done.gradient)
             runner.optimizer.launch(runner.parameters, done.gradient)
+
+    def _gather(self, i):
+        """Launch the copy of the minibatch of step i."""
+        x = self.x[i % 2]
+        gather_rows(self.X, self.rows[i], *self.runner.scaling, x)
+        if self.keys is not None:
+            binarize_rows(x, self.keys[i], x)
 
 
 def captured(launches: Callable[[], object]) -> Callable | None:

@@ -241,8 +241,12 @@ class Trainer:
 
     def _copy(self, parameters: Parameters | None = None) -> NDArray:
         """Return a copy of the parameters, or of other ones, on the host."""
-        vector = (self.parameters if parameters is None else parameters).vector
-        return np.array(self.estimator.model.backend.to_numpy(vector))
+        return self._on_host((self.parameters if parameters is None else parameters).vector)
+
+    def _on_host(self, array: Any) -> NDArray:
+        """Return a copy of an array of the backend on the host. From a device to the host it is copied anyway."""
+        host = self.estimator.model.backend.to_numpy(array)
+        return np.array(host) if host is array else host
 
     def _put(self, vector: NDArray) -> None:
         """Set the parameters."""
@@ -250,13 +254,13 @@ class Trainer:
 
     def snapshot(self) -> State:
         """Return a copy of the current state."""
-        to_numpy, optimizer = self.estimator.model.backend.to_numpy, self.optimizer.state
-        self.progress.counter = to_numpy(optimizer.counter).tolist()
+        optimizer = self.optimizer.state
+        self.progress.counter = self._on_host(optimizer.counter).tolist()
         self.progress.rng = self.rng.bit_generator.state
         estimator = {} if self.estimator_state is None else self.estimator_state._asdict()
         return State(
             parameters=self._copy(),
-            optimizer={name: np.array(to_numpy(array)) for name, array in optimizer.arrays.items()},
+            optimizer={name: self._on_host(array) for name, array in optimizer.arrays.items()},
             best=np.array([] if self.best is None else self.best),
             progress=dataclasses.replace(self.progress),
             estimator={name: np.array(array) for name, array in estimator.items()},
