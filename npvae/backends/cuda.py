@@ -6,7 +6,6 @@ wait for them. `Runner` captures the same calls as a CUDA graph and replays it (
 
 import numpy as np
 
-from .. import nn
 from ..parameters import Parameters
 from . import cuda_kernels as kernels
 from . import formulas
@@ -34,21 +33,8 @@ __all__ = [
     "gaussian_log_prob", "gaussian_log_q", "gradient", "mixed_log_prob", "step", "to_numpy",
 ]  # fmt: skip
 
-
-class Network(nn.Network):
-    """As there, layer by layer: captured as a graph, their kernels cost no calls. The heads run beside each other."""
-
-    def _heads(self, parameters, h, buffers):
-        """See `nn.Network`."""
-        first, *others = self.mlp.heads
-        outputs = []
-        for head in others:
-            with beside():
-                outputs.append(self._dense(head, parameters, h, buffers(head.name, len(h), head.n_outputs)))
-        outputs.insert(0, self._dense(first, parameters, h, buffers(first.name, len(h), first.n_outputs)))
-        wait()
-        return tuple(outputs)
-
+#: Networks are computed layer by layer: captured as a graph, their kernels cost no calls.
+Network = None
 
 # Arrays ---------------------------------------------------------------------------------------------------------------
 

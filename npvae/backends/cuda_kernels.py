@@ -17,7 +17,7 @@ from .reference import LOG_2PI
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM) if hasattr(cuda, "config") else False
 
 #: Threads of a block that works on a row, or on a stretch of a vector; a power of two.
-THREADS = 4 if SIMULATED else 128
+THREADS = 4 if SIMULATED else 256
 
 
 def by_precision(make):
