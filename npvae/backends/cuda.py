@@ -28,9 +28,9 @@ from .cuda_launch import (
 from .cuda_product import product
 
 __all__ = [
-    "Network", "Runner", "add_log_prior", "asarray", "bernoulli_log_prob", "binarize", "clip_norm", "dense",
+    "Network", "Runner", "add_log_prior", "asarray", "bernoulli_log_prob", "beside", "binarize", "clip_norm", "dense",
     "dense_backward", "empty", "fill_missing", "gather", "gaussian_latent", "gaussian_latent_backward",
-    "gaussian_log_prob", "gaussian_log_q", "gradient", "mixed_log_prob", "step", "to_numpy",
+    "gaussian_log_prob", "gaussian_log_q", "gradient", "mixed_log_prob", "step", "to_numpy", "wait",
 ]  # fmt: skip
 
 #: Networks are computed layer by layer: captured as a graph, their kernels cost no calls.

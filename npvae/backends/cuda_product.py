@@ -31,8 +31,8 @@ IN_USE = "registers"
 #: Shared memory starts at a multiple of so many bytes, so that four numbers can be read at once.
 ALIGNMENT = None if SIMULATED else 16
 
-#: Bytes of shared memory that a block can have without asking for more.
-SHARED_BYTES = 48 * 1024
+#: Bytes of shared memory that a block can have without asking for more. In the simulator few, to test what follows.
+SHARED_BYTES = 512 if SIMULATED else 48 * 1024
 
 
 class Kernel(NamedTuple):
@@ -286,6 +286,7 @@ def make_registers(rows, columns, depth, thread_rows, thread_columns, teams, dty
         fetch(a, place_a, of_rows, next_a)
         fetch(b, place_b, of_columns, next_b)
         first, k = uint32(team * uint32(own)), uint32(0)
+        own_a, own_b = first * uint32(width_a), uint32(size_a) + first * uint32(width_b)
         while k < K:
             put(next_a, shared, of_rows.to, stride_a * width_a)
             put(next_b, shared, uint32(size_a) + of_columns.to, stride_b * width_b)
@@ -294,9 +295,7 @@ def make_registers(rows, columns, depth, thread_rows, thread_columns, teams, dty
             fetch(a, place_a, of_rows, next_a)
             fetch(b, place_b, of_columns, next_b)
             if k + first < K:
-                multiply(
-                    shared, first * uint32(width_a), uint32(size_a) + first * uint32(width_b), y, x, of_a, of_b, sums
-                )
+                multiply(shared, own_a, own_b, y, x, of_a, of_b, sums)
             k = uint32(k + uint32(depth))
             cuda.syncthreads()
 
@@ -365,6 +364,7 @@ def product(
     Parameters
     ----------
     a (M, K), or (K, M) if it is transposed; b (K, N), or (N, K) if it is transposed; out (M, N)
+        Each has fewer than 2^31 numbers.
     bias (N,) or None: then no activation is applied; code : int, of the activation
     accumulate : bool, whether the product is added to out
     column_sums (N,) or None: overwritten with the sums of the columns of b
