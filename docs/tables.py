@@ -268,6 +268,8 @@ TABLES = {
     "results/benchmark-tables.csv#contestants": contestants,
     "results/benchmark-tables.csv#scores": scores,
     "results/cuda-kernels.csv": plain,
+    "results/cuda-epochs-h200.csv": plain,
+    "results/cuda-kernels-h200.csv": plain,
     "results/fig2": gaps,
     "results/samplers-sandwich.csv": annealing,
     "results/samplers-speed.csv": plain,

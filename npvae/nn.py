@@ -156,11 +156,15 @@ class Network:
         for layer in self.mlp.hidden:
             h = self._dense(layer, parameters, h, buffers(layer.name, M, layer.n_outputs))
             hidden.append(h)
-        outputs = tuple(
-            self._dense(head, parameters, h, buffers(head.name, M, head.n_outputs)) for head in self.mlp.heads
-        )
+        first, *others = self.mlp.heads
+        outputs = []
+        for head in others:
+            with self.backend.beside():
+                outputs.append(self._dense(head, parameters, h, buffers(head.name, M, head.n_outputs)))
+        outputs.insert(0, self._dense(first, parameters, h, buffers(first.name, M, first.n_outputs)))
+        self.backend.wait()
         doutputs = tuple(buffers(f"d {head.name}", M, head.n_outputs) for head in self.mlp.heads)
-        return Pass(tuple(hidden), outputs, doutputs)
+        return Pass(tuple(hidden), tuple(outputs), doutputs)
 
     def _dense(self, layer: Layer, parameters: Parameters, x: Array, out: Array) -> Array:
         W, b = parameters[layer.name + ".W"], parameters[layer.name + ".b"]

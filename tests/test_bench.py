@@ -55,6 +55,33 @@ def test_bench_writes_tables_and_a_picture(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "new" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.process
+def test_a_contestant_that_ends_is_left_out(capsys):
+    """In its first epoch or a later one, and what it said is shown."""
+    results = epochs.compare(SMALL, ["nobody", "NumPy"], 1, 1)
+    assert [result.contestant for result in results] == ["ceiling", "NumPy"]
+    said = capsys.readouterr().out
+    assert said.startswith("left out: the process of nobody ended with status 1") and "KeyError: 'nobody'" in said
+    expected = pytest.raises(ChildProcessError, match=r"(?s)process of NumPy ended .*ValueError: .*'many")
+    with epochs.Process("NumPy", SMALL, 1) as process, expected:
+        process.turn("many")
+
+
+@pytest.mark.process
+def test_a_contestant_that_has_ended_is_not_waited_for():
+    with epochs.Process("NumPy", SMALL, 1) as process:
+        process.process.kill()
+        process.process.wait()
+        with pytest.raises(ChildProcessError, match="process of NumPy ended with status -9 .*it said: -"):
+            process.turn()
+
+
+@pytest.mark.process
+def test_npvae_is_not_left_out():
+    with pytest.raises(ChildProcessError, match="process of npvae ended"):
+        epochs.compare(SMALL._replace(likelihood="unknown"), ["npvae"], 1, 1)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -70,37 +70,42 @@ def normal(rng, dtype, *shape):
     return rng.standard_normal(shape).astype(np.float32).astype(dtype)
 
 
-#: The steps of the product, and how many blocks are asked for: that decides between tiles of two sizes.
-STEPS = [("naive", 1), ("tiled", 1), ("registers", 1), ("registers", 10**9)]
+#: The steps of the product, each with the place of its tiles in the table.
+STEPS = (
+    [(step, place) for step, tiles in cuda_product.TILES.items() for place in range(len(tiles))] if not MISSING else []
+)
 
 
-@pytest.mark.parametrize("step, busy", STEPS, ids=["naive", "tiled", "large registers", "small registers"])
+@pytest.mark.parametrize("step, place", STEPS)
 @pytest.mark.parametrize("shape", [(5, 10, 9), (4, 0, 5), *SHAPES[3:]])
-def test_each_step_of_the_product_equals_the_first(rng, monkeypatch, dtype, shape, step, busy):
+def test_each_step_of_the_product_equals_the_first(rng, monkeypatch, dtype, shape, step, place):
     """And NumPy, in the three forms of a layer: forward, and the gradients at its weights and, added, at its inputs."""
-    monkeypatch.setattr(cuda_product, "BUSY", busy)
-    launched, launch = [], cuda_launch.launch
-    monkeypatch.setattr(cuda_product, "launch", lambda kernel, *rest: launched.append(kernel) or launch(kernel, *rest))
-    assert set(cuda_product.PRODUCTS) == {step for step, _ in STEPS}
-    kernel = cuda_product.PRODUCTS[step][dtype][-1 if busy == 1 else 0].function
+    monkeypatch.setitem(cuda_product.PRODUCTS[step], dtype, [cuda_product.PRODUCTS[step][dtype][place]])
     M, K, N = shape
     a, b, bias, before = (normal(rng, float, *s) for s in ((M, K), (K, N), (N,), (M, N)))
     b /= np.sqrt(max(1, K))
-    with_bias = {"bias": cuda.asarray(bias, dtype), "code": formulas.code("tanh")}
+    with_bias, sums = {"bias": cuda.asarray(bias, dtype), "code": formulas.code("tanh")}, cuda.asarray(bias, dtype)
     for transposed, start, options, expected in (
         ((False, False), np.full((M, N), np.nan), with_bias, np.tanh(a @ b + bias)),
-        ((True, False), np.full((M, N), np.nan), {}, a @ b),
+        ((True, False), np.full((M, N), np.nan), {"column_sums": sums}, a @ b),
         ((False, True), before, {"accumulate": True}, before + a @ b),
     ):
         factors = [x for pair in zip((a, b), transposed) for x in (in_memory(*pair, dtype), pair[1])]
         found, first = (cuda.asarray(start, dtype) for _ in range(2))
-        cuda_product.product(*factors, found, **options, step=step)
-        check([found], [expected], dtype)
-        assert launched.pop() is kernel
         if step != "naive":
             cuda_product.product(*factors, first, **options, step="naive")
-            launched.clear()
+        sums[:] = cuda.asarray(bias, dtype)
+        cuda_product.product(*factors, found, **options, step=step)
+        check([found, sums], [expected, b.sum(axis=0) if "column_sums" in options else bias], dtype)
+        if step != "naive":
             check([found], [cuda.to_numpy(first).astype(float)], dtype)
+
+
+@pytest.mark.parametrize("shape, size", [((12, 5), 6), ((24, 5), 10), ((18, 12), 6)])
+def test_the_tiles_are_those_that_take_the_least_time(shape, size):
+    """With three processors. Two turns of the small tiles take longer than one of the large, but not than two."""
+    kernels = [(time, cuda_product.Kernel(None, 1, (size, size))) for time, size in ((1.5, 6), (1.0, 10))]
+    assert cuda_product._fastest(kernels, *shape, 3).tile == (size, size)
 
 
 def in_memory(factor, is_transposed, dtype):
@@ -139,7 +144,7 @@ def test_an_unknown_activation_is_nan(dtype):
     for code in (-1, len(formulas.ACTIVATIONS)):
         out, (y, dy) = cuda.empty((2, 2), dtype), on_device(dtype, np.ones((2, 2)), np.ones((2, 2)))
         cuda_product.product(x, False, W, False, out, b, code)
-        cuda_launch.launch(cuda_kernels.DELTA[dtype], 1, (cuda_kernels.LANES, cuda_kernels.DEEP), dy, y, code, b)
+        cuda_launch.launch(cuda_kernels.delta, 1, 4, cuda_launch.flat(dy), cuda_launch.flat(y), code)
         assert np.isnan(cuda.to_numpy(out)).all() and np.isnan(cuda.to_numpy(dy)).all()
     with pytest.raises(ValueError, match="activation is 'relu'; expected one of 'identity', 'tanh'"):
         cuda.dense(x, W, b, "relu")
@@ -343,8 +348,12 @@ def test_training_with_holes_equals_the_references(once, X, kind):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_decay_and_average_equal_the_references(once, X, optimizer, tmp_path):
-    """The device finds the size of a step from its number; an epoch is resumed where the decay was."""
+def test_decay_and_average_equal_the_references(once, X, optimizer, tmp_path, monkeypatch):
+    """The device finds the size of a step from its number, also of two steps that are launched together.
+
+    An epoch is resumed where the decay was.
+    """
+    monkeypatch.setattr(cuda_graph, "CHUNK", 2)
     settings = SMALL | {"dtype": "float64", "optimizer": optimizer, "learning_rate": 0.01, "max_epochs": 3}
     settings |= {"schedule": "cosine", "averaging": "polynomial"}
     found, expected = (npvae.VAE(**settings, backend=name).fit(X, X_valid=X[:4]) for name in ("cuda", "reference"))
@@ -437,12 +446,49 @@ def test_resumed_inside_an_epoch(once, X, monkeypatch):
 @pytest.mark.skipif(SIMULATED, reason="the simulator has no graphs")
 def test_steps_are_captured_and_give_the_same_bits(X, monkeypatch):
     steps, fits = [], []
+    monkeypatch.setattr(cuda_graph, "CHUNK", 2)
     monkeypatch.setattr(cuda_graph.Step, "prepare", _remember(cuda_graph.Step.prepare, steps))
     for capture in (cuda_graph.captured, lambda launches: None):
         monkeypatch.setattr(cuda_graph, "captured", capture)
         fits.append(npvae.VAE(**SMALL | {"max_epochs": 3}, backend="cuda").fit(X).parameters_.vector)
-    assert any(step._graph is not None for step in steps)
+    assert any(step._graphs.keys() == {1, 2} and all(step._graphs.values()) for step in steps)
     np.testing.assert_array_equal(*fits)
+
+
+class Builder:
+    """A graph builder that knows which of its branches have not been waited for."""
+
+    def __init__(self):
+        self.open = []
+
+    def split(self, count):
+        self.open.append(Builder())
+        return self, self.open[-1]
+
+    def join(self, first, *branches):
+        assert first is self and list(branches) == self.open
+        self.open = []
+
+
+@pytest.mark.skipif(not SIMULATED, reason="a device takes no other builders")
+def test_what_is_launched_beside_is_waited_for(once, X, monkeypatch):
+    """The gradients of the weights and the next minibatch: they are there before they are used."""
+    builder, beside = Builder(), []
+    readers = [*cuda_kernels.UPDATES.values(), *cuda_kernels.NORM.values()]
+
+    def launch(kernel, grid, block, *arguments):
+        if cuda_launch._launching.stream in builder.open:
+            beside.append(kernel)
+        assert kernel not in readers or not builder.open
+        kernel[grid, block](*arguments)
+
+    for module in (cuda, cuda_launch, cuda_product):
+        monkeypatch.setattr(module, "launch", launch)
+    monkeypatch.setattr(cuda_graph, "launching_on", lambda stream: cuda_launch.launching_on(builder))
+    monkeypatch.setattr(cuda_graph, "CHUNK", 2)
+    npvae.VAE(**SMALL | {"max_epochs": 2}, clip_norm=1.0, backend="cuda").fit(X)
+    assert set(beside) == {cuda_product.PRODUCTS["naive"][np.dtype("f4")][0][1].function, cuda_kernels.gather}
+    assert not builder.open
 
 
 def _remember(method, instances):
@@ -528,7 +574,7 @@ def test_benchmark_of_kernels(once, monkeypatch):
     """Every kernel of a step has its row; the rates are those of the simulator here."""
     from npvae.bench import gpu
 
-    for name, value in {"LAUNCHES": 1, "REPEATS": 1, "ROUNDS": 2, "THREADS": 4}.items():
+    for name, value in {"LAUNCHES": 1, "REPEATS": 1, "ROUNDS": 2, "UNROLLED": 1, "THREADS": 4}.items():
         monkeypatch.setattr(gpu, name, value)
     top = gpu.ceilings(blocks=1, size=8)
     rows = gpu.table(top, M=2, D=5, H=4, J=2, rows=3)

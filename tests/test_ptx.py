@@ -24,10 +24,10 @@ pytestmark = pytest.mark.skipif(
 #: Arguments of each kernel: f is a number in the precision, then arrays of it by their dimensions; B bool, I int64,
 #: D float64, and arrays of other types.
 SIGNATURES = {
-    "naive": "f2 B f2 B f2 f1 I B",
-    "tiled": "f2 B f2 B f2 f1 I B",
-    "registers": "f2 B f2 B f2 f1 I B",
-    "delta": "f2 f2 I f1",
+    "naive": "f1 B f1 B I f2 f1 I B f1",
+    "tiled": "f1 B f1 B I f2 f1 I B f1",
+    "registers": "f1 B f1 B I f2 f1 I B f1",
+    "delta": "f1 f1 I",
     "latent": "f2 f2 f2 B f2 f1",
     "latent_backward": "f2 f2 f2 f2 B f1 f2 f2",
     "log_q": "f2 f2 f2 f1 f1 f2 f2",
@@ -35,12 +35,11 @@ SIGNATURES = {
     "bernoulli": "f2 f2 f1 f1 f2 B",
     "gaussian": "f2 f2 f2 f1 f1 f2 f2 B",
     "mixed": "f2 f2 f2 f2 f1 f1 f2 f2 f2 B",
-    "gather": "uint8:2 int64:2 int32:1 float64:1 float64:1 f2",
-    "gather_float32": "float32:2 int64:2 int32:1 float64:1 float64:1 f2",
-    "gather_float64": "float64:2 int64:2 int32:1 float64:1 float64:1 f2",
-    "binarize": "f2 uint64:2 int32:1 f2",
+    "gather": "uint8:2 int64:1 float64:1 float64:1 f2",
+    "gather_float32": "float32:2 int64:1 float64:1 float64:1 f2",
+    "gather_float64": "float64:2 int64:1 float64:1 float64:1 f2",
+    "binarize": "f2 uint64:1 f2",
     "fill_missing": "f2 f2",
-    "take": "float32:3 int32:1 f2",
     "record_value": "f1 f1 float64:1 int32:1 int32:1",
     "count_step": "int64:1 int32:1",
     "plan_step": "int64:1 float64:1 D I I I I",
@@ -65,16 +64,16 @@ def kernels(dtype):
 
     dtype = np.dtype(dtype)
     for step, by_dtype in cuda_product.PRODUCTS.items():
-        for kernel, (x, y), (rows, columns) in by_dtype[dtype]:
-            yield f"product: {step}, {rows} x {columns} tile, {x} x {y} threads", step, kernel, x * y
+        for _, (kernel, block, (rows, columns)) in by_dtype[dtype]:
+            threads = int(np.prod(block))
+            yield f"product: {step}, {rows} x {columns} tile, {threads} threads", step, kernel, threads
     for name, kernel in module.UPDATES.items():
         yield f"update: {name}", "update", kernel, module.THREADS
     for name, thing in vars(module).items():
         kernel = thing.get(dtype) if isinstance(thing, dict) else thing
         if is_kernel(kernel):
-            threads = module.LANES * module.DEEP if name == "DELTA" else module.THREADS
             for variant in (name for name in SIGNATURES if re.fullmatch(rf"{kernel.__name__}(_float\d\d)?", name)):
-                yield variant, variant, kernel, threads
+                yield variant, variant, kernel, module.THREADS
             assert kernel.__name__ in SIGNATURES, f"{kernel.__name__} needs a row in SIGNATURES"
     for name, kernel in vars(gpu).items():
         if is_kernel(kernel):

@@ -36,8 +36,9 @@ def _threads(size: int) -> int:
     return threads() if size > SMALL else 1
 
 
-# The arrays of this backend are NumPy arrays.
+# The arrays of this backend are NumPy arrays, and each function is done when it returns.
 empty, asarray, to_numpy = reference.empty, reference.asarray, reference.to_numpy
+beside, wait = reference.beside, reference.wait
 
 
 def gradient(layout, dtype):

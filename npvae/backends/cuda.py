@@ -12,8 +12,10 @@ from . import formulas
 from .cuda_graph import Runner
 from .cuda_launch import (
     asarray,
+    beside,
     binarize_rows,
     empty,
+    flat,
     gather_rows,
     get_or_empty,
     launch,
@@ -21,13 +23,14 @@ from .cuda_launch import (
     nothing,
     readable,
     to_numpy,
+    wait,
 )
 from .cuda_product import product
 
 __all__ = [
-    "Network", "Runner", "add_log_prior", "asarray", "bernoulli_log_prob", "binarize", "clip_norm", "dense",
+    "Network", "Runner", "add_log_prior", "asarray", "bernoulli_log_prob", "beside", "binarize", "clip_norm", "dense",
     "dense_backward", "empty", "fill_missing", "gather", "gaussian_latent", "gaussian_latent_backward",
-    "gaussian_log_prob", "gaussian_log_q", "gradient", "mixed_log_prob", "step", "to_numpy",
+    "gaussian_log_prob", "gaussian_log_q", "gradient", "mixed_log_prob", "step", "to_numpy", "wait",
 ]  # fmt: skip
 
 #: Networks are computed layer by layer: captured as a graph, their kernels cost no calls.
@@ -56,16 +59,14 @@ def gradient(layout, dtype):
 
 def gather(X, rows, scaling, out):
     """See `reference.gather`, for data on the host: only the rows asked for are copied."""
-    part = asarray(X[rows], readable(X.dtype))
-    places = asarray(np.arange(len(rows))[None], np.int64), asarray(np.zeros(1), np.int32)
-    scales = (asarray(scale, np.float64) for scale in (scaling.shift, scaling.scale))
-    gather_rows(part, *places, *scales, out)
+    part, places = asarray(X[rows], readable(X.dtype)), asarray(np.arange(len(rows)), np.int64)
+    gather_rows(part, places, *(asarray(scale, np.float64) for scale in (scaling.shift, scaling.scale)), out)
     return out
 
 
 def binarize(x, keys, out):
     """See `reference.binarize`."""
-    binarize_rows(x, asarray(keys[None], np.uint64), asarray(np.zeros(1), np.int32), out)
+    binarize_rows(x, asarray(keys, np.uint64), out)
     return out
 
 
@@ -88,13 +89,14 @@ def dense(x, W, b, activation, out=None):
 def dense_backward(x, W, y, dy, activation, gradients):
     """See `reference.dense_backward`."""
     dW, db, dx, accumulate = gradients
-    grid, block = n_blocks(dy.shape[1], kernels.LANES), (kernels.LANES, kernels.DEEP)
-    sums = nothing(dy.dtype) if db is None else db
-    launch(kernels.DELTA[dy.dtype], grid, block, dy, y, formulas.code(activation), sums)
-    if dW is not None:
-        product(x, True, dy, False, dW)
+    if activation != "identity":  # whose derivative is 1
+        grid, block = n_blocks(dy.size), kernels.THREADS
+        launch(kernels.delta, grid, block, flat(dy), flat(y), formulas.code(activation))
     if dx is not None:
         product(dy, False, W, True, dx, accumulate=accumulate)
+    if dW is not None:
+        with beside():  # after dx, for which the next layer waits
+            product(x, True, dy, False, dW, column_sums=db)
 
 
 # The latent layer and the likelihoods ---------------------------------------------------------------------------------
@@ -155,6 +157,7 @@ def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None)
 
 def clip_norm(gradient, limit):
     """See `reference.clip_norm`."""
+    wait()
     vector, number = gradient.vector, gradient.vector.dtype.type
     launch(kernels.NORM[vector.dtype], 1, kernels.THREADS, vector, gradient.norm)
     launch(kernels.shrink, n_blocks(vector.shape[0]), kernels.THREADS, vector, gradient.norm, number(limit))
@@ -170,6 +173,7 @@ def step(optimizer, parameters, gradient, state, rule):
     update = kernels.UPDATES[optimizer], n_blocks(parameters.vector.shape[0]), kernels.THREADS, *arrays, *settings
     plan = np.float64(rule.step_size), formulas.SCHEDULE_CODES[rule.schedule], rule.n_steps, rule.begun
     launch(kernels.plan_step, 1, 1, state.counter, gradient.numbers, *plan, rule.accumulate_only)
+    wait()  # for the gradients of the weights
     launch(*update, False)
     launch(kernels.count_step, 1, 1, state.counter, gradient.bad)
     launch(*update, True)

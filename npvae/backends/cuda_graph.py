@@ -17,12 +17,22 @@ from numba import cuda
 from numpy.typing import NDArray
 
 from .cuda_kernels import SIMULATED
-from .cuda_launch import asarray, binarize_rows, empty, gather_rows, launching_on, readable, record_value, take_noise
+from .cuda_launch import (
+    asarray,
+    beside,
+    binarize_rows,
+    empty,
+    gather_rows,
+    launching_on,
+    readable,
+    record_value,
+    wait,
+)
 
 logger = logging.getLogger(__name__)
 
-#: Steps whose order and noise are prepared at a time.
-CHUNK = 50
+#: Steps whose order and noise are prepared at a time, and which are one graph: the device pauses between two graphs.
+CHUNK = 10
 
 #: Most steps before the host waits, and most bytes of their noise.
 MOST, NOISE_BYTES = 1000, 2**27
@@ -78,73 +88,88 @@ class Runner:
 
 
 class Step:
-    """A step with minibatches of one size: its buffers, and its graph once it has been captured."""
+    """A step with minibatches of one size: its buffers, and its graphs once they have been captured.
+
+    The rows and the noise of up to CHUNK steps are on the device at a time, and a graph has a step for each of them.
+    """
 
     def __init__(self, runner, n_rows):
         shape, (_, n_features) = runner.estimator.noise_shape(n_rows), runner.data.X.shape
-        self.runner = runner
+        self.runner, dtype = runner, runner.parameters.vector.dtype
         self.most = max(1, min(MOST, NOISE_BYTES // (4 * math.prod(shape))))
-        dtype = runner.parameters.vector.dtype
-        self.x, self.eps = empty((n_rows, n_features), dtype), empty(shape, dtype)
-        self.rows, self.noise = empty((self.most, n_rows), np.int64), empty((self.most, *shape), np.float32)
+        self.x = [empty((n_rows, n_features), dtype) for _ in range(2)]  # of a step, and of the next one
+        self.rows, self.noise = empty((CHUNK, n_rows), np.int64), empty((CHUNK, *shape), dtype)
         self.values, self.position = empty(self.most, np.float64), empty(1, np.int32)
-        # Page-locked memory, from which the device copies while the host goes on.
-        self._rows, self._noise = (cuda.pinned_array(a.shape, a.dtype) for a in (self.rows, self.noise))
-        self.keys = empty((self.most, n_rows), np.uint64) if runner.data.binarization is not None else None
+        # Page-locked memory for a whole run, from which the device copies while the host goes on.
+        self._rows = cuda.pinned_array((self.most, n_rows), np.int64)
+        self._noise = cuda.pinned_array((self.most, *shape), dtype)
+        self.keys = empty((CHUNK, n_rows), np.uint64) if runner.data.binarization is not None else None
         self.X = runner.resident
         if self.X is None:
             self.X = empty((CHUNK * n_rows, n_features), readable(runner.data.values(slice(0)).dtype))
-        self._launches, self._graph = 0, None
+        self._graphs = None  # by number of steps, once one has been computed
 
     def run(self, batches, rng, keys):
         """Take a step for each minibatch, at most ``most``, and wait for their values: see `Runner.run`."""
-        stream = self.runner.stream
-        if self.keys is not None:
-            self.keys[: len(keys)].copy_to_device(keys, stream=stream)
+        stream, start = self.runner.stream, 0
         self.position.copy_to_device(np.zeros(1, np.int32), stream=stream)
-        for start in range(0, len(batches), CHUNK):
-            part = slice(start, min(start + CHUNK, len(batches)))
-            self.prepare(part, np.array(batches[part], np.int64), rng)
-            for _ in range(part.start, part.stop):
-                self.launch()
+        while start < len(batches):
+            is_whole = self._graphs is not None and start + CHUNK <= len(batches)
+            part = slice(start, start + CHUNK if is_whole else start + 1)
+            self.prepare(part, np.array(batches[part], np.int64), rng, keys)
+            self.launch(part.stop - part.start)
+            start = part.stop
         values = self.values.copy_to_host(stream=stream)
         stream.synchronize()
         return values[: len(batches)]
 
-    def prepare(self, part, rows, rng):
+    def prepare(self, part, rows, rng, keys):
         """Draw the noise of some steps and send it ahead, with their rows (n, M)."""
-        runner, stream = self.runner, self.runner.stream
+        runner, stream, count = self.runner, self.runner.stream, len(rows)
         if runner.resident is None:  # the device gets these rows only, and their numbers start at zero in every chunk
             X = runner.data.values(rows.ravel()).astype(self.X.dtype, copy=False)
             self.X[: rows.size].copy_to_device(X, stream=stream)
             rows = np.arange(rows.size).reshape(rows.shape)
         self._rows[part] = rows
-        runner.estimator.draw_into(rng, self._noise[part])
-        self.rows[part].copy_to_device(self._rows[part], stream=stream)
-        self.noise[part].copy_to_device(self._noise[part], stream=stream)
+        self._noise[part] = runner.estimator.draw_into(rng, np.empty(self._noise[part].shape, np.float32))
+        self.rows[:count].copy_to_device(self._rows[part], stream=stream)
+        self.noise[:count].copy_to_device(self._noise[part], stream=stream)
+        if self.keys is not None:
+            self.keys[:count].copy_to_device(keys[part], stream=stream)
 
-    def launch(self):
-        """Take the next step: the first compiles and allocates, the second is captured, and later ones replay it."""
-        stream = self.runner.stream
-        self._launches += 1
-        if self._launches == 2:
-            self._graph = captured(self._compute)
-        if self._graph is not None:
-            self._graph(stream)
+    def launch(self, count):
+        """Take the steps that are prepared: the first of all compiles and allocates, later ones are replayed."""
+        stream, graph = self.runner.stream, None
+        if self._graphs is None:
+            self._graphs = {}
+        else:
+            if count not in self._graphs:
+                self._graphs[count] = captured(lambda: self._compute(count))
+            graph = self._graphs[count]
+        if graph is not None:
+            graph(stream)
         else:
             with launching_on(stream):
-                self._compute()
+                self._compute(count)
 
-    def _compute(self):
-        """Launch the kernels of a step."""
+    def _compute(self, count):
+        """Launch the kernels of some steps."""
         runner = self.runner
-        gather_rows(self.X, self.rows, self.position, *runner.scaling, self.x)
+        self._gather(0)
+        for i in range(count):
+            if i + 1 < count:
+                with beside():
+                    self._gather(i + 1)
+            done = runner.estimator.passes(runner.parameters, self.x[i % 2], self.noise[i])
+            record_value(done.log_likelihood, done.kl, self.values, self.position, done.gradient)
+            runner.optimizer.launch(runner.parameters, done.gradient)
+
+    def _gather(self, i):
+        """Launch the copy of the minibatch of step i."""
+        x = self.x[i % 2]
+        gather_rows(self.X, self.rows[i], *self.runner.scaling, x)
         if self.keys is not None:
-            binarize_rows(self.x, self.keys, self.position, self.x)
-        take_noise(self.noise, self.position, self.eps)
-        done = runner.estimator.passes(runner.parameters, self.x, self.eps)
-        record_value(done.log_likelihood, done.kl, self.values, self.position, done.gradient)
-        runner.optimizer.launch(runner.parameters, done.gradient)
+            binarize_rows(x, self.keys[i], x)
 
 
 def captured(launches: Callable[[], object]) -> Callable | None:
@@ -163,6 +188,7 @@ def captured(launches: Callable[[], object]) -> Callable | None:
         builder = device.create_graph_builder().begin_building()
         with launching_on(builder):
             launches()
+            wait()
         graph = builder.end_building().complete()
     except Exception as error:  # whatever it is: the kernels can be launched one by one
         logger.warning("no CUDA graph (%s: %s): kernels are launched one by one", type(error).__name__, error)

@@ -17,11 +17,7 @@ from .reference import LOG_2PI
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM) if hasattr(cuda, "config") else False
 
 #: Threads of a block that works on a row, or on a stretch of a vector; a power of two.
-THREADS = 4 if SIMULATED else 128
-
-#: Columns and rows of the block of threads that sums over rows.
-LANES, DEEP = (4, 2) if SIMULATED else (32, 8)
-LANES_DEEP = DEEP, LANES
+THREADS = 4 if SIMULATED else 256
 
 
 def by_precision(make):
@@ -120,19 +116,19 @@ def row_and_column():
 
 
 @cuda.jit
-def gather(X, rows, position, shift, scale, out):
-    """``out = (X[rows[position]] - shift) * scale``: a thread for each number."""
+def gather(X, rows, shift, scale, out):
+    """``out = (X[rows] - shift) * scale``: a thread for each number."""
     i, d = row_and_column()
     if d < out.shape[1]:
-        out[i, d] = (X[rows[position[0], i], d] - shift[d]) * scale[d]
+        out[i, d] = (X[rows[i], d] - shift[d]) * scale[d]
 
 
 @cuda.jit
-def binarize(x, keys, position, out):
-    """Draw 0 or 1 with the keys of a step, ``keys[position]``: a thread for each number."""
+def binarize(x, keys, out):
+    """Draw 0 or 1 with the key of each row: a thread for each number."""
     i, d = row_and_column()
     if d < out.shape[1]:
-        out[i, d] = binarized(x[i, d], keys[position[0], i], uint64(d))
+        out[i, d] = binarized(x[i, d], keys[i], uint64(d))
 
 
 @cuda.jit
@@ -143,39 +139,15 @@ def fill_missing(x, out):
         out[i, d] = _constant(0, x[i, d]) if math.isnan(x[i, d]) else x[i, d]
 
 
-@cuda.jit
-def take(noise, position, out):
-    """``out = noise[position]``: a thread for each number."""
-    i, j = row_and_column()
-    if j < out.shape[1]:
-        out[i, j] = noise[position[0], i, j]
-
-
 # The backward pass of a layer, whose products stand in ``cuda_product`` -----------------------------------------------
 
 
-def make_delta(dtype):
-    """Return the kernel that starts the backward pass of a layer."""
-
-    @cuda.jit
-    def delta(dy, y, code, db):
-        """``dy *= f'(y)``, a block for LANES columns; db (O,) gets its sums over the rows, or is (0,) for no sums."""
-        parts = cuda.shared.array(LANES_DEEP, dtype)
-        lane, deep = cuda.threadIdx.x, cuda.threadIdx.y
-        column, total = cuda.blockIdx.x * LANES + lane, dtype(0)
-        if column < dy.shape[1]:
-            for i in range(deep, dy.shape[0], DEEP):
-                value = dy[i, column] * derivative(y[i, column], code)
-                dy[i, column] = value
-                total += value
-        parts[deep, lane] = total
-        cuda.syncthreads()
-        if deep == 0 and column < db.shape[0]:
-            for i in range(1, DEEP):
-                total += parts[i, lane]
-            db[column] = total
-
-    return delta
+@cuda.jit
+def delta(dy, y, code):
+    """``dy *= f'(y)``: a thread for each number."""
+    i = cuda.grid(1)
+    if i < dy.shape[0]:
+        dy[i] *= derivative(y[i], code)
 
 
 # The latent layer: row l * M + i belongs to datapoint i ---------------------------------------------------------------
@@ -372,7 +344,7 @@ def make_mixed(dtype):
     return mixed
 
 
-DELTA, LATENT, LATENT_BACKWARD = map(by_precision, (make_delta, make_latent, make_latent_backward))
+LATENT, LATENT_BACKWARD = map(by_precision, (make_latent, make_latent_backward))
 LOG_Q, LOG_PRIOR = map(by_precision, (make_log_q, make_log_prior))
 BERNOULLI, GAUSSIAN, MIXED = map(by_precision, (make_bernoulli, make_gaussian, make_mixed))
 
@@ -456,23 +428,31 @@ def make_update(function, n_arrays):
     def update(
         parameters, gradient, first, second, average, counter, bad, numbers, weight_decay, limit, n_weights, take
     ):
-        """See `reference.step`: a thread for each parameter. Arrays that are not used have no elements."""
+        """See `reference.step`: a thread for each parameter. Arrays that are not used have no elements.
+
+        All is read before anything is decided: so a thread waits for memory once.
+        """
         i = cuda.grid(1)
-        if i < parameters.shape[0] and counter[1] < 0:
-            w, g = parameters[i], gradient[i]
-            if not abs(g) <= limit:  # of numbers whose square is finite
-                bad[0] = 1
-                return
-            if i < n_weights:
-                g -= weight_decay * w
+        if i < parameters.shape[0]:
+            w, g, running = parameters[i], gradient[i], counter[1] < 0
             here = (
                 _constant(numbers[0], w), _constant(numbers[1], w), _constant(numbers[2], w), _constant(numbers[3], w)
             )  # fmt: skip
             one = first[i] if n_arrays > 0 else _constant(0, w)
             two = second[i] if n_arrays > 1 else _constant(0, w)
+            mean = average[i] if average.shape[0] > 0 else w
+            is_fine = abs(g) <= limit  # as numbers are whose square is finite
+            g = g if is_fine else _constant(0, w)
+            if i < n_weights:
+                g -= weight_decay * w
             w, one, two = function(w, g, here, one, two)
-            mean = averaged(average[i], w, here) if average.shape[0] > 0 else w
-            if take:
+            if average.shape[0] > 0:
+                mean = averaged(mean, w, here)
+            if not running:
+                return
+            if not is_fine:
+                bad[0] = 1
+            elif take:
                 parameters[i] = w
                 if n_arrays > 0:
                     first[i] = one

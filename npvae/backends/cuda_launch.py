@@ -26,7 +26,8 @@ cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 class _Launching(threading.local):
     """Where each Python thread launches its kernels: on the default stream, another one, or into a graph."""
 
-    stream = 0
+    stream: Any = 0
+    branches: tuple = ()  # of the graph: what has been launched beside, and nobody has waited for
 
 
 _launching = _Launching()
@@ -40,6 +41,28 @@ def launching_on(stream: Any) -> Iterator[None]:
         yield
     finally:
         _launching.stream = before
+
+
+@contextlib.contextmanager
+def beside() -> Iterator[None]:
+    """Launch beside the kernels that follow this context, in a graph; on a stream kernels run in order as always.
+
+    `wait` must come before anything reads the results.
+    """
+    if not hasattr(_launching.stream, "split"):
+        yield
+        return
+    _, branch = _launching.stream.split(2)
+    _launching.branches += (branch,)
+    with launching_on(branch):
+        yield
+
+
+def wait() -> None:
+    """Let the kernels that follow wait for all that was launched `beside`."""
+    if _launching.branches:
+        branches, _launching.branches = _launching.branches, ()
+        _launching.stream.join(_launching.stream, *branches)
 
 
 def launch(kernel: Any, grid: int | tuple, block: int | tuple, *arguments: Any) -> None:
@@ -90,6 +113,11 @@ def explained(what: str) -> Iterator[None]:
         ) from None
 
 
+def flat(factor: Array) -> Array:
+    """Return the numbers of an array, row after row, without a copy."""
+    return factor.reshape(factor.size) if factor.size else nothing(factor.dtype)
+
+
 def asarray(array: Array, dtype: DTypeLike) -> Array:
     """See `reference.asarray`: copy to the device; an array that is there in this dtype is returned as it is."""
     if is_on_device(array):
@@ -118,31 +146,24 @@ def readable(dtype: DTypeLike) -> np.dtype:
     return np.dtype(dtype if dtype in (np.uint8, np.float32, np.float64) else np.float64)
 
 
-def gather_rows(X: Array, rows: Array, position: Array, shift: Array, scale: Array, out: Array) -> None:
-    """Copy a minibatch of data on the device as floats: ``out = (X[rows[position]] - shift) * scale``.
+def gather_rows(X: Array, rows: Array, shift: Array, scale: Array, out: Array) -> None:
+    """Copy a minibatch of data on the device as floats: ``out = (X[rows] - shift) * scale``.
 
     Parameters
     ----------
-    X (N, D) in a `readable` dtype; rows (steps, M) int64; position (1,) int32, the step;
-    shift, scale (D,) float64; out (M, D). All on the device.
+    X (N, D) in a `readable` dtype; rows (M,) int64; shift, scale (D,) float64; out (M, D). All on the device.
     """
-    grid = out.shape[0], n_blocks(out.shape[1])
-    launch(kernels.gather, grid, kernels.THREADS, X, rows, position, shift, scale, out)
+    launch(kernels.gather, (out.shape[0], n_blocks(out.shape[1])), kernels.THREADS, X, rows, shift, scale, out)
 
 
-def binarize_rows(x: Array, keys: Array, position: Array, out: Array) -> None:
+def binarize_rows(x: Array, keys: Array, out: Array) -> None:
     """Draw 0 or 1 for each number of a minibatch: see `reference.binarize`.
 
     Parameters
     ----------
-    x, out (M, D); keys (steps, M) uint64; position (1,) int32, the step. All on the device.
+    x, out (M, D); keys (M,) uint64. All on the device.
     """
-    launch(kernels.binarize, (out.shape[0], n_blocks(out.shape[1])), kernels.THREADS, x, keys, position, out)
-
-
-def take_noise(noise: Array, position: Array, out: Array) -> None:
-    """Copy the noise of a step: ``out = noise[position]``, (R, J) of (steps, R, J)."""
-    launch(kernels.take, (out.shape[0], n_blocks(out.shape[1])), kernels.THREADS, noise, position, out)
+    launch(kernels.binarize, (out.shape[0], n_blocks(out.shape[1])), kernels.THREADS, x, keys, out)
 
 
 def record_value(log_likelihood: Array, kl: Array, values: Array, position: Array, gradient: Any) -> None:

@@ -4,6 +4,7 @@
 and training steps are taken one at a time.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 #: An array of the backend: a NumPy array, or an array on a device. The docstrings of `reference` give the shapes.
@@ -49,6 +50,12 @@ class Backend(Protocol):
 
     def to_numpy(self, array: Array) -> Any:
         """See `reference.to_numpy`."""
+
+    def beside(self) -> AbstractContextManager:
+        """See `reference.beside`."""
+
+    def wait(self) -> None:
+        """See `reference.wait`."""
 
     def gradient(self, layout: Any, dtype: Any) -> Any:
         """See `reference.gradient`."""

@@ -14,6 +14,7 @@ Every backend has these functions, with the same arguments and results; ``interf
 Equations and appendices are those of Kingma and Welling, "Auto-Encoding Variational Bayes" (arXiv:1312.6114).
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,15 @@ def asarray(array: ArrayLike, dtype: DTypeLike) -> NDArray:
 def to_numpy(array: NDArray) -> NDArray:
     """Convert an array of this backend to a NumPy array."""
     return array
+
+
+def beside() -> AbstractContextManager:
+    """Return a context. What is computed in it need not be done before what follows, until `wait`; here it is."""
+    return nullcontext()
+
+
+def wait() -> None:
+    """Wait for what was computed `beside`, before it is read."""
 
 
 def gradient(layout: Any, dtype: DTypeLike) -> Any:

@@ -13,8 +13,9 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from .contestants import CONTESTANTS, Setup
@@ -40,6 +41,9 @@ GPU_SETUPS: dict[str, Setup] = {
     for tf32 in (False, True)
 }
 
+#: Of what a contestant wrote before it ended without an answer, so many characters are shown.
+ERROR_LENGTH = 1500
+
 #: Several epochs on small data are timed together, up to so many rows, because waking a process also takes time.
 ROWS_AT_A_TIME = 25_000
 
@@ -62,13 +66,14 @@ class Process:
         environment = os.environ | dict.fromkeys(variables, count)
         environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()}"
         command = [sys.executable, "-W", "ignore", "-m", __spec__.name]
+        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - `end` closes it
         self.process = subprocess.Popen(
             command,
             env=environment,
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.errors,
         )
         self.name, self.together = name, max(1, ROWS_AT_A_TIME // setup.rows)
         self.answers: list[list[float]] = []  # [seconds an epoch, bound, megabytes]
@@ -81,22 +86,35 @@ class Process:
         Raises
         ------
         ChildProcessError
-            If the process ends without an answer.
+            If the process ends without an answer; with the end of what it wrote to its standard error.
         """
         questions, answers = self.process.stdin, self.process.stdout
         assert questions is not None and answers is not None  # both are pipes
-        questions.write((line or str(self.together)) + "\n")
-        questions.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended: then there is no answer
+            questions.write((line or str(self.together)) + "\n")
+            questions.flush()
         answer = answers.readline()
         if not answer:
-            raise ChildProcessError(f"the process of {self.name} ended without an answer")
+            raise ChildProcessError(
+                f"the process of {self.name} ended with status {self.process.wait()} and without an answer; it said: "
+                f"{self.end() or '-'}"
+            )
         self.answers.append(json.loads(answer))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
+        self.end()
+
+    def end(self) -> str:
+        """Let the process end, and return the end of what it wrote to its standard error."""
+        if self.errors.closed:
+            return ""
         self.process.communicate()
+        with self.errors:
+            self.errors.seek(0)
+            return self.errors.read().strip()[-ERROR_LENGTH:]
 
 
 def available() -> list[str]:
@@ -104,10 +122,24 @@ def available() -> list[str]:
     return [name for name, (_, module) in CONTESTANTS.items() if importlib.util.find_spec(module)]
 
 
+@contextlib.contextmanager
+def left_out(name: str, processes: dict[str, Process]) -> Iterator[None]:
+    """Print why the process of another library has ended, and remove it; npvae must not end."""
+    try:
+        yield
+    except ChildProcessError as error:
+        if name == "npvae":
+            raise
+        processes.pop(name, None)
+        print(f"left out: {error}", flush=True)
+
+
 def compare(
     setup: Setup, names: Sequence[str], threads: int, epochs: int = 7, peak: float | None = None
 ) -> list[Result]:
     """Time epochs of all contestants in turn.
+
+    If the process of another library ends without an answer, that is printed, and the comparison goes on without it.
 
     Parameters
     ----------
@@ -126,15 +158,19 @@ def compare(
         The first is the ceiling: the time of the multiplications and additions of the matrix products in registers.
     """
     with contextlib.ExitStack() as stack:
-        processes = {name: stack.enter_context(Process(name, setup, threads)) for name in names}
+        processes: dict[str, Process] = {}
+        for name in names:
+            with left_out(name, processes):
+                processes[name] = stack.enter_context(Process(name, setup, threads))
         if not peak:
             work_at_peak(1e6, threads)
         ceiling = []
         for _ in range(epochs):
             measured = setup.flop() / peak if peak else seconds_of(lambda: work_at_peak(setup.flop(), threads))
             ceiling.append(measured)
-            for process in processes.values():
-                process.turn()
+            for name, process in list(processes.items()):
+                with left_out(name, processes):
+                    process.turn()
     results = [Result("ceiling", ceiling, float("nan"), float("nan"))]
     for name, process in processes.items():
         seconds, bounds, megabytes = zip(*process.answers)

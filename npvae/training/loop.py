@@ -241,8 +241,12 @@ class Trainer:
 
     def _copy(self, parameters: Parameters | None = None) -> NDArray:
         """Return a copy of the parameters, or of other ones, on the host."""
-        vector = (self.parameters if parameters is None else parameters).vector
-        return np.array(self.estimator.model.backend.to_numpy(vector))
+        return self._on_host((self.parameters if parameters is None else parameters).vector)
+
+    def _on_host(self, array: Any) -> NDArray:
+        """Return a copy of an array of the backend on the host. From a device to the host it is copied anyway."""
+        host = self.estimator.model.backend.to_numpy(array)
+        return np.array(host) if host is array else host
 
     def _put(self, vector: NDArray) -> None:
         """Set the parameters."""
@@ -250,13 +254,13 @@ class Trainer:
 
     def snapshot(self) -> State:
         """Return a copy of the current state."""
-        to_numpy, optimizer = self.estimator.model.backend.to_numpy, self.optimizer.state
-        self.progress.counter = to_numpy(optimizer.counter).tolist()
+        optimizer = self.optimizer.state
+        self.progress.counter = self._on_host(optimizer.counter).tolist()
         self.progress.rng = self.rng.bit_generator.state
         estimator = {} if self.estimator_state is None else self.estimator_state._asdict()
         return State(
             parameters=self._copy(),
-            optimizer={name: np.array(to_numpy(array)) for name, array in optimizer.arrays.items()},
+            optimizer={name: self._on_host(array) for name, array in optimizer.arrays.items()},
             best=np.array([] if self.best is None else self.best),
             progress=dataclasses.replace(self.progress),
             estimator={name: np.array(array) for name, array in estimator.items()},
@@ -306,12 +310,12 @@ class Trainer:
                 self._fail(int(self.optimizer.state.counter[0]), x, samples, self._rejected(gradient))
             bounds.append(elbo)
             values.append(value)
-        elbo, value = (sum(numbers) / len(numbers) + self._offset(rows) for numbers in (bounds, values))
+        elbo, value = (float(sum(numbers) / len(numbers) + self._offset(rows)) for numbers in (bounds, values))
         return elbo, value
 
-    def _offset(self, rows: NDArray) -> float:
-        """Return what the bound of a minibatch has besides that of x: see `preprocessing.Data`."""
-        return self.data.log_jacobian + float(np.mean(self.data.fixed[rows]))
+    def _offset(self, rows: NDArray) -> Any:
+        """Return what the bound of minibatches (..., M) has besides that of x: see `preprocessing.Data`."""
+        return self.data.log_jacobian + np.mean(self.data.fixed[rows], axis=-1)
 
     def _gather(self, rows: NDArray) -> Any:
         return self.estimator.model.gather(self.data, rows, self._buffers, self._keys(rows))
@@ -389,7 +393,7 @@ class Trainer:
             samples, _ = self.estimator.sample(self.parameters, x, rows, noise)
             self._fail(failed, x, samples, self._repeat(failed, x, samples))
         # The value is the bound: see `RunsAhead`.
-        bounds = values + np.array([self._offset(rows) for rows in batches])
+        bounds = values + self._offset(np.array(batches))
         return zip(bounds, bounds)
 
     def _repeat(self, step: int, x: Any, samples: Any) -> str:
