@@ -4,6 +4,7 @@ The reference itself is held against SciPy and exact answers in ``test_distribut
 """
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -318,6 +319,20 @@ def test_cuda_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(backends.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"backend is 'cuda', but the package numba-cuda is not installed; pip inst"):
         backends.get("cuda")
+
+
+def test_cuda_says_that_numpy_is_too_new(monkeypatch):
+    """For numba-cuda, which would say so at the first kernel."""
+
+    def fail(name):
+        raise AttributeError("module 'numpy' has no attribute 'row_stack'")
+
+    monkeypatch.setattr(backends, "import_module", fail)
+    assert re.match(
+        r"numba-cuda cannot work with NumPy \d.* \(module 'numpy' has no attribute 'row_stack'\); pip install "
+        r'"numpy<2.5"',
+        backends.unfit_for_cuda(),
+    )
 
 
 def test_auto_takes_a_gpu_for_large_work_alone(monkeypatch):

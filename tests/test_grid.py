@@ -40,7 +40,9 @@ def test_linear_gaussian_model(rng, n_components):
 
 
 @pytest.mark.parametrize("n_components", [1, 2, 3])
-@pytest.mark.parametrize("width, shift", [(0.01, 0), (30, 0), (1, 20), (0.05, 2)], ids=["narrow", "wide", "far", "both"])
+@pytest.mark.parametrize(
+    "width, shift", [(0.01, 0), (30, 0), (1, 20), (0.05, 2)], ids=["narrow", "wide", "far", "both"]
+)
 def test_the_grid_moves_to_the_posterior(rng, monkeypatch, n_components, width, shift):
     """Whatever q(z|x) is. What lies beyond the ends of the grid, and its step, may cost 1e-6 and 1e-3 nats at most."""
     model, X, exact = linear_gaussian(rng, n_components)

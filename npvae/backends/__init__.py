@@ -72,12 +72,26 @@ def missing_for_cuda() -> str | None:
     from numba import cuda
 
     if cuda.is_available():
-        return None
+        return None if cuda.config.ENABLE_CUDASIM else unfit_for_cuda()
     try:
         cuda.get_current_device()
     except Exception as error:  # the message is the driver's
         return f"no GPU can be used: {' '.join(str(error).split()) or type(error).__name__}"
     return "no GPU can be used"
+
+
+def unfit_for_cuda() -> str | None:
+    """Say why numba-cuda could not compile anything here; None if it can.
+
+    It adds to NumPy's functions when it compiles for the first time: one that NumPy has no longer is an error only then.
+    """
+    try:
+        import_module("numba.cuda.np.arrayobj")
+    except AttributeError as error:
+        import numpy as np
+
+        return f"numba-cuda cannot work with NumPy {np.__version__} ({error}); pip install \"numpy<2.5\" may help"
+    return None
 
 
 def choose(flop_of_step: float, flop_of_run: float) -> str:

@@ -75,7 +75,12 @@ def tasks_of(arguments: argparse.Namespace, folder: Path) -> list[Task]:
     rows = {name: len(datasets.load(name, data_dir).X_train) for name in names}
     return [
         Task(
-            name, curve, folder, float(arguments.samples), curve.n_rows or rows[curve.dataset], data_dir,
+            name,
+            curve,
+            folder,
+            float(arguments.samples),
+            curve.n_rows or rows[curve.dataset],
+            data_dir,
             arguments.backend,
         )
         for name, curve in chosen.items()

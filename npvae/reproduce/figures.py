@@ -26,15 +26,13 @@ class Images(NamedTuple):
 
 
 DATASETS = {
-    "mnist": Images(
-        "MNIST", (28, 28), {"hidden_layer_sizes": (500,), "likelihood": "bernoulli", "init_std": "fan-in"}
-    ),
+    "mnist": Images("MNIST", (28, 28), {"hidden_layer_sizes": (500,), "likelihood": "bernoulli", "init_std": "fan-in"}),
     "frey": Images("Frey Face", (28, 20), {"hidden_layer_sizes": (200,), "likelihood": "sigmoid-gaussian"}),
 }
 
 #: The protocol of the paper where it is not the default of `VAE`: of its three step sizes the one that is best here on
 #: training data, after the first samples. The small networks of Figure 3 learn best with the largest. The paper does not
-#: say with which weights its networks start: the better of two ways, on training data.
+#: say with which weights its networks start: they are those of the better of two ways, on training data.
 #: Several models are trained at once: each on the CPU, unless a backend is asked for.
 PROTOCOL: dict[str, Any] = {"learning_rate": 0.02, "backend": "cpu"}
 
