@@ -83,14 +83,14 @@ def missing_for_cuda() -> str | None:
 def unfit_for_cuda() -> str | None:
     """Say why numba-cuda could not compile anything here; None if it can.
 
-    It adds to NumPy's functions when it compiles for the first time: one that NumPy has no longer is an error only then.
+    It adds to the functions of NumPy when it first compiles: one that NumPy has no longer is an error only then.
     """
     try:
         import_module("numba.cuda.np.arrayobj")
     except AttributeError as error:
         import numpy as np
 
-        return f"numba-cuda cannot work with NumPy {np.__version__} ({error}); pip install \"numpy<2.5\" may help"
+        return f'numba-cuda cannot work with NumPy {np.__version__} ({error}); pip install "numpy<2.5" may help'
     return None
 
 
