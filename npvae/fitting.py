@@ -113,8 +113,7 @@ def begin(
     architecture = architecture_of(settings, preprocessor)
     epochs, n_rows = max_epochs or settings.max_epochs, len(table.X)
     backend = _choose_backend(settings, architecture, n_rows, epochs)
-    missing = data.missing or (valid is not None and valid.missing)
-    model = make_model(architecture, settings.backend, backend, settings.dtype, missing)
+    model = make_model(architecture, settings.backend, backend, settings.dtype, data.missing)
     initial = model.initial(generator(seed, "weights"), settings.init_std)
     if np.abs(initial).max() > np.finfo(model.dtype).max:
         raise ValueError(f"init_std is {settings.init_std!r}; expected initial weights that {model.dtype} can hold")

@@ -43,8 +43,8 @@ def kl_without_one():
 def gaussian_without_two_pi():
     """The Gaussian log-likelihood lacks log(2 pi) in each dimension."""
 
-    def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None)):
-        log_prob, *gradients = reference.gaussian_log_prob(x, mu, log_var, weights)
+    def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None), missing=False):
+        log_prob, *gradients = reference.gaussian_log_prob(x, mu, log_var, weights, missing=missing)
         return reference._into(out, log_prob + 0.5 * reference.LOG_2PI * x.shape[1], *gradients)
 
     return backend(gaussian_log_prob=gaussian_log_prob)
@@ -53,7 +53,7 @@ def gaussian_without_two_pi():
 def bernoulli_with_ones_and_zeros_swapped():
     """log p(1 - x | z) instead of log p(x | z)."""
 
-    def bernoulli_log_prob(x, logits, weights, out=(None, None)):
-        return reference.bernoulli_log_prob(1 - x, logits, weights, out)
+    def bernoulli_log_prob(x, logits, weights, out=(None, None), missing=False):
+        return reference.bernoulli_log_prob(1 - x, logits, weights, out, missing)
 
     return backend(bernoulli_log_prob=bernoulli_log_prob)

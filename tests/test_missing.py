@@ -1,8 +1,6 @@
 """Cells that are not observed, NaN in x: the bound, scores and the fit are those of the observed cells."""
 
 import itertools
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,9 +8,12 @@ import scipy.stats
 from test_data import KINDS
 
 import npvae
+from npvae import cli
 from npvae.backends import reference
 from npvae.backends.formulas import soft_floor
-from npvae.estimators import ESTIMATORS, SGVB
+from npvae.cli.choice import Choice
+from npvae.cli.data import load_table
+from npvae.estimators import ESTIMATORS, SGVB, first_nonfinite
 from npvae.evaluation import LinearGaussian
 from npvae.likelihoods import LIKELIHOODS
 from npvae.model import Architecture, Model
@@ -208,8 +209,10 @@ def test_a_row_with_holes_is_a_row_of_the_model_of_the_other_columns(rng, make_m
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("likelihood", ["gaussian", "mixed", "bernoulli"])
+@pytest.mark.parametrize(
+    "likelihood, estimator",
+    [*(("mixed", name) for name in ESTIMATORS), ("gaussian", "sgvb-b"), ("bernoulli", "sgvb-b")],
+)
 def test_gradients(rng, table, estimator, likelihood):
     """Against central differences in float64, and in the precision that trains."""
     X = (table > 3).astype(float) if likelihood == "bernoulli" else table
@@ -228,6 +231,21 @@ def test_gradients_of_compiled_kernels(rng, table, likelihood, dtype):
     settings = SMALL | {"backend": "cpu", "dtype": dtype, "missing": "model"}
     model = npvae.VAE(2, likelihood=likelihood, **settings).fit(holes(rng, X))
     assert npvae.gradcheck(model, holes(rng, X)[:20]).passed
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_holes_are_not_taken_for_a_training_that_diverged(rng, make_model, name):
+    """Of a step with holes everything is finite; if a weight is not, the first layer behind it is named."""
+    spec = ESTIMATORS[name]
+    model, parameters = make_model(random_weights=spec.random_weights, has_encoder=spec.has_encoder)
+    model = Model(model.architecture, model.backend, "float64", missing=True)
+    x, estimator = holes(rng, rng.random((10, 7))), spec.make(model, max(2, spec.fewest_samples), 10)
+    samples, _ = estimator.sample(parameters, x, np.arange(10), estimator.draw(rng, 10))
+    assert first_nonfinite(estimator, parameters, x, samples) is None
+    layer = "encoder.hidden1" if spec.has_encoder else "decoder.hidden1"
+    parameters[f"{layer}.W"][...] = np.inf
+    with np.errstate(invalid="ignore"):
+        assert first_nonfinite(estimator, parameters, x, samples) == layer
 
 
 def test_dreams_have_the_holes_of_the_data(rng, make_model):
@@ -356,7 +374,7 @@ def test_scaling_and_fixed_columns_are_those_of_the_observed_cells(rng, masked, 
     hidden[[3, 250], 3], hidden[:150, 3] = False, np.arange(150) != 3
     H = np.where(hidden, np.nan, X)
     monkeypatch.setattr("npvae.table.CHUNK", 64)
-    given = np.ma.MaskedArray(np.where(hidden, -99.0, X), hidden) if masked else H
+    given = np.ma.MaskedArray(np.where(hidden & (rng.random(X.shape) < 0.5), -99.0, X), hidden) if masked else H
     preprocessor, _ = fit_preprocessor(survey(given, missing=True), "mixed")
     order = preprocessor.order.tolist()
     assert order == [4, 0, 1] and [density.column for density in preprocessor.fixed] == [2, 3]
@@ -384,24 +402,26 @@ def test_scaling_and_fixed_columns_are_those_of_the_observed_cells(rng, masked, 
 
 
 def test_a_rare_value_is_rare_among_the_observed_ones():
-    """See `preprocessing.RARE`: 4 of 50 observed values are not rare, 4 of 200 would be."""
+    """See `preprocessing.RARE`: 4 of 50 observed values are not rare; 4 of 200 are, and 2 of 50 zeros."""
     X = np.zeros((200, 4))
     X[:, 1:] = np.random.default_rng(0).integers(0, 9, (200, 3))
     X[:4, 0] = 1
     assert choose_likelihood(survey(X))[0] == "gaussian"
     X[50:, 0] = np.nan
     assert choose_likelihood(survey(X, missing=True))[0] == "mixed"
+    X[:50, 0] = np.arange(50) >= 2
+    assert choose_likelihood(survey(X, missing=True))[0] == "gaussian"
 
 
 def test_a_piece_is_compared_by_its_observed_cells(rng):
-    X = np.column_stack([rng.standard_normal((200, 2)), np.where(np.arange(200) < 1, 1.0, 0.0)])
+    X = np.column_stack([rng.standard_normal((200, 2)) + np.array([0, 100]), np.where(np.arange(200) < 1, 1.0, 0.0)])
     preprocessor, _ = fit_preprocessor(survey(X), "gaussian")
     assert [density.column for density in preprocessor.fixed] == [2]
     hidden = rng.random(X.shape) < 0.9
     hidden[:, 1] = True
     dirty = np.where(hidden, 1e6, X)
     assert preprocessor.far_from(survey(np.ma.MaskedArray(dirty, hidden), missing=True)) == ""
-    X[:, 2] = 1.0  # in the 20 observed cells of the piece, more often than the first piece lets expect
+    X[np.flatnonzero(~hidden[:, 2])[:6], 2] = 1.0  # of about 20 observed cells; of 200, they would be no surprise
     far = preprocessor.far_from(survey(np.ma.MaskedArray(X, hidden), missing=True))
     assert "column 2 hardly varied in the first piece, and does in this one" in far
     far = preprocessor.far_from(survey(np.ma.MaskedArray(X * [50, 1, 0], hidden), missing=True))
@@ -501,32 +521,39 @@ def test_data_frames(rng, table):
             npvae.VAE(2, **SMALL).fit(frame)
 
 
-def test_files_with_missing_cells(rng, table, tmp_path):
+def test_files_with_missing_cells(rng, table, tmp_path, monkeypatch, capsys):
     """`npvae train table.csv --missing model`, and what uses the model afterwards."""
+    monkeypatch.chdir(tmp_path)
     X = holes(rng, table)
     lines = [",".join("" if np.isnan(value) else repr(float(value)) for value in row) for row in X[2:]]
     lines = ["a,b,c,d,e", *lines, ",".join(["NA", "?", "nan", "1.5", "0"])]
     (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "npvae", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-
     train = ["train", "table.csv", "--epochs", "2", "--hidden", "4", "--components", "2", "--learning-rate", "0.05",
              "--backend", "reference", "--out", "model.npz"]  # fmt: skip
-    refused = run(*train)
-    assert (
-        refused.returncode and "missing" in refused.stderr and "With --missing model, training takes" in refused.stderr
-    )
-    trained = run(*train, "--missing", "model")
-    assert trained.returncode == 0, trained.stderr
-    missing = np.isnan(X[2:]).sum() + 3
-    assert f"{missing} of {5 * 59} values missing" in trained.stderr and "test bound" in trained.stdout
+    assert cli.main(train) == 1
+    refused = capsys.readouterr().err
+    assert "the value is missing" in refused and "With --missing model, training takes" in refused
+    assert cli.main([*train, "--missing", "model"]) == 0
+    said = capsys.readouterr()
+    assert f"{np.isnan(X[2:]).sum() + 3} of {5 * 59} values missing" in said.err and "test bound" in said.out
     for command in (["score", "model.npz", "table.csv"], ["resume", "model.npz", "--epochs", "3"],
                     ["gradcheck", "model.npz", "--dataset", "table.csv"]):  # fmt: skip
-        done = run(*command)
-        assert done.returncode == 0, done.stderr
-    assert npvae.load(tmp_path / "model.npz").missing == "model"
+        assert cli.main(command) == 0, capsys.readouterr().err
+    assert npvae.load("model.npz").missing == "model"
+
+
+def test_parquet_with_missing_cells(rng, table, tmp_path, monkeypatch):
+    """The frame that pandas reads of a file; to write one takes pyarrow."""
+    pandas = pytest.importorskip("pandas")
+    X = holes(rng, np.rint(table))
+    frame = pandas.DataFrame(X, columns=list("abcde")).convert_dtypes()
+    monkeypatch.setattr(pandas, "read_parquet", lambda path: frame)
+    (tmp_path / "table.parquet").touch()
+    found = load_table(tmp_path / "table.parquet", Choice(missing=True))
+    np.testing.assert_array_equal(found.X, X)
+    assert found.notes[-1] == f"{np.isnan(X).sum()} of 300 values missing"
+    with pytest.raises(ValueError, match="missing or infinite; .* With --missing model, training takes missing values"):
+        load_table(tmp_path / "table.parquet")
 
 
 # The fit --------------------------------------------------------------------------------------------------------------
@@ -614,7 +641,7 @@ def test_errors(rng, table):
 def test_fit_chooses_on_tables_with_holes(rng, table):
     """Rows with holes are held out as others are; masked arrays and data frames are cut into parts."""
     X = holes(rng, table)
-    for given in (X, np.ma.MaskedArray(table, np.isnan(X))):
+    for given in (X, np.ma.MaskedArray(np.where(np.isnan(X), np.inf, table), np.isnan(X))):
         model = npvae.fit(given, missing="model", verbose=False, max_epochs=2, backend="reference")
         assert "bounds of 12 held-out rows" in "".join(model.report_)
     few = X.copy()
@@ -636,6 +663,8 @@ def test_fingerprints_of_masked_data(rng):
     prints = [fingerprints(Data(values, scaling, 0.0, np.zeros(20), mask=mask))[0][3] for values, mask in (
         (X, None), (X, hidden), (np.where(hidden, 5, X), hidden), (X, ~hidden))]  # fmt: skip
     assert prints[1] == prints[2] and len(set(prints)) == 3
+    data = Data(np.zeros((20, 3)), scaling, 0.0, np.zeros(20), mask=hidden)
+    assert len({tuple(print) for print in fingerprints(data, data._replace(mask=~hidden))}) == 2
 
 
 @pytest.mark.slow(reason="trains four models")

@@ -271,23 +271,38 @@ def _prior_of_row(z, dz):
     return z.dtype.type(-0.5) * total
 
 
-def _make_bernoulli_row(missing):
-    """Return the function of a row: all of it, or where cells may be missing, those that are observed."""
+@njit(**ROW)
+def _always(x):
+    return True
+
+
+@njit(**ROW)
+def _if_a_number(x):
+    return x == x
+
+
+def _make_bernoulli_row(is_observed):
+    """Return the function of a row, of those of its cells that are observed.
+
+    Each choice stands behind what it is about: the compiler makes branches of choices that follow on each other, and
+    does not vectorize the loop.
+    """
 
     @njit(**ROW)
     def row(x, logits, weight, dlogits):
         total, zero = logits.dtype.type(0), logits.dtype.type(0)
         for d in range(len(x)):
-            term, slope = x[d] * logits[d] - softplus(logits[d]), weight * (x[d] - sigmoid(logits[d]))
-            there = not missing or x[d] == x[d]
-            total += term if there else zero
-            dlogits[d] = slope if there else zero
+            observed = is_observed(x[d])
+            term = x[d] * logits[d] - softplus(logits[d])
+            total += term if observed else zero
+            slope = weight * (x[d] - sigmoid(logits[d]))
+            dlogits[d] = slope if observed else zero
         return total
 
     return row
 
 
-def _make_gaussian_row(missing):
+def _make_gaussian_row(is_observed):
     """Return the function of a row: see `_make_bernoulli_row`."""
 
     @njit(**ROW)
@@ -295,20 +310,22 @@ def _make_gaussian_row(missing):
         half, one, log_2pi = mu.dtype.type(0.5), mu.dtype.type(1), mu.dtype.type(LOG_2PI)
         total, zero = mu.dtype.type(0), mu.dtype.type(0)
         for d in range(len(x)):
+            observed = is_observed(x[d])
             precision, error = exp(-log_var[d]), x[d] - mu[d]
             squared = error * error * precision
-            term, slope = log_2pi + log_var[d] + squared, weight * half * (squared - one)
-            there = not missing or x[d] == x[d]
-            total += term if there else zero
-            dmu[d] = weight * error * precision if there else zero
-            dlog_var[d] = slope if there else zero
+            term = log_2pi + log_var[d] + squared
+            total += term if observed else zero
+            slope = weight * error * precision
+            dmu[d] = slope if observed else zero
+            slope = weight * half * (squared - one)
+            dlog_var[d] = slope if observed else zero
         return -half * total
 
     return row
 
 
-_bernoulli_row, _bernoulli_observed = _make_bernoulli_row(False), _make_bernoulli_row(True)
-_gaussian_row, _gaussian_observed = _make_gaussian_row(False), _make_gaussian_row(True)
+_bernoulli_row, _bernoulli_observed = _make_bernoulli_row(_always), _make_bernoulli_row(_if_a_number)
+_gaussian_row, _gaussian_observed = _make_gaussian_row(_always), _make_gaussian_row(_if_a_number)
 
 
 def bernoulli_log_prob(x, logits, weights, out=(None, None), missing=False):
