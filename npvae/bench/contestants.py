@@ -111,7 +111,7 @@ class NumPy(Npvae):
 
 
 class Torch:
-    """PyTorch: autograd, and a fused Adagrad with weight decay for the group of the weights."""
+    """PyTorch: autograd, and Adagrad with weight decay for the group of the weights, which is fused on a CPU."""
 
     compiled, fused = False, True
 
@@ -128,8 +128,9 @@ class Torch:
         names, self.parameters = list(arrays), list(arrays.values())
         weights = [p for name, p in arrays.items() if name.endswith(".W")]
         biases = [p for name, p in arrays.items() if name.endswith(".b")]
+        fused = self.fused and setup.device == "cpu"
         groups: list[Any] = [{"params": weights, "weight_decay": 1 / setup.rows}, {"params": biases}]
-        self.optimizer = torch.optim.Adagrad(groups, LEARNING_RATE, eps=1e-8, fused=self.fused or None)
+        self.optimizer = torch.optim.Adagrad(groups, LEARNING_RATE, eps=1e-8, fused=fused or None)
         depth, heads = len(setup.hidden_layer_sizes), setup.heads()
 
         def bernoulli_log_prob(x, logits):

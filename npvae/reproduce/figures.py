@@ -31,9 +31,9 @@ DATASETS = {
 }
 
 #: The protocol of the paper where it is not the default of `VAE`: of its three step sizes the one that is best here on
-#: training data, after the first samples. The small networks of Figure 3 learn best with the largest. With which weights
-#: its networks start, the paper does not say: they are those of the better of two ways, on training data.
-#: Several models are trained at once: each on the CPU, unless a backend is asked for.
+#: training data, after the first samples. The small networks of Figure 3 learn best with the largest. The paper does
+#: not say how its weights start: the better of two ways, on training data. Several models are trained at once: each on
+#: the CPU, unless a backend is asked for.
 PROTOCOL: dict[str, Any] = {"learning_rate": 0.02, "backend": "cpu"}
 
 
