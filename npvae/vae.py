@@ -204,7 +204,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         Parameters
         ----------
         X : array (N, D)
-            uint8 data is read as pixels and stays uint8 in memory.
+            uint8 data is read as pixels and stays uint8 in memory. With ``missing="model"`` cells may be NaN or masked.
         y : ignored
         X_valid : array (N', D), optional
             Validation data: its bound is recorded after each epoch, training stops early, the best parameters stay.
@@ -810,7 +810,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             yield uses.Wanted(n_draws, return_std, n_samples, seed, told)
 
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Estimate the lower bound on log p(x) of each row: (N,) in nats, for X (N, D).
+        """Estimate the lower bound on log p(x) of each row: (N,) in nats, for X (N, D); of its observed cells.
 
         The noise of a row is keyed by its content and the model's seed: a score does not change from call to call, nor
         with the other rows. It is in nats of the data as given, whatever its type: of uint8 pixels a density is lower
