@@ -1,6 +1,7 @@
 """The commands ``encode``, ``impute`` and ``denoise``: the tables and pictures that they write."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,24 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*split R-hat:UserWarning")  # o
 NAMES = ["length", "wide", "is red", "x"]
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch, rng):
-    """A working folder with a model m.npz of a table whose columns have names, and the table with holes, holes.csv."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a model m.npz of a table whose columns have names, and the table with holes, holes.csv."""
+    folder, rng = tmp_path_factory.mktemp("trained"), np.random.default_rng(0)
     table = np.column_stack([rng.standard_normal((40, 2)), rng.integers(0, 2, (40, 2))]).round(3)
-    write("table.csv", table)
+    write(folder / "table.csv", table)
     options = "--components 2 --hidden 4 --epochs 1 --learning-rate 0.05 --backend reference --quiet"
-    assert cli.main(["train", "table.csv", "--out", "m", *options.split()]) == 0
+    assert cli.main(["train", f"{folder}/table.csv", "--out", f"{folder}/m", *options.split()]) == 0
     holes = [[value if keep else "" for value, keep in zip(row, rng.random(4) < 0.7)] for row in table[:6].tolist()]
-    write("holes.csv", [*holes, ["", "", "", ""]])
+    write(folder / "holes.csv", [*holes, ["", "", "", ""]])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch, trained):
+    """A working folder with these files."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
 
 
 def write(path, rows, names=NAMES):

@@ -460,11 +460,10 @@ def test_a_row_does_not_depend_on_others_or_batches(rng, backend, monkeypatch):
         lambda X: model.impute(X, return_std=True, **few),
         lambda X: (model.impute(X, n_draws=20, **few).transpose(1, 0, 2),),
         lambda X: model.denoise(X, sigma=0.3, return_std=True, **few),
-        lambda X: (model.denoise(X, salt_and_pepper=0.2, extremes=(0, 1), **few),),
     )
     for ask in asks:
         together, order = ask(X), rng.permutation(12)
-        for rows, at_once in (order, 500), ([7], 500), (np.arange(7, 12), 500), (np.arange(12), 5):
+        for rows, at_once in (order, 500), ([7], 500), (np.arange(12), 5):
             monkeypatch.setattr(inference, "MOST_ROWS", at_once)
             for found, expected in zip(ask(X[rows]), together):
                 np.testing.assert_allclose(found, expected[rows], rtol=1e-9, atol=1e-9)

@@ -368,9 +368,12 @@ def test_rows_and_models_without_a_density(tables):
     ):
         model.impute(far)
     model.parameters_.vector[...] = np.nan
-    with pytest.warns((RuntimeWarning, UserWarning)) as warnings:
-        model.denoise(tables["gaussian"][:4], sigma=1.0)
-    assert "denoise is NaN or infinite in 4 of 4 rows" in str(warnings[0].message)
+    holes = tables["gaussian"][:4].copy()
+    holes[2:, 1] = np.nan
+    for wanted in {}, {"n_draws": 2}, {"return_std": True}:
+        with pytest.warns((RuntimeWarning, UserWarning)) as warnings:
+            model.impute(holes, **wanted)
+        assert "impute is NaN or infinite in 2 of 4 rows, the first is row 2" in str(warnings[-1].message)
 
 
 def test_columns_of_several_kinds_are_no_picture(models):

@@ -314,13 +314,11 @@ def _answer(fitted, seen, columns, rows, observation, wanted, name):
         merged = _merged(fitted, seen, rows, nothing)
         return (merged, np.zeros(merged.shape, _float_type(merged.dtype, fitted))) if wanted.return_std else merged
     found = infer(fitted, columns, observation, wanted.n_samples, n_draws=n_draws, seed=wanted.seed, told=wanted.told)
-    warn_if_not_finite(name, found.mean)
     for (kind, limit), values in zip(LIMITS.items(), (found.rhat, found.size)):
         if doubt := limit.doubt(name, kind, values, rows):
             warn(doubt)
-    if n_draws:
-        return _merged(fitted, seen, rows, columns.outward(found.draws))
-    X = _merged(fitted, seen, rows, columns.outward(found.mean))
+    X = _merged(fitted, seen, rows, columns.outward(found.draws if n_draws else found.mean))
+    warn_if_not_finite(name, np.moveaxis(X, -2, 0))
     if not wanted.return_std:
         return X
     std = np.zeros(X.shape, X.dtype)
