@@ -617,14 +617,15 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         True
         """
         check_number("steps", steps, np.integer, 2)
-        return self.inverse_transform(np.linspace(self._code_of("x1", x1), self._code_of("x2", x2), steps))
+        line = np.linspace(self._code_of("x1", x1), self._code_of("x2", x2), steps)
+        return self._answer("interpolate", np.mean(self.fitted_.decode(line), axis=0), np.asarray(x1).dtype)
 
     def _code_of(self, name, x):
         """Return the mean (J,) of q(z|x) of one datapoint."""
         if np.ndim(x) != 1:
             raise ValueError(f"{name} has the shape {np.shape(x)}; expected one datapoint, (D,)")
         fitted = self.fitted_
-        table = survey(np.asarray(x)[None], name)
+        table = survey(np.asarray(x)[None], name, fitted.model.missing)
         return fitted.encode(fitted.preprocessor.data(table, name))[0][0]
 
     # What is not seen: p(x | seen) ------------------------------------------------------------------------------------

@@ -96,6 +96,7 @@ def test_the_line_between_two_codes(models, tables):
     line = model.interpolate(x1, x2, steps=3)
     z = model.transform(tables["gaussian"][:2])
     np.testing.assert_allclose(line, model.inverse_transform(np.array([z[0], z.mean(axis=0), z[1]])), rtol=1e-5)
+    assert line.dtype == x1.dtype and model.interpolate(x1.astype("f4"), x2).dtype == np.float32
     with pytest.raises(ValueError, match=r"x2 has the shape \(1, 6\); expected one datapoint"):
         model.interpolate(x1, x2[None])
     with pytest.raises(ValueError, match="steps is 1; expected an integer of at least 2"):
@@ -313,6 +314,8 @@ def test_averages_of_pictures_are_those_given(name, rng):
         (lambda m, X: m.denoise(X, salt_and_pepper=0.1, extremes=1), r"extremes is 1; expected \(low, high\)"),
         (lambda m, X: m.super_resolve(X[:, :1], "2x3", 2), "image_shape is '2x3'; expected"),
         (lambda m, X: m.super_resolve(X[:, :1], 6, 2), "image_shape is 6; expected"),
+        (lambda m, X: m.super_resolve(X[:, :1], (-2, -3), 1), r"image_shape is \(-2, -3\); expected"),
+        (lambda m, X: m.super_resolve(X[:, :1], (2.0, 3.0), 1), r"image_shape is \(2.0, 3.0\); expected"),
         (lambda m, X: m.super_resolve(X[:, :1], (2, 3), 2), "factor is 2; expected one that divides .* 2 and 3"),
         (lambda m, X: m.super_resolve(X[:, :1], (2, 2), 2), r"image_shape is \(2, 2\); expected .* of 6 numbers"),
         (lambda m, X: m.super_resolve(X[:, :1], (2, 3), 0), "factor is 0; expected an integer of at least 1"),
@@ -322,6 +325,13 @@ def test_averages_of_pictures_are_those_given(name, rng):
 def test_bad_input(models, tables, ask, message):
     with pytest.raises(ValueError, match=message):
         ask(models["gaussian"], with_holes(tables["gaussian"]))
+
+
+def test_what_is_no_number(models, tables):
+    with pytest.raises(TypeError, match="sigma is of type <U1; expected an array of real numbers"):
+        models["gaussian"].denoise(tables["gaussian"], sigma="a")
+    with pytest.raises(TypeError, match="extremes is of type <U1; expected an array of real numbers"):
+        models["gaussian"].denoise(tables["gaussian"], salt_and_pepper=0.1, extremes=("a", "b"))
 
 
 def test_averages_outside_of_the_range(models):

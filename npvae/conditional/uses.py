@@ -17,6 +17,7 @@ from ..conventions import (
     check_number,
     column_names,
     compare_names,
+    real_array,
     short_repr,
     warn,
     warn_if_not_finite,
@@ -159,7 +160,7 @@ def denoise(
 def _with_gaussian_noise(fitted, X, sigma):
     compare_names(column_names(X), fitted.feature_names, "VAE")
     seen = Seen.of(X, fitted.preprocessor.n_columns)
-    columns, given = Columns.of(fitted.preprocessor, seen.X.dtype), np.asarray(sigma, float)
+    columns, given = Columns.of(fitted.preprocessor, seen.X.dtype), real_array("sigma", sigma).astype(float)
     D = len(columns.order)
     if given.shape not in ((), (D,)):
         raise ValueError(f"sigma has the shape {given.shape}; expected a number, or one for each of {D} columns")
@@ -244,7 +245,7 @@ def _checked_extremes(fitted, columns, extremes, dtype):
         if fitted.model.likelihood.unit_interval:
             return np.zeros(len(columns.order)), np.ones(len(columns.order))
         raise ValueError("extremes is None; expected (low, high), the values of pepper and salt, for data of any range")
-    if np.shape(extremes) != (2,) or not -np.inf < extremes[0] < extremes[1] < np.inf:
+    if real_array("extremes", extremes).shape != (2,) or not -np.inf < extremes[0] < extremes[1] < np.inf:
         raise ValueError(f"extremes is {extremes!r}; expected (low, high) with low < high")
     low, high = np.asarray(extremes).astype(_float_type(dtype, fitted))  # as X has them
     return (columns.inward(np.broadcast_to(end, (1, len(columns.order))))[0] for end in (low, high))
@@ -254,7 +255,8 @@ def _checked_shape(image_shape, factor, n_columns):
     """Return (height, width, colours) of a picture that can be divided into blocks."""
     check_number("factor", factor, np.integer, 1)
     shape = tuple(np.ravel(image_shape).tolist())
-    if np.ndim(image_shape) != 1 or len(shape) not in (2, 3) or math.prod(shape) != n_columns:
+    sound = np.ndim(image_shape) == 1 and all(isinstance(side, int) and side > 0 for side in shape)
+    if not sound or len(shape) not in (2, 3) or math.prod(shape) != n_columns:
         raise ValueError(f"image_shape is {image_shape!r}; expected (height, width[, colours]) of {n_columns} numbers")
     if shape[0] % factor or shape[1] % factor:
         raise ValueError(
