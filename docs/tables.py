@@ -256,6 +256,19 @@ def gaps(source):
     return markdown(["model", "samples", *parts, "gap, test"], *rows)
 
 
+def errors(source):
+    """Return the error of each method, by task; the smallest of a task is in bold."""
+    of_tasks, methods = {}, {}
+    for row in load(source):
+        of_tasks.setdefault(row["task"], {})[row["method"]] = row["rms"]
+        methods[row["method"]] = None
+    rows = []
+    for task, found in of_tasks.items():
+        marks = {name: "**" if rms == min(found.values()) else "" for name, rms in found.items()}
+        rows.append([task, *(f"{marks[m]}{found[m]:.3f}{marks[m]}" if m in found else "" for m in methods)])
+    return markdown(["task", *methods], *rows)
+
+
 def file_of(source):
     return HERE / source.partition("#")[0]
 
@@ -283,6 +296,9 @@ TABLES = {
     "results/full-vb-*.csv": full_vb,
     "results/full-vb-*-seed*.csv": full_vb_seeds,
     "results/full-vb-*-evidence.csv": full_vb_evidence,
+    "results/uses-pictures.csv": errors,
+    "results/uses-tables.csv": errors,
+    "results/uses-anomalies.csv": plain,
     "results/likelihood-exact.csv": likelihood,
     "results/likelihood-mnist.csv": plain,
     "results/regularization-digits.csv": regularization,

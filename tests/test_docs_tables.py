@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 import tempfile
+import warnings
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +13,13 @@ import frey
 import full_vb
 import gradient_variance
 import likelihood
+import numpy as np
 import published
 import pytest
 import regularization
 import samplers
 import tables
+import uses
 
 import npvae
 from npvae import datasets
@@ -231,6 +234,26 @@ def small_samplers(patch, X):
     samplers.main()
 
 
+def small_uses(patch, X):
+    small = {
+        "IMAGES": 3, "SHOWN": 2, "DRAWS": 1, "SIGMAS": (0.3,), "FEW": 20, "FEWER_LATENTS": (1,), "NEAREST": (1,),
+        "SHARES": (0.3,), "SEEDS": range(1), "RANKED": 4,
+        "LOADERS": {"wine": lambda return_X_y: (np.random.default_rng(0).normal(size=(40, 3)), None)},
+    }  # fmt: skip
+    for name, value in small.items():
+        patch.setattr(uses, name, value)
+    settings = {"hidden_layer_sizes": (4,), "learning_rate": 0.05, "max_epochs": 1}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # so little data has what the methods warn of
+        for latents in 1, 20:
+            npvae.VAE(latents, **settings).fit(X[:80]).save(Path(folder) / f"mnist-{latents}-aevb.npz")
+        uses.pictures(Path(folder))
+        uses.anomalies(Path(folder))
+        uses.with_holes()
+    tables.write(tables.HERE / "uses.md")
+    assert (tables.HERE / "uses.png").read_bytes().startswith(b"\x89PNG")
+
+
 SCRIPTS = {
     "likelihood": (small_likelihood, ["likelihood-exact", "likelihood-mnist"]),
     "regularization": (small_regularization, ["regularization-digits", "regularization-mnist"]),
@@ -238,6 +261,7 @@ SCRIPTS = {
     "gradient_variance": (small_gradient_variance, ["gradient-variance-0"]),
     "results": (small_results, ["frey-seeds", "published-vae-curve", "published-score"]),
     "samplers": (small_samplers, ["samplers-sandwich", "samplers-speed"]),
+    "uses": (small_uses, ["uses-pictures", "uses-anomalies", "uses-tables"]),
 }
 
 
