@@ -557,7 +557,7 @@ def test_models_of_something_else_are_not_continued(small, capsys):
     arguments = ("fig2", "--samples", "1e4", "--only", "mnist-10-aevb", "mnist-3-aevb", "--out", ".")
     assert run(*arguments) == 1
     said = capsys.readouterr().err
-    assert "mnist-3-aevb.npz is a model with another 'hidden_layer_sizes', 'likelihood', 'init_std', 'batch_size'" in said
+    assert "mnist-3-aevb.npz is a model with another 'hidden_layer_sizes', 'likelihood', 'init_std', 'batch" in said
     assert (small / "mnist-3-aevb.npz").read_bytes() == content and len(list(small.iterdir())) == 1
     model = npvae.VAE(**task(small).curve.settings, max_epochs=1).fit(small_data("mnist").X_train)
     model.save("mnist-3-aevb.npz")
