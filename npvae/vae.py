@@ -840,7 +840,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         X : array (N, D)
         method : {"importance", "marginal", "annealed", "quadrature"}
             "importance": samples of q(z|x). "marginal": the estimator of the paper's Appendix D. "annealed": annealed
-            importance sampling. "quadrature": a grid around the mean of q(z|x), for up to 3 latent dimensions.
+            importance sampling. "quadrature": a grid that moves from q(z|x) to the posterior, for up to 3 latents.
         n_samples : int, optional
             Samples of q(z|x) (by default 5000), samples of the posterior in each set (50), chains (16), or nodes in
             each dimension (41; or 5, 9, 13, ...).

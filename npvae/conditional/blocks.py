@@ -6,7 +6,8 @@ integers counts as both, in the shares whose mean it is. For n = 1, this is how 
 values.
 """
 
-from typing import NamedTuple, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,22 +25,18 @@ TOGETHER = 2**19
 MOST_CELLS = 1000
 
 
-class RealBlocks(NamedTuple):
-    """Weighted sums of Gaussian cells: see `Observation`.
+@dataclass(frozen=True, repr=False)
+class Blocks:
+    """What the observations of blocks share: a number of each block was seen, and no cell.
 
     Examples
     --------
-    Two cells N(0, 1) whose average is 3:
-
-    >>> blocks = RealBlocks(np.array([[3.0]]), np.array([[0, 1]]), np.array([0.5, 0.5]))
-    >>> outputs = Outputs(np.zeros((1, 1, 0)), np.zeros((1, 1, 2)), np.zeros((1, 1, 2)))
-    >>> [array.tolist() for array in blocks.moments(outputs)]
-    [[[[3.0, 3.0]]], [[[0.5, 0.5]]]]
+    >>> Blocks(np.array([[3.0], [1.0]]), np.array([[0, 1]])).take(np.array([1]))
+    Blocks(seen=array([[1.]]), cells=array([[0, 1]]))
     """
 
-    seen: NDArray[np.float64]  # (M, K) the sums; NaN: not seen
+    seen: NDArray[np.float64]  # (M, K); NaN: not seen
     cells: NDArray[np.int64]  # (K, n) the cells of each block; every cell is in one
-    weight: NDArray[np.float64]  # (D,)
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -56,7 +53,24 @@ class RealBlocks(NamedTuple):
 
     def take(self, rows: NDArray) -> Self:
         """See `Observation.take`."""
-        return self._replace(seen=self.seen[rows])
+        return replace(self, seen=self.seen[rows])
+
+
+@dataclass(frozen=True, repr=False)
+class RealBlocks(Blocks):
+    """Weighted sums of Gaussian cells: see `Observation`.
+
+    Examples
+    --------
+    Two cells N(0, 1) whose average is 3:
+
+    >>> blocks = RealBlocks(np.array([[3.0]]), np.array([[0, 1]]), np.array([0.5, 0.5]))
+    >>> outputs = Outputs(np.zeros((1, 1, 0)), np.zeros((1, 1, 2)), np.zeros((1, 1, 2)))
+    >>> [array.tolist() for array in blocks.moments(outputs)]
+    [[[[3.0, 3.0]]], [[[0.5, 0.5]]]]
+    """
+
+    weight: NDArray[np.float64]  # (D,)
 
     def log_prob(self, outputs: Outputs) -> tuple[NDArray, Outputs]:
         """See `Observation.log_prob`."""
@@ -98,8 +112,9 @@ class RealBlocks(NamedTuple):
         return _to_cells(np.broadcast_to(of_blocks[..., None], (*of_blocks.shape, self.cells.shape[1])), self.cells)
 
 
-class BinaryBlocks(NamedTuple):
-    """Numbers of binary cells that are 1: see `Observation`.
+@dataclass(frozen=True, repr=False)
+class BinaryBlocks(Blocks):
+    """Numbers of binary cells that are 1, from 0 to n: see `Observation`.
 
     Examples
     --------
@@ -112,26 +127,6 @@ class BinaryBlocks(NamedTuple):
     >>> blocks.moments(outputs)[0].round(12)
     array([[[0.25, 0.75]]])
     """
-
-    seen: NDArray[np.float64]  # (M, K) from 0 to n; NaN: not seen
-    cells: NDArray[np.int64]  # (K, n) the cells of each block; every cell is in one
-
-    def __repr__(self) -> str:
-        return short_repr(self)
-
-    @property
-    def content(self) -> NDArray:
-        """See `Observation.content`."""
-        return self.seen
-
-    @property
-    def known(self) -> NDArray:
-        """See `Observation.known`."""
-        return np.full((len(self.seen), self.cells.size), np.nan)
-
-    def take(self, rows: NDArray) -> Self:
-        """See `Observation.take`."""
-        return self._replace(seen=self.seen[rows])
 
     def log_prob(self, outputs: Outputs) -> tuple[NDArray, Outputs]:
         """See `Observation.log_prob`. The gradient is that of an exponential family: E[x | z, seen] - E[x|z]."""
