@@ -17,6 +17,7 @@ __all__ = [
     "check_gradient",
     "datasets",
     "distributions",
+    "exercises",
     "fit",
     "gradcheck",
     "load",
@@ -24,12 +25,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import datasets, distributions, plots
+    from . import datasets, distributions, exercises, plots
 else:
 
     def __getattr__(name):
-        """Import ``npvae.datasets``, ``npvae.distributions`` or ``npvae.plots`` on first use: plots load matplotlib."""
-        if name not in ("datasets", "distributions", "plots"):
+        """Import the modules beside the model on first use: ``npvae.plots`` loads matplotlib."""
+        if name not in ("datasets", "distributions", "exercises", "plots"):
             from .conventions import did_you_mean
 
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}{did_you_mean(name, __all__)}")

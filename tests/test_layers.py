@@ -29,7 +29,7 @@ LAYERS = (
     ("persistence",),
     ("vae",),
     ("selection",),
-    ("datasets", "plots"),  # only what stands on top of the library imports them
+    ("datasets", "exercises", "plots"),  # only what stands on top of the library imports them
     ("npvae",),
     ("bench", "reproduce"),
     ("cli",),
@@ -37,7 +37,7 @@ LAYERS = (
 )
 
 #: They import nothing of npvae but their own files, and the checks of arguments.
-LEAVES = ("datasets", "plots")
+LEAVES = ("datasets", "exercises", "plots")
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -293,7 +293,7 @@ def test_import_is_light():
     assert python(f"import sys, npvae; print([name for name in {heavy} if name in sys.modules])") == "[]"
 
 
-PUBLIC = ["VAE", "check_gradient", "datasets", "distributions", "fit", "gradcheck", "load", "plots"]
+PUBLIC = ["VAE", "check_gradient", "datasets", "distributions", "exercises", "fit", "gradcheck", "load", "plots"]
 
 
 def test_dir_lists_what_users_call():
@@ -303,7 +303,7 @@ def test_dir_lists_what_users_call():
     assert [name for name in dir(npvae) if name.startswith("_") and not name.endswith("__")] == []
 
 
-@pytest.mark.parametrize("name", ["datasets", "distributions", "plots"])
+@pytest.mark.parametrize("name", ["datasets", "distributions", "exercises", "plots"])
 def test_packages_are_found_on_first_use(name):
     assert python(f"import npvae; print(npvae.{name}.__name__)") == f"npvae.{name}"
 
