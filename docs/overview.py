@@ -56,8 +56,8 @@ def examine(path, thumbnail):
 
 
 def _axis_names(ax):
-    """Return the names of both axes, or None for pictures, whose axes are switched off or have no ticks."""
-    bare = not ax.axison or not (len(ax.get_xticks()) or len(ax.get_yticks()))
+    """Return the names of both axes, or None for pictures, and for axes that are switched off or have no ticks."""
+    bare = ax.images or not ax.axison or not (len(ax.get_xticks()) or len(ax.get_yticks()))
     return None if bare else (ax.get_xlabel(), ax.get_ylabel())
 
 
@@ -97,7 +97,14 @@ def run(path, thumbnail, timeout=None, package=ROOT):
     """
     thumbnail = Path(thumbnail).absolute()
     warnings = ["-W", "error", "-W", "ignore:FigureCanvasAgg is non-interactive:UserWarning"]
-    command = [sys.executable, *warnings, str(Path(__file__).absolute()), "--examine", str(path), str(thumbnail)]
+    command = [
+        sys.executable,
+        *warnings,
+        str(Path(__file__).absolute()),
+        "--examine",
+        str(Path(path).absolute()),
+        str(thumbnail),
+    ]
     paths = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"MPLBACKEND": "agg", "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(
