@@ -25,6 +25,7 @@ rng = np.random.default_rng(0)  # the only source of randomness: the same seed g
 X, X_test = np.split(make_digits(5500)[0] / 255, [5000])  # pixels between 0 and 1: 5000 to learn from, 500 to test on
 N, D = X.shape  # N pictures, one a row, of D pixels each
 
+# figure: data
 fig, ax = plt.subplots(figsize=(7, 1.6), layout="constrained")
 ax.imshow(np.hstack(X[:10].reshape(-1, 28, 28)), cmap="gray")  # the pixels of a row of X form a square
 ax.set(xlabel="10 rows of X, 28 pixels wide each", xticks=[], yticks=[])
@@ -180,6 +181,7 @@ print(f"bound on new digits: {np.mean(bounds):.0f} nats; independent pixels: {ba
 assert gain > 40 and test[-1] > test[0] + 10
 
 # %%
+# figure: one-page
 reconstructed = sigmoid(decode(p, encode(p, X_test[:10])[1])[1])  # decode the mean code of each picture
 drawn = sigmoid(decode(p, rng.standard_normal((10, J)))[1])  # decode codes drawn from the prior
 fig, (left, right) = plt.subplots(2, 1, figsize=(7, 5), layout="constrained")
@@ -189,7 +191,12 @@ left.set(xlabel="pictures seen in training", ylabel="bound (nats)")
 left.legend()
 pictures = [np.hstack(row.reshape(-1, 28, 28)) for row in (X_test[:10], reconstructed, drawn)]
 right.imshow(np.vstack(pictures), cmap="gray")
-right.set(xticks=[], yticks=[14, 42, 70], yticklabels=["new digits", "decoded codes", "from the prior"])
+right.set(
+    xlabel="28 pixels each",
+    xticks=[],
+    yticks=[14, 42, 70],
+    yticklabels=["new digits", "decoded codes", "from the prior"],
+)
 fig.set_label("thumbnail")
 
 # %% [markdown]
