@@ -125,10 +125,27 @@ def test_all_formulas_and_subjects_are_covered(kind, least):
 
 @every
 def test_formulas_are_asserted_where_they_are_written(path):
-    text = path.read_text()
-    for name, source in marks(path, "formula"):
-        assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(source))), name
-    assert text.count("# $$") >= 2 * len({source for _, source in marks(path, "formula")}) // 2
+    """In the cell of the formula, or in the next one."""
+    sources = [cell.source for cell in cells(path, "code")]
+    for source, after in zip(sources, [*sources[1:], ""]):
+        if found := re.findall(r"^# formula: ([\w-]+)$", source, re.MULTILINE):
+            assert any(
+                isinstance(node, ast.Assert) or is_a_test(node) for node in ast.walk(ast.parse(source + after))
+            ), found
+
+
+def is_an_assertion(node):
+    return isinstance(node, ast.Assert) or (isinstance(node, ast.Call) and "assert_" in ast.unparse(node.func))
+
+
+@every
+def test_formulas_stand_in_the_prose_before_their_code(path):
+    """The number of displayed formulas so far is never below the number of cells that have marked formulas."""
+    displayed = coded = 0
+    for cell in notebook(path).cells:
+        displayed += cell.source.count("$$") // 2 if cell.cell_type == "markdown" else 0
+        coded += bool(re.search(r"^# formula: ", cell.source, re.MULTILINE))
+        assert coded <= displayed, cell.source
 
 
 @every
