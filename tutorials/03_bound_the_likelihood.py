@@ -221,7 +221,7 @@ def bound(log_q):
 
 
 def bound_by_moments(mu, sigma, x, s, h=0.0):
-    """Compute the same without a grid for q = N(mu, sigma^2), x|z ~ N((z - h)^2, s^2)."""
+    """Compute the same without a grid, for q = N(mu, sigma^2) and x|z ~ N((z - h)^2, s^2); h is for later."""
     m, v = mu - h, sigma**2
     square, fourth = m**2 + v, m**4 + 6 * m**2 * v + 3 * v**2
     log_likelihood = -0.5 * np.log(2 * np.pi * s**2) - 0.5 * (x**2 - 2 * x * square + fourth) / s**2
@@ -235,7 +235,13 @@ assert abs(bound(log_posterior) - log_px) < 1e-12  # where q is the posterior, t
 print(f"bound of the wide q {bound(wide):.2f}, of the narrow q {bound(narrow):.2f}; log p(x) {log_px:.2f} nats")
 
 # %% [markdown]
-# Why is it a bound? Multiply $\log p(x)$ by $1 = \int q(z) \, dz$, write $p(x) = p(x, z) / p(z|x)$, and insert $q / q$:
+# Why is it a bound? $\log p(x)$ does not depend on $z$, so its average over $q$ is itself. Write
+# $p(x) = p(x, z) / p(z|x)$, which is Bayes' rule, and multiply and divide by $q(z)$:
+#
+# $$\log p(x) = \mathbb E_q\Big[\log \frac{p(x, z)}{p(z|x)}\Big]
+# = \mathbb E_q\Big[\log \frac{q(z)}{p(z|x)}\Big] + \mathbb E_q\Big[\log \frac{p(x, z)}{q(z)}\Big]$$
+#
+# The first part is a KL divergence, the second is the bound:
 #
 # $$\log p_\theta(x) = D_{KL}\big(q(z|x) \,\|\, p_\theta(z|x)\big) + \mathcal L(q)$$
 #
@@ -394,7 +400,9 @@ h_exact, h_bound = hs[np.argmax(sets, axis=2)].T
 cost = [exact.max() - exact[np.argmax(best)] for exact, best in sets]
 print(f"likelihood: best h = {h_exact.mean():.1f}, range {h_exact.min():.1f} to {h_exact.max():.1f} over 6 data sets")
 print(f"bound: best h = {h_bound.mean():.1f}, range {h_bound.min():.1f} to {h_bound.max():.1f}")
-print(f"the bound's choice loses {np.mean(cost):.2f} nats of likelihood")
+cost_error = np.std(cost, ddof=1) / np.sqrt(len(cost))
+print(f"the bound's choice loses {np.mean(cost):.2f} +- {cost_error:.2f} nats of likelihood per datapoint")
+assert np.mean(cost) > 4 * cost_error
 assert np.all(h_bound > h_exact + 0.2) and np.all(sets[:, 1] < sets[:, 0])
 
 # %%
@@ -461,39 +469,42 @@ np.testing.assert_allclose(kl_divergence(Normal(mu, sigma), Normal()), normal_kl
 # The library gives the same. Its other families have entropies too. Here are their log-densities by hand, with
 # $y = (z - m) / b$, and beside the library's entropy the integral $-\int q \log q \, dz$.
 
+
 # %%
-families = {
-    "Laplace": (distributions.Laplace(0.4, 0.7), lambda y: -abs(y) - np.log(2)),
-    "Logistic": (distributions.Logistic(0.4, 0.7), lambda y: -y - 2 * np.logaddexp(0, -y)),
-    "Gumbel": (distributions.Gumbel(0.4, 0.7), lambda y: -y - np.exp(-y)),
-    "Triangular": (distributions.Triangular(0.4, 0.7), lambda y: np.log(1 - abs(y))),
-    "Uniform": (distributions.Uniform(0.4, 0.4 + 0.7), lambda y: 0.0 * y),
-}
-ends = {"Laplace": (-40, 40), "Logistic": (-40, 40), "Gumbel": (-4, 40), "Triangular": (-1, 1), "Uniform": (0, 1)}
-for name, (family, log_standard) in families.items():
-    low, high = (0.4 + 0.7 * end for end in ends[name])
-    log_density = lambda v, log_standard=log_standard: log_standard((v - 0.4) / 0.7) - np.log(0.7)
-    kink = {"points": [0.4] if low < 0.4 else None, "limit": 200, "epsabs": 1e-11}
-    mass = quad(lambda v, log_density=log_density: np.exp(log_density(v)), low, high, **kink)[0]
-    surprise = quad(lambda v, log_density=log_density: -np.exp(log_density(v)) * log_density(v), low, high, **kink)[0]
-    inside = np.linspace(low, high, 11)[1:-1] * 0.999
-    np.testing.assert_allclose(family.log_prob(inside), log_density(inside), rtol=1e-11)
-    print(f"{name:10}: mass {mass:.6f}, entropy {surprise:.4f} nats")
-    assert abs(mass - 1) < 1e-8 and abs(family.entropy() - surprise) < 1e-8
+def mass_and_entropy(log_q, low, high):
+    """Integrals of q and of -q log q, in nats, over a range whose middle may be a kink."""
+    middle = {"points": [(low + high) / 2], "limit": 200, "epsabs": 1e-11}
+    mass = quad(lambda v: np.exp(log_q(v)), low, high, **middle)[0]
+    return mass, quad(lambda v: -np.exp(log_q(v)) * log_q(v), low, high, **middle)[0]
+
+
+m, b = 0.4, 0.7
+families = (  # the library's, the log-density of y, and a range of y with all the mass
+    (distributions.Laplace(m, b), lambda y: -abs(y) - np.log(2), -40, 40),
+    (distributions.Logistic(m, b), lambda y: -y - 2 * np.logaddexp(0, -y), -40, 40),
+    (distributions.Gumbel(m, b), lambda y: -y - np.exp(-y), -5, 45),
+    (distributions.Triangular(m, b), lambda y: np.log(1 - abs(y)), -1, 1),
+    (distributions.Uniform(m, m + b), lambda y: 0.0 * y, 0, 1),
+)
+for family, log_standard, low, high in families:
+    log_q = lambda v, log_standard=log_standard: log_standard((v - m) / b) - np.log(b)
+    mass, entropy = mass_and_entropy(log_q, m + b * low, m + b * high)
+    some = m + b * np.linspace(low, high, 11)[1:-1]
+    np.testing.assert_allclose(family.log_prob(some), log_q(some), rtol=1e-11)
+    print(f"{type(family).__name__:10}: mass {mass:.6f}, entropy {entropy:.4f} nats")
+    assert abs(mass - 1) < 1e-8 and abs(family.entropy() - entropy) < 1e-8
 
 # %% [markdown]
 # ## Many datapoints and latents at once
 #
 # A model has $M$ datapoints in a minibatch and $J$ latents. They are independent under $q$, so logarithms add up over
-# $j$. The backends of npvae work on arrays (rows, features), with a value for each row. By hand:
+# $j$, and there is one value for each row. From here on $\sigma$ is given as `log_var` $= \log \sigma^2$: any number is
+# allowed for it.
 #
-# - the log-density of a row, $\sum_j \log \mathcal N(z_j; \mu_j, \sigma_j^2)$, with `log_var` $= \log \sigma^2$;
-# - its gradient, $\partial / \partial \mu = (z - \mu) / \sigma^2$ and
-#   $\partial / \partial \log \sigma^2 = \tfrac12 \big((z - \mu)^2 / \sigma^2 - 1\big)$;
-# - the divergence in closed form, and in its place the log-ratio $\log q(z|x) - \log p(z)$ of a sample, whose mean over
-#   samples it is.
-#
-# With $L = 2$ samples for each datapoint there are $L M$ rows, the first sample of every datapoint first.
+# With $L = 2$ samples for each datapoint there are $L M$ rows, the first sample of every datapoint first. The library's
+# `gaussian_latent` makes the samples $z = \mu + \sigma \epsilon$ of given noise, and returns one of two numbers. Either
+# the divergence of each datapoint in closed form. Or the log-ratio $\log q(z|x) - \log p(z)$ of each sample, whose mean
+# over samples is the divergence.
 
 # %%
 M, J, L = 4, 3, 2
@@ -516,7 +527,17 @@ ratios = reference.gaussian_latent(mu, log_var, many, analytic_kl=False)[1].resh
 error = ratios.std(axis=0, ddof=1) / np.sqrt(len(ratios))
 assert np.all(np.abs(ratios.mean(axis=0) - kl_of_rows) < 4 * error)  # four standard errors
 
-means, log_vars = rng.normal(size=(L * M, J)), rng.normal(0.3, 0.4, (L * M, J))  # a decoder's: a row for each sample
+print(f"mean log-ratio {ratios.mean(axis=0)[0]:.3f} +- {error[0]:.3f}, closed form {kl_of_rows[0]:.3f} nats")
+
+# %% [markdown]
+# The same density serves a decoder with Gaussian output, $\log p(x|z)$: there mean and variance come from $z$, so they
+# differ from sample to sample. `gaussian_log_prob` also returns the gradient of $\sum_r w_r \log p_r$ for given
+# weights: $\partial / \partial \mu = (x - \mu) / \sigma^2$ and
+# $\partial / \partial \log \sigma^2 = \tfrac12 \big((x - \mu)^2 / \sigma^2 - 1\big)$. And `add_log_prior` adds
+# $\log p(z)$ to what is there, and its gradient $-z$ to another array.
+
+# %%
+means, log_vars = rng.normal(size=(L * M, J)), rng.normal(0.3, 0.4, (L * M, J))  # a row for each sample
 x_rows = rng.normal(size=(M, J))
 error, variance = np.tile(x_rows, (L, 1)) - means, np.exp(log_vars)
 by_hand = (
