@@ -370,14 +370,14 @@ def check_one_number(name, g, log_noise, eps):
     if hasattr(q, "entropy"):
         same(q.entropy(), oracle.entropy(), 1e-8)
     if hasattr(q, "icdf"):
-        same(q.icdf(u), oracle.ppf(u), 1e-9)
+        same(q.icdf([0.02, 0.3, 0.5, 0.96]), oracle.ppf([0.02, 0.3, 0.5, 0.96]), 1e-9)
     same(mass_of(q, oracle), 1.0, 1e-9)
     return stats.kstest(q.rsample(q.draw(rng, 20_000)), oracle.cdf).pvalue
 
 
 u = np.linspace(0.02, 0.98, 49)
 p_values = {name: check_one_number(name, g, log_uniform, u) for name, g in INVERSE_CDF.items()}
-print("  ".join(f"{name} {p:.2f}" for name, p in p_values.items()))
+print("p-values of the samples:", ", ".join(f"{name} {p:.2f}" for name, p in p_values.items()))
 assert min(p_values.values()) > 1e-3
 
 # %% [markdown]
@@ -416,7 +416,7 @@ eps = np.linspace(-0.97, 0.98, 50)
 for name, log_noise in STANDARD.items():
     p_values[name] = check_one_number(name, move_and_stretch, log_noise, eps)
 p_values["Uniform"] = check_one_number("Uniform", lambda eps, low, high: low + (high - low) * eps, log_uniform, u)
-print("  ".join(f"{name} {p_values[name]:.2f}" for name in [*STANDARD, "Uniform"]))
+print("p-values:", ", ".join(f"{name} {p_values[name]:.2f}" for name in [*STANDARD, "Uniform"]))
 assert min(p_values.values()) > 1e-3
 
 # %% [markdown]
@@ -467,7 +467,7 @@ p_values["LogNormal"] = check_one_number(
 
 # formula: composition
 def sum_of_exponentials(u, rate):
-    """One sample for each row of uniform noise u (n, shape)."""
+    """z = h(z_1, z_2, ...) = z_1 + z_2 + ... with z_k = F^-1(u_k): a sample for each row of uniform noise u."""
     return exponential(u, rate).sum(axis=1)
 
 
@@ -598,67 +598,94 @@ check_beta_from_gammas = Exercise(
 print(check_beta_from_gammas(beta_from_gammas))
 
 # %% [markdown]
-# Below are the five composed families, with gradients by the chain rule. Read one of them; the others have the same
-# form.
+# The gradient goes through the composition by the chain rule: $\partial z / \partial z_1 = z_2 / (z_1 + z_2)^2$ and
+# $\partial z / \partial z_2 = -z_1 / (z_1 + z_2)^2$, times the derivatives of $z_1$ and $z_2$ by their shapes.
+
 
 # %%
+def check_composed(q, oracle, noise, z, by_hand):
+    """Compare a composed family with samples z (n,) and gradients made by hand; return the p-value of its samples."""
+    same(q.rsample(noise), z, 1e-10)
+    same(q.log_prob(z), oracle.logpdf(z), 1e-10)
+    found, gradients = q.pullback(noise, dz=np.cos(7 * z)), q.gradients(noise)
+    assert found.keys() == by_hand.keys()
+    for parameter, gradient in by_hand.items():
+        same(found[parameter], np.cos(7 * z) * gradient, 1e-8)
+        same(gradients[parameter], gradient, 1e-8)
+    same(mass_of(q, oracle), 1.0, 1e-9)
+    return stats.kstest(q.rsample(q.draw(rng, 20_000)), oracle.cdf).pvalue
+
+
 u2 = np.stack([u, u[::-1] ** 0.5], axis=1)  # two columns of noise
-dz = np.cos(7 * u)
-(g1, d1), (g2, d2) = gamma_quantile(2.4, u2[:, 0]), gamma_quantile(0.8, u2[:, 1])
+(z1, d1), (z2, d2) = gamma_quantile(2.4, u2[:, 0]), gamma_quantile(0.8, u2[:, 1])
 z = beta_from_gammas_solution(u2, 2.4, 0.8)
-by_hand = {"concentration1": g2 / (g1 + g2) ** 2 * d1, "concentration0": -g1 / (g1 + g2) ** 2 * d2}
-composed = {"Beta": (distributions.Beta(2.4, 0.8), stats.beta(2.4, 0.8), u2, z, by_hand)}
+by_hand = {"concentration1": z2 / (z1 + z2) ** 2 * d1, "concentration0": -z1 / (z1 + z2) ** 2 * d2}
+p_values["Beta"] = check_composed(distributions.Beta(2.4, 0.8), stats.beta(2.4, 0.8), u2, z, by_hand)
+print(f"Beta: equal, p = {p_values['Beta']:.2f}")
+assert p_values["Beta"] > 1e-3
 
+# %% [markdown]
+# Three more have the same form. A chi-squared variable with df degrees of freedom is twice a Gamma variable of shape
+# $\text{df} / 2$. F is the ratio of two of them, each divided by its degrees of freedom. Student's t is a normal
+# variable over the root of one divided by its degrees of freedom, then moved and stretched.
+
+# %%
 c, by_half = gamma_quantile(5.3 / 2, u)  # a chi-squared variable is twice a Gamma variable of shape df / 2
-composed["Chi2"] = distributions.Chi2(5.3), stats.chi2(5.3), u, 2 * c, {"df": by_half}
+p_values["Chi2"] = check_composed(distributions.Chi2(5.3), stats.chi2(5.3), u, 2 * c, {"df": by_half})
 
-z = (g1 / 2.4) / (g2 / 0.8)  # F: each chi-squared variable (shapes df / 2) over its degrees of freedom
-by_hand = {"df1": z * (d1 / g1 - 1 / 2.4) / 2, "df2": -z * (d2 / g2 - 1 / 0.8) / 2}
-composed["FisherSnedecor"] = distributions.FisherSnedecor(4.8, 1.6), stats.f(4.8, 1.6), u2, z, by_hand
+z = (z1 / 2.4) / (z2 / 0.8)  # F with 4.8 and 1.6 degrees of freedom; the shapes are half of these
+by_hand = {"df1": z * (d1 / z1 - 1 / 2.4) / 2, "df2": -z * (d2 / z2 - 1 / 0.8) / 2}
+p_values["F"] = check_composed(distributions.FisherSnedecor(4.8, 1.6), stats.f(4.8, 1.6), u2, z, by_hand)
 
 eps = np.stack([special.ndtri(u2[:, 1]), u], axis=1)  # a normal number, and a uniform one for the chi-squared variable
 t = eps[:, 0] * np.sqrt(5.3 / (2 * c))
 by_hand = {"df": 1.3 * t * (1 / 5.3 - by_half / (2 * c)) / 2, "loc": np.ones(5), "scale": t}
-composed["StudentT"] = distributions.StudentT(5.3, 0.4, 1.3), stats.t(5.3, 0.4, 1.3), eps, 0.4 + 1.3 * t, by_hand
+student = distributions.StudentT(5.3, 0.4, 1.3)
+p_values["Student's t"] = check_composed(student, stats.t(5.3, 0.4, 1.3), eps, 0.4 + 1.3 * t, by_hand)
+same(student.log_prob_noise(eps), np.stack([stats.norm.logpdf(eps[:, 0]), np.zeros(5)], axis=1))
+print("p-values:", ", ".join(f"{name} {p_values[name]:.2f}" for name in ("Chi2", "F", "Student's t")))
+assert min(p_values.values()) > 1e-3
 
-for name, (q, oracle, noise, z, by_hand) in composed.items():
-    same(q.rsample(noise), z, 1e-10)
-    same(q.log_prob(z), oracle.logpdf(z), 1e-10)
-    found, gradients = q.pullback(noise, dz), q.gradients(noise)
-    assert found.keys() == by_hand.keys()
-    for parameter, gradient in by_hand.items():
-        same(found[parameter], dz * gradient, 1e-8)
-        same(gradients[parameter], gradient, 1e-8)
-    same(mass_of(q, oracle), 1.0, 1e-9)
-    p_values[name] = stats.kstest(q.rsample(q.draw(rng, 20_000)), oracle.cdf).pvalue
-same(distributions.StudentT(5.3).log_prob_noise(eps), np.stack([stats.norm.logpdf(eps[:, 0]), np.zeros(5)], axis=1))
+# %% [markdown]
+# And for vectors: a Dirichlet variable has the shares $z_k / \sum_j z_j$ of several Gamma variables.
 
+# %%
 shapes, noise = np.array([2.4, 0.8, 1.7]), np.stack([u, u[::-1] ** 0.5, u**2], axis=1)
-g, d = (np.stack(columns, axis=1) for columns in zip(*(gamma_quantile(a, n) for a, n in zip(shapes, noise.T))))
-total, dz = g.sum(axis=1, keepdims=True), np.cos(9 * noise)
-q, z = distributions.Dirichlet(shapes), g / total
+pairs = [gamma_quantile(shape, column) for shape, column in zip(shapes, noise.T)]
+gammas, by_shape = (np.stack(columns, axis=1) for columns in zip(*pairs))
+total, dz = gammas.sum(axis=1, keepdims=True), np.cos(9 * noise)
+q, z = distributions.Dirichlet(shapes), gammas / total
 same(q.rsample(noise), z, 1e-10)
 same(q.log_prob(z), [stats.dirichlet(shapes).logpdf(row) for row in z], 1e-9)
-same(q.pullback(noise, dz)["concentration"], (dz - (dz * z).sum(axis=1, keepdims=True)) / total * d, 1e-8)
+same(q.pullback(noise, dz)["concentration"], (dz - (dz * z).sum(axis=1, keepdims=True)) / total * by_shape, 1e-8)
 p_values["Dirichlet"] = stats.kstest(q.rsample(q.draw(rng, 20_000))[:, 0], stats.beta(2.4, 2.5).cdf).pvalue
-print("  ".join(f"{name} {p_values[name]:.2f}" for name in [*composed, "Dirichlet"]))
-assert min(p_values.values()) > 1e-3
+print(f"Dirichlet: equal, p = {p_values['Dirichlet']:.2f}")
+assert p_values["Dirichlet"] > 1e-3
+
+# %% [markdown]
+# All of them at one look: samples made by our $g$ from noise, sorted, against the quantiles that they should have.
+
+# %%
+pairs = {}  # (samples, oracle)
+for name in ("Exponential", "Cauchy", "Gumbel"):
+    pairs[name] = INVERSE_CDF[name](rng.random(20_000), **FROZEN[name][0]), FROZEN[name][1]
+pairs["Laplace"] = move_and_stretch(rng.laplace(size=20_000), **FROZEN["Laplace"][0]), FROZEN["Laplace"][1]
+normal = move_and_stretch(rng.standard_normal(20_000), **FROZEN["LogNormal"][0])
+pairs["log-normal"] = np.exp(normal), FROZEN["LogNormal"][1]
+pairs["Gamma(2.5)"] = special.gammaincinv(2.5, rng.random(20_000)), target
+pairs["Beta"] = beta_from_gammas_solution(rng.random((20_000, 2)), 2.4, 0.8), stats.beta(2.4, 0.8)
+pairs["2 exponentials\nas Gamma(2.5)"] = sum_of_exponentials(rng.random((20_000, 2)), 1.0), target
+
+*right_ones, wrong_one = (stats.kstest(samples, oracle.cdf).pvalue for samples, oracle in pairs.values())
+assert min(right_ones) > 1e-3 and wrong_one < 1e-6
 
 # figure: three-approaches
 levels = np.linspace(0.03, 0.97, 33)
-panels = ["Exponential", "Cauchy", "Gumbel", "Laplace", "LogNormal"]
 fig, axes = plt.subplots(2, 4, figsize=(8, 4.4), layout="constrained")
-quantiles = {name: FROZEN[name][1].ppf(levels) for name in panels}
-drawn = {name: (q := getattr(distributions, name)(**FROZEN[name][0])).rsample(q.draw(rng, 20_000)) for name in panels}
-quantiles |= {"Gamma(2.5)": target.ppf(levels), "Beta": stats.beta(2.4, 0.8).ppf(levels)}
-quantiles["2 exponentials"] = target.ppf(levels)
-drawn["Gamma(2.5)"] = special.gammaincinv(2.5, rng.random(20_000))
-drawn["Beta"] = beta_from_gammas_solution(rng.random((20_000, 2)), 2.4, 0.8)
-drawn["2 exponentials"] = sum_of_exponentials(rng.random((20_000, 2)), 1.0)
-for ax, name in zip(axes.flat, quantiles):
-    ax.plot(quantiles[name], quantiles[name], "k", lw=1)
-    ax.plot(quantiles[name], np.quantile(drawn[name], levels), ".", color="tab:red" if "2 e" in name else "tab:blue")
-    ax.set_title(name if "2 e" not in name else "2 exponentials\nas Gamma(2.5)", fontsize=9)
+for ax, (name, (samples, oracle)) in zip(axes.flat, pairs.items()):
+    ax.plot(oracle.ppf(levels), oracle.ppf(levels), "k", lw=1)
+    ax.plot(oracle.ppf(levels), np.quantile(samples, levels), ".", color="tab:red" if "\n" in name else "tab:blue")
+    ax.set_title(name, fontsize=9)
     ax.tick_params(labelsize=7)
 fig.supxlabel("quantile of the distribution (truth)", fontsize=9)
 fig.supylabel("quantile of the samples", fontsize=9)
@@ -814,7 +841,7 @@ ax.legend()
 
 # %% [markdown]
 # *See:* the score function does not care how fast $f$ wiggles; the path's variance grows as $k^2$. They cross near
-# $k = 1$, where the width of $q$ is about one wiggle.
+# $k = 1$, where one standard deviation of $q$ turns the cosine by one radian.
 #
 # So the rule is: the path wins where $f$ is smooth on the scale of $q$. A trained bound is such a function: the
 # decoder changes little over the width of $q(z|x)$, and the values of $f$ are large (minus a hundred nats for a
