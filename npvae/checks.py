@@ -71,7 +71,7 @@ class Entry(NamedTuple):
 
 
 class ArrayCheck(NamedTuple):
-    """The disagreement |g - n| / (|g| + |n|) of two gradients of one array, and the largest that passes.
+    """The disagreement ``|g - n| / (|g| + |n|)`` of two gradients of one array, and the largest that passes.
 
     Attributes
     ----------
@@ -211,7 +211,7 @@ def check_gradient(
         Whether to move every parameter by itself, and so to name the entry that is wrong. By default, up to 2000
         parameters are; beyond that, each array is moved along one random direction.
     tolerance : float, default 1e-6
-        The largest disagreement |g - n| / (|g| + |n|), in Euclidean norms, of the gradient g of an array and its
+        The largest disagreement ``|g - n| / (|g| + |n|)``, in Euclidean norms, of the gradient g of an array and its
         central differences n. A larger one is for values that are only computed approximately, as by an iteration.
     step : float, default 0.02
         Length of the longest step; the differences at this step and at its half, quarter, eighth and sixteenth are
@@ -495,7 +495,7 @@ def _worst_entry(gradient: Array, differences: Array, shape: tuple[int, ...]) ->
 
 
 def relative_error(a: Array, b: Array) -> float:
-    """Return |a - b| / (|a| + |b|) in Euclidean norms; 0 if both are zero, NaN if either is not finite.
+    """Return ``|a - b| / (|a| + |b|)`` in Euclidean norms; 0 if both are zero, NaN if either is not finite.
 
     Examples
     --------

@@ -185,8 +185,9 @@ def test_the_docs_have_the_table():
 def test_what_the_docs_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     variables = {}
-    for code in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL):
-        exec(compile(code, DOCS.name, "exec"), variables)
+    for page in (DOCS, DOCS.with_name("training.md")):
+        for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            exec(compile(code, page.name, "exec"), variables)
     assert variables["model"].n_samples_seen_ == 500
 
 

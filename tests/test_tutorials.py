@@ -129,9 +129,7 @@ def test_formulas_are_asserted_where_they_are_written(path):
     sources = [cell.source for cell in cells(path, "code")]
     for source, after in zip(sources, [*sources[1:], ""]):
         if found := re.findall(r"^# formula: ([\w-]+)$", source, re.MULTILINE):
-            assert any(
-                isinstance(node, ast.Assert) or is_a_test(node) for node in ast.walk(ast.parse(source + after))
-            ), found
+            assert any(map(is_an_assertion, ast.walk(ast.parse(f"{source}\n{after}")))), found
 
 
 def is_an_assertion(node):

@@ -96,7 +96,7 @@ class Normal(LocationScale):
 
 @dataclass(frozen=True)
 class Laplace(LocationScale):
-    """Density exp(-|y|) / (2 scale) with y = (x - loc) / scale.
+    """Density ``exp(-|y|) / (2 scale)`` with y = (x - loc) / scale.
 
     Examples
     --------
@@ -124,7 +124,7 @@ class Laplace(LocationScale):
 
 @dataclass(frozen=True)
 class Triangular(LocationScale):
-    """Density (1 - |y|) / scale with y = (x - loc) / scale for |y| < 1; PyTorch does not have it.
+    """Density ``(1 - |y|) / scale`` with y = (x - loc) / scale for ``|y| < 1``; PyTorch does not have it.
 
     Examples
     --------

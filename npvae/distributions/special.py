@@ -42,7 +42,7 @@ def log_ratio(x: FloatArray, y: FloatArray) -> FloatArray:
 
 @np.errstate(all="ignore")
 def log_abs_standardized(x: FloatArray, loc: FloatArray, scale: FloatArray) -> FloatArray:
-    """Return log |x - loc| - log scale, also where their ratio overflows or underflows.
+    """Return ``log |x - loc| - log scale``, also where their ratio overflows or underflows.
 
     Examples
     --------

@@ -1,0 +1,133 @@
+"""The site: `python -m sphinx -W -n --keep-going docs docs/_build/html`. CONTRIBUTING.md says how to add a page.
+
+The tutorials are copied from the folder beside this one, executed and rendered. Their results are kept in
+`_build/executed` until the package, the tutorial or a library below it changes.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import jupytext
+
+import npvae
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for the extension `sourcelinks`
+
+project, author, version = "npvae", "The npvae developers", npvae.__version__
+release, copyright = version, author
+html_title = f"npvae {version}"
+
+extensions = ["myst_nb", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sourcelinks"]
+exclude_patterns = ["_build", "*.py", "tutorials/notebooks"]
+nitpicky = True
+#: Types of other projects, which tables of the API are aliases of: their pages are on the network, which no build needs.
+nitpick_ignore_regex = [("py:.*", r"(numpy|collections\.abc)\..*")]
+
+# Pages in Markdown -----------------------------------------------------------------------------------------------------
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 4
+
+# The tutorials: copied, executed, to be downloaded ------------------------------------------------------------------
+
+DOWNLOADS = "Download: {{download}}`notebook <notebooks/{name}.ipynb>`, {{download}}`script <../../tutorials/{name}.py>`"
+
+TOCTREE = """
+```{toctree}
+:hidden:
+:glob:
+
+[0-9]*
+a[0-9]*
+```
+"""
+
+
+def write(path, text):
+    """Write a file, unless it is the same already: Sphinx reads again what is newer than its page."""
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def with_downloads(notebook, name):
+    """Return the script of a tutorial with links to download it at the end of its first cell."""
+    first = notebook.cells[0]
+    first.source = f"{first.source}\n\n{DOWNLOADS.format(name=name)}"
+    return jupytext.writes(notebook, "py:percent")
+
+
+def copy_tutorials(source, target):
+    """Write pages and notebooks of all tutorials, and remove those of tutorials that are gone."""
+    names = sorted(path.stem for path in source.glob("*.py"))
+    for name in names:
+        text = (source / f"{name}.py").read_text()
+        write(target / "notebooks" / f"{name}.ipynb", jupytext.writes(jupytext.reads(text, "py:percent"), "ipynb"))
+        write(target / f"{name}.py", with_downloads(jupytext.reads(text, "py:percent"), name))
+    write(target / "README.md", (source / "README.md").read_text() + TOCTREE)
+    shutil.copytree(source / "thumbnails", target / "thumbnails", dirs_exist_ok=True)
+    for path in [*target.glob("*.py"), *target.glob("notebooks/*.ipynb")]:
+        if path.stem not in names:
+            path.unlink()
+
+
+def fingerprint():
+    """Return a hash of what the results of a tutorial depend on, beside the tutorial itself."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in [HERE / "matplotlibrc", *sorted((HERE.parent / "npvae").rglob("*.py"))]:
+        digest.update(path.read_bytes())
+    for name in ("numpy", "scipy", "matplotlib", "numba"):
+        digest.update(importlib.metadata.version(name).encode())
+    return digest.hexdigest()[:16]
+
+
+copy_tutorials(HERE.parent / "tutorials", HERE / "tutorials")
+
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(HERE / "_build" / "executed" / fingerprint())
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120  # seconds a cell
+nb_merge_streams = True
+os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")
+
+# The API ------------------------------------------------------------------------------------------------------------
+
+default_role = "code-name"
+autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True}
+autodoc_typehints = "none"  # docstrings state shapes and units, of which annotations know nothing
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+# HTML ---------------------------------------------------------------------------------------------------------------
+
+html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_favicon = "_static/favicon.svg"
+html_copy_source = False
+html_show_sphinx = False
+templates_path: list[str] = []
+
+mathjax_path = "mathjax/tex-chtml.js"
+
+
+def copy_mathjax(app, exception):
+    """Copy the one program and the fonts that the pages use, of a package that has all of MathJax."""
+    if exception is None and app.builder.format == "html":
+        package = importlib.util.find_spec("sphinx-mathjax-offline").submodule_search_locations[0]
+        source, target = Path(package) / "static" / "mathjax", Path(app.outdir) / "_static" / "mathjax"
+        fonts = Path("output", "chtml", "fonts")
+        shutil.copytree(source / fonts, target / fonts, dirs_exist_ok=True)
+        shutil.copy(source / "tex-chtml.js", target)
+
+
+def setup(app):
+    app.connect("build-finished", copy_mathjax)
