@@ -418,9 +418,8 @@ assert mean_error[10][-1] < -4 * standard_error[10][-1] and mean_error[20][-1] <
 typical = {J: np.sqrt(np.mean(errors**2, axis=1)) for J, (errors, _) in found.items()}  # root mean square
 enough = {J: next((n for n, error in zip(sizes, typical[J]) if error < 0.1), None) for J in latents}
 for J in (1, 2):
-    print(
-        f"J = {J}: {enough[J]} samples are enough, with a typical error of {typical[J][sizes.index(enough[J])]:.2f} nats"
-    )
+    error = typical[J][sizes.index(enough[J])]
+    print(f"J = {J}: {enough[J]} samples are enough, with a typical error of {error:.2f} nats")
 assert enough[5] is None and enough[10] is None and enough[20] is None
 per_decade = np.diff(mean_error[20])  # what ten times as many samples gain
 print(f"at J = 20, ten times as many samples gain {per_decade.mean():.0f} nats on average")
@@ -671,7 +670,9 @@ print(check_bayes_on_grid(bayes_on_grid))
 
 # %%
 misses = (f"{-mean_error[J][-1]:.0f} +- {standard_error[J][-1]:.0f} nats at J = {J}" for J in (10, 20))
-print(f"Answer: {enough[1]} at J = 1, {enough[2]} at J = 2 (typical error < 0.1); these miss by {', by '.join(misses)}")
+print(
+    f"Answer: {enough[1]} at J = 1, {enough[2]} at J = 2 (typical error < 0.1); {sizes[-1]} miss by {', '.join(misses)}"
+)
 
 # %% [markdown]
 # ## What to take with you
