@@ -126,7 +126,7 @@ assert abs(counted - share) < 4 * error
 
 # %%
 # figure: problem-scenario
-fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained")
+fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained")
 left.hist(x_many, bins=np.linspace(-1, 4, 101), density=True, color="0.8", label="draws")
 shown = np.linspace(-1, 4, 301)
 left.plot(shown, evidence(shown) / np.mean((x_many > -1) & (x_many < 4)), "k", label="p(x), the integral")
@@ -201,7 +201,7 @@ print(f"maximum a posteriori: {theta_map[0]:.2f} from 5 datapoints, {theta_map[1
 
 # %%
 # figure: deriving-a-lower-bound
-fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained", sharex=True)
+fig, axes = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained", sharex=True)
 for ax, data, ml, best in zip(axes, (few, lots), theta_ml, theta_map):
     log_l = log_likelihood(thetas, data)
     for log_f, colour, name in (
@@ -454,7 +454,7 @@ ax.grid(alpha=0.3)
 #
 # The paper names two more troubles. Without $p_\theta(x)$ there is no posterior, so expectation-maximization cannot
 # take its first step. And sampling the posterior by some chain, for every datapoint again and again, is slow where
-# there are many: one wants updates from small minibatches.
+# there are many: one wants to learn from small random parts of the data (*minibatches*), one after the other.
 #
 # ## What people did: mean field
 #

@@ -270,7 +270,7 @@ assert abs(kl(log_posterior, wide) + bound(wide) - log_px) > 1  # the other orde
 
 # %%
 # figure: bound-explanation
-fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+fig, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.2), layout="constrained")
 fig.set_label("thumbnail")
 row = np.argmin(np.abs(sigmas - 0.15))
 left.fill_between(mus, bounds[row], log_px, color="tab:red", alpha=0.3, label="KL$(q \\| p(z|x))$")
