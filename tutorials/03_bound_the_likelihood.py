@@ -851,7 +851,8 @@ print(check_covering_gaussian(covering_gaussian))
 
 # %%
 print(
-    f"Answer: {gap:.2f} nats, from 3 starts the same: q holds one of two equal bumps, and log 2 is {np.log(2):.2f} nats"
+    f"Answer: {gap:.2f} nats (the same from 3 starts within 1e-6): q holds one of two equal bumps, "
+    f"and log 2 is {np.log(2):.2f}"
 )
 
 # %% [markdown]
