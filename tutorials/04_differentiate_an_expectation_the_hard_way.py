@@ -93,7 +93,7 @@ print(f"exact slopes in nats: by a {exact_a:.3f}, by mu {exact_mu:.3f}, by log_v
 
 # %%
 # figure: goal
-fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained", sharey=True)
+fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained", sharey=True)
 here = objective(a, mu, log_var)
 for ax, title, name, at, derivative, function in (
     (left, "A parameter of the model", r"a (of $\theta$)", a, exact_a, lambda t: objective_by_moments(t, mu, log_var)),
@@ -315,7 +315,7 @@ assert abs(mean - exact_log_var) < 4 * error
 
 # %%
 # figure: score-function
-fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constrained")
+fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained")
 bins = np.linspace(-150, 60, 141)
 for values, colour, name in ((hard, "tab:red", "score function"), (rival, "tab:blue", "rival")):
     left.hist(values, bins=bins, histtype="step", color=colour, label=name, log=True)
@@ -492,7 +492,8 @@ for name, baseline in (("the other sample", f_pairs[::-1]), ("the mean of both",
 #
 # Now a model with an encoder. To see every line, encoder and decoder are linear, and $x$ is binary:
 # $\mu = x W_\mu + b_\mu$ and $\log \sigma^2 = x W_v + b_v$; with the logits $\ell = z W + b$, $x_d$ is 1 with the
-# probability $y_d = 1 / (1 + e^{-\ell_d})$. By hand, for $M$ datapoints and $L$ samples:
+# probability $y_d = 1 / (1 + e^{-\ell_d})$. npvae's `Model` holds the six arrays by name. By hand, for $M$ datapoints
+# and $L$ samples:
 #
 # 1. draw $z = \mu + \sigma \epsilon$, and compute $f$ of each of the $L M$ samples;
 # 2. weights: $(f - \text{baseline}) / (L M)$. From here on $z$ and the weights are *held constant*;
