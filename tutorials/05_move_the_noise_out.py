@@ -780,20 +780,20 @@ assert abs(factor - factor_exact) < 5 * factor_error
 
 # figure: why-it-matters
 rates = np.geomspace(0.5, 3, 9)
-table = np.array([[(e.mean(), e.std() / 10) for e in both_gradients(r, rng.random(100))] for r in rates])
+table = np.array([[(e.mean(), e.std() / 20) for e in both_gradients(r, rng.random(400))] for r in rates])
 fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 ax.axhline(-4, color="k", label="exact")
 for i, (label, colour, shift) in enumerate((("path", "tab:blue", 0.985), ("score function", "tab:orange", 1.015))):
     mean, error = table[:, i].T * rates**3
     ax.errorbar(rates * shift, mean, 2 * error, fmt="o", color=colour, ms=4, capsize=2, label=label)
 ax.set(xscale="log", xlabel=r"rate $\lambda$", ylabel=r"gradient times $\lambda^3$")
-ax.set(title="100 samples for each point; bars are two standard errors")
+ax.set(title="400 samples for each point; bars are two standard errors")
 ax.set_xticks([0.5, 1, 2, 3], ["0.5", "1", "2", "3"])
 ax.minorticks_off()
 ax.legend()
 
 # %% [markdown]
-# *See:* both scatter about the truth; the blue bars are less than half as long, with the same hundred samples.
+# *See:* both scatter about the truth; the blue bars are less than half as long, with the same number of samples.
 #
 # Six times fewer samples, for one parameter. Tutorial 04 showed how the ratio grows with the number of dimensions.
 #
