@@ -524,7 +524,7 @@ for ax, (name, pair) in zip(axes, stations.items()):
     low, high = np.quantile(np.concatenate(pair), [0.01, 1.0])
     ax.set(xticks=[0, 1], xticklabels=["A", "B"], title=f"q: {name}", ylim=(low, max(high, log_p) + 0.1 * (high - low)))
 axes[0].set_ylabel("estimate from one sample (nats)")
-axes[0].legend(loc="lower left", fontsize=8)
+_ = axes[0].legend(loc="lower left", fontsize=8)
 
 # %% [markdown]
 # *See:* on the left A and B are the same; on the right A is a line, at $\log p(x)$, and B still varies. (The three
@@ -700,7 +700,7 @@ ax.set(
     ylabel="density",
     title=r"$N/M$ times the sum over a minibatch",
 )
-ax.legend()
+_ = ax.legend()
 
 # %% [markdown]
 # *See:* three histograms about the same line, narrower by $\sqrt{10}$ each time; none is shifted. That is what the
@@ -799,7 +799,7 @@ for ax, where in zip(axes, ("start", "trained")):
     ax.set(yscale="log", title=where, xlabel="datapoints M x samples L")
     ax.set_xticks(range(4), [f"{M} x {L}" for M, L in CHOICES])
 axes[0].set_ylabel("variance of the gradient")
-axes[0].legend()
+_ = axes[0].legend()
 
 # %% [markdown]
 # *See:* at the start all bars grow from left to right, by nearly two orders of magnitude; on the right only those of
