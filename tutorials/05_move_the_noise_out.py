@@ -150,7 +150,7 @@ for edge in edges[1:-1]:
     fig.add_artist(join)
 top.set(ylabel=r"$p(\epsilon)$", title="Ten bins of equal mass, before and after $g$")
 top.set_xlabel(r"noise $\epsilon$", loc="left")
-bottom.set(xlabel=r"sample $z = \exp(\mu + \sigma \epsilon)$", ylabel="$q(z)$", xlim=(0, 6.5))
+_ = bottom.set(xlabel=r"sample $z = \exp(\mu + \sigma \epsilon)$", ylabel="$q(z)$", xlim=(0, 6.5))
 
 # %% [markdown]
 # *See:* each colour has a tenth of the area above and a tenth below. Where $g$ is steep a bin gets wide and therefore
@@ -688,7 +688,7 @@ for ax, (name, (samples, oracle)) in zip(axes.flat, pairs.items()):
     ax.set_title(name, fontsize=9)
     ax.tick_params(labelsize=7)
 fig.supxlabel("quantile of the distribution (truth)", fontsize=9)
-fig.supylabel("quantile of the samples", fontsize=9)
+_ = fig.supylabel("quantile of the samples", fontsize=9)
 
 # %% [markdown]
 # *See:* blue points, samples $g(\epsilon)$ of seven families, lie on the line where sample and truth agree; the red
@@ -780,20 +780,20 @@ assert abs(factor - factor_exact) < 5 * factor_error
 
 # figure: why-it-matters
 rates = np.geomspace(0.5, 3, 9)
-table = np.array([[(e.mean(), e.std() / 10) for e in both_gradients(r, rng.random(100))] for r in rates])
+table = np.array([[(e.mean(), e.std() / 20) for e in both_gradients(r, rng.random(400))] for r in rates])
 fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 ax.axhline(-4, color="k", label="exact")
 for i, (label, colour, shift) in enumerate((("path", "tab:blue", 0.985), ("score function", "tab:orange", 1.015))):
     mean, error = table[:, i].T * rates**3
     ax.errorbar(rates * shift, mean, 2 * error, fmt="o", color=colour, ms=4, capsize=2, label=label)
 ax.set(xscale="log", xlabel=r"rate $\lambda$", ylabel=r"gradient times $\lambda^3$")
-ax.set(title="100 samples for each point; bars are two standard errors")
+ax.set(title="400 samples for each point; bars are two standard errors")
 ax.set_xticks([0.5, 1, 2, 3], ["0.5", "1", "2", "3"])
 ax.minorticks_off()
-ax.legend()
+_ = ax.legend()
 
 # %% [markdown]
-# *See:* both scatter about the truth; the blue bars are less than half as long, with the same hundred samples.
+# *See:* both scatter about the truth; the blue bars are less than half as long, with the same number of samples.
 #
 # Six times fewer samples, for one parameter. Tutorial 04 showed how the ratio grows with the number of dimensions.
 #
@@ -837,7 +837,7 @@ for values, label, colour in zip(exact_variances(ks), ("path", "score function")
 ax.set(xlabel="k, the wiggles of f(z) = cos(kz)", ylabel="variance of one sample", title="Exact variances; they cross")
 ax.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["0.25", "0.5", "1", "2", "4", "8"])
 ax.minorticks_off()
-ax.legend()
+_ = ax.legend()
 
 # %% [markdown]
 # *See:* the score function does not care how fast $f$ wiggles; the path's variance grows as $k^2$. They cross near

@@ -71,7 +71,7 @@ ax.axvline(bound, color="k", label="the bound, exact")
 ax.axvline(log_p, color="k", ls="--", label="log p(x), exact")
 ax.set(xlabel="estimate of the bound of one datapoint (nats)", ylabel="density", title="The mean of L samples")
 ax.legend()
-print(f"bound {bound:.1f} nats, log p(x) {log_p:.1f} nats; one sample is above log p(x) in {np.mean(f[0] > log_p):.0%}")
+print(f"bound {bound:.1f} nats, log p(x) {log_p:.1f} nats; single samples above log p(x): {np.mean(f[0] > log_p):.0%}")
 assert bound < log_p and np.any(f[0] > log_p)
 assert abs(f.mean() - bound) < 4 * f.std() / np.sqrt(f.size)
 
@@ -277,6 +277,8 @@ assert kl > 0
 same(kl, negative_entropy - expected_log_prior)
 same(kl, distributions.kl_divergence(distributions.Normal(mu, sigma), distributions.Normal()).sum())
 same(kl, integral(lambda z, j: log_normal(z, mu[j], sigma[j]) - log_normal(z, 0, 1), mu, sigma), 1e-10)
+other = integral(lambda z, j: log_normal(z, mu[j], sigma[j]) - log_normal(z, 0.4, 1.7), mu, sigma)
+same(distributions.kl_divergence(distributions.Normal(mu, sigma), distributions.Normal(0.4, 1.7)).sum(), other, 1e-10)
 
 # %% [markdown]
 # Only the expected log-likelihood is left for the samples:
@@ -305,41 +307,12 @@ assert np.all(np.abs(estimate - exact_bound(p, x)) < 4 * error)
 # %% [markdown]
 # ## The gradients, by hand
 #
-# With the noise held fixed, both versions are ordinary functions of the parameters. Let $F$ be the mean of
-# $\tilde{\mathcal L}$ over the $M$ datapoints, so each of the $L \cdot M$ samples has the weight $1 / LM$. Going
-# backwards:
-#
-# - $\log p(x|z)$ has the derivative $r = (x - zW - b) / s^2$ by the mean $zW + b$. So $\partial W = \sum z^\top r$,
-#   $\partial b = \sum r$, and $\partial z = r W^\top$.
-# - *Version A:* $\log p(z)$ adds $-z$ to $\partial z$. In
-#   $\log q = -\frac 1 2 \sum_j (\log 2\pi + \text{log\_var}_j + \epsilon_j^2)$, the sample stands at $\epsilon$
-#   whatever $\mu$ and $\sigma$ are, so only $\text{log\_var}$ itself remains: $-\log q$ adds $\frac 1 2$ to
-#   $\partial \text{log\_var}$.
-# - *Version B:* $-D_{KL}$ adds $-\mu$ to $\partial \mu$ and $\frac 1 2 (1 - e^{\text{log\_var}})$ to
-#   $\partial \text{log\_var}$.
-# - $z = \mu + e^{\text{log\_var} / 2} \epsilon$ hands $\partial z$ to $\mu$, and
-#   $\frac 1 2 \sigma \epsilon \, \partial z$ to $\text{log\_var}$ (tutorial 05).
+# With the noise held fixed, both versions are ordinary functions of the parameters, and may be differentiated. We will
+# check each gradient by the complex step of tutorial 05: for a function that is made of powers, exponentials and the
+# like, it gives the derivative to all digits. Here it is for a dictionary of arrays.
 
 
 # %%
-def gradient(p, x, eps, version):
-    """Gradient of the mean over the minibatch of `sgvb_a` ("a") or `sgvb_b` ("b"), for each array of p."""
-    L, M = eps.shape[:2]
-    z, (mu, log_var) = g(p, eps, x), encode(p, x)
-    sigma = np.exp(log_var / 2)
-    r = (x - z @ p["W"] - p["b"]) / s**2 / (L * M)
-    dz = r @ p["W"].T
-    if version == "a":
-        dz = dz - z / (L * M)
-        dmu, dlog_var = 0.0, 0.5 / M
-    else:
-        dmu, dlog_var = -mu / M, 0.5 * (1 - sigma**2) / M
-    dmu = dmu + dz.sum(axis=0)
-    dlog_var = dlog_var + 0.5 * sigma * np.sum(dz * eps, axis=0)
-    dW = np.einsum("lmj,lmd->jd", z, r)
-    return {"A": x.T @ dmu, "a": dmu.sum(axis=0), "c": dlog_var.sum(axis=0), "W": dW, "b": r.sum(axis=(0, 1))}
-
-
 def complex_step(function, p):
     """Gradient of function(p) for each array of p, exact up to rounding (tutorial 05)."""
     found = {}
@@ -352,74 +325,10 @@ def complex_step(function, p):
     return found
 
 
-x, eps = X[10:13], rng.standard_normal((4, 3, J))  # M = 3 datapoints, L = 4 samples
-for version, estimate in (("a", sgvb_a), ("b", sgvb_b)):
-    by_hand = gradient(p, x, eps, version)
-    by_step = complex_step(lambda p, estimate=estimate: np.mean(estimate(p, x, eps)), p)
-    for name, right in by_step.items():
-        same(by_hand[name], right)
-    print(f"version {version.upper()}: the gradient by {', '.join(by_hand)} is right to 12 digits")
-
-# %% [markdown]
-# ## npvae's estimators
-#
-# In npvae a model has named arrays, an estimator takes noise of shape $(L M, J)$, the first samples of all datapoints
-# first, and the log-variance of the decoder is an output like any other. (It has a soft lower limit,
-# $\text{softplus}$, of which tutorial 10 speaks. We give it the value that makes it $\log s^2$.) With the same
-# parameters and the same noise, values and gradients must be ours.
-
-
-# %%
-model = Model(Architecture(D, J, (), likelihood="gaussian", constant_log_var=True), reference, "float64")
-NAMES = {"A": "encoder.mu.W", "a": "encoder.mu.b", "c": "encoder.log_var.b", "W": "decoder.mu.W", "b": "decoder.mu.b"}
-
-
-def in_npvae(p):
-    """The same parameters as npvae holds them."""
-    parameters = model.parameters(np.zeros(model.layout.size))
-    for name, array in p.items():
-        parameters[NAMES[name]][...] = array
-    floor = formulas.MIN_LOG_VAR
-    parameters["decoder.log_var.b"][...] = floor + np.log(np.expm1(np.log(s**2) - floor))
-    return parameters
-
-
-for version, estimate in (("a", sgvb_a), ("b", sgvb_b)):
-    estimator = SGVB(model, n_samples=4, analytic_kl=version == "b")
-    value, elbo, found = estimator.value_and_grad(in_npvae(p), x, eps.reshape(-1, J))
-    same(value, np.mean(estimate(p, x, eps)))
-    assert elbo == value
-    for name, array in gradient(p, x, eps, version).items():
-        same(found[NAMES[name]], array)
-drawn = SGVB(model, n_samples=4).draw(rng, 2500)
-assert drawn.shape == (10_000, J) and stats.kstest(drawn.ravel(), "norm").pvalue > 1e-3
-
-# %% [markdown]
-# Inside, one function draws $z$ and gives either the divergence or its estimate $\log q(z|x) - \log p(z)$ sample by
-# sample; another goes back. We compare these too, with weights that differ from row to row.
-
-# %%
-mu, log_var, direction = rng.normal(0, 0.8, (3, M := 3, J))
-flat, dz = eps.reshape(-1, J), rng.normal(0, 1, (12, J))
-for analytic in (True, False):
-    weights = rng.uniform(0.2, 1, M if analytic else 12)
-
-    def objective(q, analytic=analytic, weights=weights):
-        """-sum(weights kl) + sum(dz z): any function of z, as far as its derivative dz says."""
-        sigma = np.exp(q["log_var"] / 2)
-        z = (q["mu"] + sigma * eps).reshape(-1, J)
-        log_ratio = log_normal(z, np.tile(q["mu"], (4, 1)), np.tile(sigma, (4, 1))) - log_normal(z, 0, 1)
-        kl = kl_from_prior(q["mu"], q["log_var"]) if analytic else log_ratio.sum(axis=1)
-        return z, kl, np.sum(dz * z) - np.sum(weights * kl)
-
-    z, kl, _ = objective({"mu": mu, "log_var": log_var})
-    found = reference.gaussian_latent(mu, log_var, flat, analytic)
-    same(found[0], z)
-    same(found[1], kl)
-    right = complex_step(lambda q: objective(q)[2], {"mu": mu, "log_var": log_var})
-    found = reference.gaussian_latent_backward(mu, log_var, flat, dz, analytic, weights)
-    same(found[0], right["mu"])
-    same(found[1], right["log_var"])
+point = {"u": np.array([[0.3, -1.2]]), "v": np.array([0.8])}
+found = complex_step(lambda p: np.sum(p["u"] ** 3) + np.exp(p["v"][0]) * p["u"][0, 1], point)
+same(found["u"], 3 * point["u"] ** 2 + np.array([[0, np.exp(0.8)]]))
+same(found["v"], -1.2 * np.exp(point["v"]))
 
 # %% [markdown]
 # ### Exercise: the pull of the prior
@@ -469,6 +378,111 @@ check_pull_of_prior = Exercise(
 print(check_pull_of_prior(pull_of_prior))
 
 # %% [markdown]
+# ### From the samples back to the parameters
+#
+# Let $F$ be the mean of $\tilde{\mathcal L}$ over the $M$ datapoints, so each of the $L \cdot M$ samples has the
+# weight $1 / LM$. We write $\partial W$ for $\partial F / \partial W$, and leave the weight out. Going backwards:
+#
+# - $\log p(x|z)$ has the derivative $r = (x - zW - b) / s^2$ by the mean $zW + b$. So $\partial W = \sum z^\top r$,
+#   $\partial b = \sum r$, and $\partial z = r W^\top$.
+# - *Version A:* $\log p(z)$ adds $-z$ to $\partial z$. In
+#   $\log q = -\frac 1 2 \sum_j (\log 2\pi + \text{log\_var}_j + \epsilon_j^2)$, the sample stands at $\epsilon$
+#   whatever $\mu$ and $\sigma$ are, so only $\text{log\_var}$ itself remains: $-\log q$ adds $\frac 1 2$ to
+#   $\partial \text{log\_var}$.
+# - *Version B:* $-D_{KL}$ adds the pull of the prior to $\partial \mu$ and $\partial \text{log\_var}$.
+# - $z = \mu + e^{\text{log\_var} / 2} \epsilon$ hands $\partial z$ to $\mu$, and
+#   $\frac 1 2 \sigma \epsilon \, \partial z$ to $\text{log\_var}$ (tutorial 05).
+
+
+# %%
+def gradient(p, x, eps, version):
+    """Gradient of the mean over the minibatch of `sgvb_a` ("a") or `sgvb_b` ("b"), for each array of p."""
+    L, M = eps.shape[:2]
+    z, (mu, log_var) = g(p, eps, x), encode(p, x)
+    sigma = np.exp(log_var / 2)
+    r = (x - z @ p["W"] - p["b"]) / s**2 / (L * M)
+    dz = r @ p["W"].T
+    if version == "a":
+        dz = dz - z / (L * M)
+        dmu, dlog_var = 0.0, 0.5 / M
+    else:
+        dmu, dlog_var = (pull / M for pull in pull_of_prior_solution(mu, log_var))
+    dmu = dmu + dz.sum(axis=0)
+    dlog_var = dlog_var + 0.5 * sigma * np.sum(dz * eps, axis=0)
+    dW = np.einsum("lmj,lmd->jd", z, r)
+    return {"A": x.T @ dmu, "a": dmu.sum(axis=0), "c": dlog_var.sum(axis=0), "W": dW, "b": r.sum(axis=(0, 1))}
+
+
+x, eps = X[10:13], rng.standard_normal((4, 3, J))  # M = 3 datapoints, L = 4 samples
+for version, estimate in (("a", sgvb_a), ("b", sgvb_b)):
+    by_hand = gradient(p, x, eps, version)
+    by_step = complex_step(lambda p, estimate=estimate: np.mean(estimate(p, x, eps)), p)
+    for name, right in by_step.items():
+        same(by_hand[name], right)
+    print(f"version {version.upper()}: the gradient by {', '.join(by_hand)} is right to 12 digits")
+
+# %% [markdown]
+# ## npvae's estimators
+#
+# In npvae a model has named arrays, an estimator takes noise of shape $(L M, J)$, the first samples of all datapoints
+# first, and the log-variance of the decoder is an output like any other. (It has a soft lower limit,
+# $\text{softplus}$, of which tutorial 10 speaks. We give it the value that makes it $\log s^2$.) With the same
+# parameters and the same noise, values and gradients must be ours.
+
+
+# %%
+model = Model(Architecture(D, J, (), likelihood="gaussian", constant_log_var=True), reference, "float64")
+NAMES = {"A": "encoder.mu.W", "a": "encoder.mu.b", "c": "encoder.log_var.b", "W": "decoder.mu.W", "b": "decoder.mu.b"}
+
+
+def in_npvae(p):
+    """The same parameters as npvae holds them."""
+    parameters = model.parameters(np.zeros(model.layout.size))
+    for name, array in p.items():
+        parameters[NAMES[name]][...] = array
+    floor = formulas.MIN_LOG_VAR
+    parameters["decoder.log_var.b"][...] = floor + np.log(np.expm1(np.log(s**2) - floor))
+    return parameters
+
+
+for version, estimate in (("a", sgvb_a), ("b", sgvb_b)):
+    estimator = SGVB(model, n_samples=4, analytic_kl=version == "b")
+    value, elbo, found = estimator.value_and_grad(in_npvae(p), x, eps.reshape(-1, J))
+    same(value, np.mean(estimate(p, x, eps)))
+    assert elbo == value
+    for name, array in gradient(p, x, eps, version).items():
+        same(found[NAMES[name]], array)
+drawn = SGVB(model, n_samples=4).draw(rng, 2500)
+assert drawn.shape == (10_000, J) and stats.kstest(drawn.ravel(), "norm").pvalue > 1e-3
+
+# %% [markdown]
+# Inside, one function draws $z$ and gives either the divergence or its estimate $\log q(z|x) - \log p(z)$ sample by
+# sample; another goes back. We compare these too, with weights that differ from row to row.
+
+# %%
+mu, log_var = rng.normal(0, 0.8, (2, 3, J))
+flat, dz = eps.reshape(-1, J), rng.normal(0, 1, (12, J))
+for analytic in (True, False):
+    weights = rng.uniform(0.2, 1, 3 if analytic else 12)
+
+    def objective(q, analytic=analytic, weights=weights):
+        """-sum(weights kl) + sum(dz z): any function of z, as far as its derivative dz says."""
+        sigma = np.exp(q["log_var"] / 2)
+        z = (q["mu"] + sigma * eps).reshape(-1, J)
+        log_ratio = log_normal(z, np.tile(q["mu"], (4, 1)), np.tile(sigma, (4, 1))) - log_normal(z, 0, 1)
+        kl = kl_from_prior(q["mu"], q["log_var"]) if analytic else log_ratio.sum(axis=1)
+        return z, kl, np.sum(dz * z) - np.sum(weights * kl)
+
+    z, kl, _ = objective({"mu": mu, "log_var": log_var})
+    found = reference.gaussian_latent(mu, log_var, flat, analytic)
+    same(found[0], z)
+    same(found[1], kl)
+    right = complex_step(lambda q: objective(q)[2], {"mu": mu, "log_var": log_var})
+    found = reference.gaussian_latent_backward(mu, log_var, flat, dz, analytic, weights)
+    same(found[0], right["mu"])
+    same(found[1], right["log_var"])
+
+# %% [markdown]
 # ## Is B always the quieter one?
 #
 # Lecture notes on this method often write that version B "has less variance". The paper says "typically". We fix one
@@ -510,7 +524,7 @@ for ax, (name, pair) in zip(axes, stations.items()):
     low, high = np.quantile(np.concatenate(pair), [0.01, 1.0])
     ax.set(xticks=[0, 1], xticklabels=["A", "B"], title=f"q: {name}", ylim=(low, max(high, log_p) + 0.1 * (high - low)))
 axes[0].set_ylabel("estimate from one sample (nats)")
-axes[0].legend(loc="lower left", fontsize=8)
+_ = axes[0].legend(loc="lower left", fontsize=8)
 
 # %% [markdown]
 # *See:* on the left A and B are the same; on the right A is a line, at $\log p(x)$, and B still varies. (The three
@@ -523,8 +537,15 @@ axes[0].legend(loc="lower left", fontsize=8)
 #
 # ## And the gradient?
 #
-# Training needs the gradient. At the exact posterior, for one latent with variance $\sigma^2$ and mean $\mu$, the
-# variances of the one-sample gradients can be computed by hand (write each gradient as a polynomial in $\epsilon$):
+# Training needs the gradient. At the exact posterior it can be written down. Take one latent with mean $\mu$ and
+# variance $\sigma^2$. By Bayes' rule, $\log p(x|z)$ is $\log p(z|x) - \log p(z)$ plus a constant, so its slope at
+# $z = \mu + \sigma \epsilon$ is $z - \epsilon / \sigma$. Going back to the parameters as above, one sample gives
+#
+# - by $\mu$: version A $-\epsilon / \sigma$, version B $-(1 - \sigma^2) \, \epsilon / \sigma$;
+# - by $\text{log\_var}$: version A $\frac 1 2 (1 - \epsilon^2)$, version B
+#   $\frac 1 2 (1 - \sigma^2)(1 - \epsilon^2) + \frac 1 2 \sigma \mu \epsilon$.
+#
+# All of these have the mean zero, since $q$ is optimal. Their variances, with $\text{Var}(\epsilon^2) = 2$:
 #
 # | gradient by | version A | version B |
 # |---|---|---|
@@ -550,10 +571,9 @@ def one_sample_gradients(x, version, n=200_000):
     return np.hstack([dz + dmu, 0.5 * sigma * eps * dz + dlog_var])
 
 
-same(one_sample_gradients(x, "b", 3).shape, (3, 2 * J))
 far = 4.0 * W[1:] / (W[1] @ W[1]) * np.sqrt(W[1] @ W[1] + s**2)  # four standard deviations along the second row of W
 v = posterior_variance[1]
-rows = []
+ratios = []
 for name, point in (("ordinary", x), ("far", far)):
     mean = exact.posterior(point)[0][0, 1]
     found = {version: one_sample_gradients(point, version)[:, [1, 3]] for version in "ab"}
@@ -567,10 +587,10 @@ for name, point in (("ordinary", x), ("far", far)):
         for version in "ab":
             assert abs(found[version][:, i].mean()) < 4 * np.sqrt(variance[version] / 200_000)  # q is optimal
             assert abs(variance[version] - closed[version][i]) < 5 * error[version]
-        rows.append(variance["b"] / variance["a"])
-        spread = rows[-1] * np.hypot(error["a"] / variance["a"], error["b"] / variance["b"])
-        print(f"{name} datapoint, gradient by {by}: variance B / A = {rows[-1]:.2f} +- {spread:.2f}")
-assert rows[0] < 1 and rows[1] < 1 and rows[3] > 1
+        ratios.append(variance["b"] / variance["a"])
+        spread = ratios[-1] * np.hypot(error["a"] / variance["a"], error["b"] / variance["b"])
+        print(f"{name} datapoint, gradient by {by}: variance B / A = {ratios[-1]:.3f} +- {spread:.3f}")
+assert ratios[0] < 1 and ratios[1] < 1 and ratios[2] < 1 < ratios[3]
 
 # %% [markdown]
 # For ordinary datapoints B has the quieter gradient, for all parameters. For a datapoint whose posterior is wide and
@@ -680,7 +700,7 @@ ax.set(
     ylabel="density",
     title=r"$N/M$ times the sum over a minibatch",
 )
-ax.legend()
+_ = ax.legend()
 
 # %% [markdown]
 # *See:* three histograms about the same line, narrower by $\sqrt{10}$ each time; none is shifted. That is what the
@@ -735,11 +755,10 @@ print(check_minibatch_scale(minibatch_scale))
 # %% [markdown]
 # ## How to spend 100 draws
 #
-# The paper found that one sample for each datapoint is enough "as long as the minibatch size $M$ was large enough,
-# e.g. $M = 100$". The number of draws, $L M$, is about what a step costs. Compare
-# $(M, L) = (100, 1), (20, 5), (10, 10)$ and $(1, 100)$: the variance of the gradient, summed over the parameters of
-# the encoder and of the decoder. Once at small random parameters, once at the decoder that made the data with its
-# exact posterior.
+# The paper found one sample for each datapoint enough, if only the minibatch is large, of $M = 100$ datapoints say.
+# The number of draws, $L M$, is about what a step costs. Compare $(M, L) = (100, 1), (20, 5), (10, 10)$ and
+# $(1, 100)$: the variance of the gradient, summed over the parameters of the encoder and of the decoder. Once at small
+# random parameters, once at the decoder that made the data with its exact posterior.
 #
 # Half the squared distance of two independent gradients has the variance as its expectation, so we need no mean.
 #
@@ -780,7 +799,7 @@ for ax, where in zip(axes, ("start", "trained")):
     ax.set(yscale="log", title=where, xlabel="datapoints M x samples L")
     ax.set_xticks(range(4), [f"{M} x {L}" for M, L in CHOICES])
 axes[0].set_ylabel("variance of the gradient")
-axes[0].legend()
+_ = axes[0].legend()
 
 # %% [markdown]
 # *See:* at the start all bars grow from left to right, by nearly two orders of magnitude; on the right only those of
@@ -807,16 +826,16 @@ assert min(ratio.values()) == ratio["trained", "encoder"]
 # %% [markdown]
 # Three of the four say the same: take many datapoints. One datapoint with a hundred samples gives a precise gradient
 # of the wrong thing, the bound of one datapoint. More samples remove the noise of $z$, but not the luck of which
-# datapoints were drawn. (At the start there is a factor of nearly a hundred for the encoder: nearly all of its noise
-# is that luck.)
+# datapoints were drawn. (At the start the factor for the encoder is about a hundred: nearly all of its noise is that
+# luck.)
 #
 # The exception is the trained encoder. If every $q(z|x^{(i)})$ is the posterior, then the expected gradient is zero
 # for each datapoint by itself. There is no luck in the choice of datapoints. What remains is the noise of sampling
 # $z$, and it depends on the number of draws alone. For the decoder this is not so: in the best fit, the gradients of
 # the datapoints cancel in their sum, but each of them pulls.
 #
-# So the paper's advice holds, with a reason. It would be wrong for an encoder that is perfect, where it does no harm
-# either.
+# So the paper's advice holds, with a reason. For a perfect encoder the choice does not matter, and there the advice
+# does no harm.
 #
 # ## The library's measurement
 #
