@@ -774,7 +774,7 @@ left.legend(fontsize=8)
 right.loglog(steps, [np.exp(path[i - 1]["log_var"] / 2) for i in steps], "tab:blue", label=r"sd of $q(\theta)$")
 right.axhline(np.exp(best_q["log_var"] / 2), color="tab:blue", ls=":", label="best q of its family")
 right.axhline(variance**0.5, color="k", lw=1, label=r"sd of $p(\theta|X)$, exact")
-right.set(xlabel="step", ylabel=r"sd of $\theta$", title="past the truth", ylim=(0.08, 1.3))
+right.set(xlabel="step", ylabel=r"sd of $\theta$", title="The width falls past the truth", ylim=(0.08, 1.3))
 right.legend(fontsize=8)
 
 # %% [markdown]
