@@ -79,7 +79,8 @@ for mean, sigma in ((0.97, 0.15), (0.6, 0.4)):
 #
 # Bayes' rule says $p(x) = p(z) \, p(x|z) / p(z|x)$, for *every* $z$. If only we could evaluate the posterior density!
 # We cannot, but we can draw samples from it, and fit some density $q(z)$ to them. Divide $q(z)$ by both sides of Bayes'
-# rule and average over the posterior:
+# rule, and integrate over $z$. The posterior density is now a weight, so the integral is an average over the posterior,
+# which samples can estimate:
 #
 # $$\int \frac{q(z)}{p(z) \, p_\theta(x|z)} \, p_\theta(z|x) \, dz
 # = \frac 1 {p_\theta(x)} \int q(z) \, dz = \frac 1 {p_\theta(x)}$$
@@ -98,9 +99,9 @@ densities = {
     "q holds one bump": (log_normal(grid, 0.98, 0.1), "tab:blue"),
     "q too wide": (log_normal(grid, 0, 0.5), "tab:orange"),
 }
+# formula: appendix-d-derivation
 for name, (log_q, colour) in densities.items():
     assert abs(np.sum(np.exp(log_q)) * width - 1) < 1e-8
-    # formula: appendix-d-derivation
     ratio = np.exp(log_q - log_joint_of_square)  # q(z) / (p(z) p(x|z))
     inverse = np.sum(ratio * posterior) * width
     assert abs(inverse * np.exp(log_p_of_square) - 1) < 1e-8
@@ -115,10 +116,12 @@ ax.legend(fontsize=8)
 # %% [markdown]
 # *See:* each of the three curves gives the right integral, even the one that misses half of the posterior.
 #
-# But the price differs. With $q$ equal to the posterior each sample would give the same ratio; with a $q$ that is wider
-# the ratio is huge where the posterior is small, and hardly any sample shows it. So: *a $q$ close to the posterior, and
-# rather too narrow than too wide*. An encoder is too narrow as a rule, but it is made in haste, for all $x$ at once.
-# For measuring we make a $q$ for this one $x$, from samples of its posterior. That gives three stages: sample, fit,
+# But the price differs. With $q$ equal to the posterior each sample gives the same ratio. With a $q$ that is wider the
+# ratio is huge where the posterior is small, where hardly any sample lies: without these the mean of the ratios is too
+# small, and $p(x)$ too large. So we want *a $q$ close to the posterior, and rather too narrow than too wide*. (The
+# prior is the widest of all. With $q(z) = p(z)$ the ratio is $1 / p(x|z)$, and the estimate is the harmonic mean of the
+# likelihood, which is notorious for this.) The encoder's $q(z|x)$ would do, but it was made for all $x$ at once. For
+# measuring we make a $q$ for this one $x$, from samples of its posterior. That gives three stages: sample, fit,
 # estimate.
 #
 # ## Stage 1: sample the posterior
@@ -246,7 +249,8 @@ right.set(xlabel="time", ylabel="energy error, nats", title="The energy is nearl
 right.legend(fontsize=8)
 
 # %% [markdown]
-# *See:* short steps keep the energy and roll round the valley; the longest ones climb out of it for free.
+# *See:* with short steps the ball stays on one curve and keeps its energy; with the longest it strays, and its energy
+# is off by more than a nat.
 #
 # ## Exercise: one trajectory
 #
@@ -378,7 +382,16 @@ for j in range(2):
     p_value = stats.kstest(kept[0, :, j], lambda value, cdf=cdf: np.interp(value, axis, cdf)).pvalue
     assert p_value > 1e-3, p_value
 
+# %% [markdown]
+# ### Have the chains arrived?
+#
+# Two numbers are looked at before samples are believed. *R-hat* cuts each chain into halves and compares how far the
+# means of all halves lie apart with how wide each of them is: 1 if all have forgotten where they began. The *effective
+# sample size* says how many independent draws would be worth as much: neighbours in a chain resemble each other, so it
+# is the number of draws divided by one plus twice the sum of their autocorrelations.
 
+
+# %%
 def split_rhat(draws):
     """R-hat of draws (n, chains): the spread of all halves of chains over that within them; 1 if they agree."""
     halves = np.concatenate([draws[: len(draws) // 2], draws[-(len(draws) // 2) :]], axis=1)
