@@ -24,7 +24,6 @@ from npvae.estimators.full_vb import Noise
 from npvae.evaluation import LinearGaussian
 from npvae.exercises import Exercise
 from npvae.model import Architecture, Model
-from npvae.weight_posterior import WeightPosterior
 
 # %% [markdown]
 # ## A model with one weight
@@ -550,12 +549,14 @@ np.testing.assert_allclose(by_nodes, expected, rtol=1e-10)
 # %% [markdown]
 # Together they are the estimator for the Gaussian case:
 #
-# $$\mathcal L(\phi; X) \approx \frac 1 L \sum_{l=1}^L N \left(
+# $$\mathcal L(\phi; X) \approx \frac 1 L \sum_{l=1}^L \Big[ N \Big(
 # \frac 1 2 \sum_{j=1}^J (1 + \log \sigma_{z,j}^2 - \mu_{z,j}^2 - \sigma_{z,j}^2)
-# + \log p_{\theta^{(l)}}(x^{(l)} | z^{(l)}) \right)
-# + \frac 1 2 \sum_k (1 + \log \sigma_{\theta,k}^2 - \mu_{\theta,k}^2 - \sigma_{\theta,k}^2)$$
+# + \log p_{\theta^{(l)}}(x^{(l)} | z^{(l)}) \Big)
+# + \frac 1 2 \sum_k (1 + \log \sigma_{\theta,k}^2 - \mu_{\theta,k}^2 - \sigma_{\theta,k}^2) \Big]$$
 #
-# The left side is the bound $\mathcal L$, though "$\mathcal N(\phi; X)$" has been printed: it is no density.
+# $\mu_z$ and $\sigma_z$ are those of the datapoint $x^{(l)}$; $\mu_\theta$ and $\sigma_\theta$ belong to no datapoint
+# and have no index $l$, though you may see them with one. The left side is the bound $\mathcal L$;
+# "$\mathcal N(\phi; X)$" has been printed, but it is no density.
 
 
 # %%
@@ -648,7 +649,7 @@ for name, what in (("mu", "mean of the weight"), ("a", "encoder, a"), ("c", "enc
 
 # %% [markdown]
 # So the saying is true of the encoder's gradient, and that is why we train with the closed form. The gradient of the
-# weight hardly gains: its noise is that of the drawn datapoints.
+# weight hardly gains: $N$ times the likelihood makes its noise, and both estimators have that.
 #
 # ## Exercise: the price of a weight
 #
@@ -774,7 +775,7 @@ left.legend(fontsize=8)
 right.loglog(steps, [np.exp(path[i - 1]["log_var"] / 2) for i in steps], "tab:blue", label=r"sd of $q(\theta)$")
 right.axhline(np.exp(best_q["log_var"] / 2), color="tab:blue", ls=":", label="best q of its family")
 right.axhline(variance**0.5, color="k", lw=1, label=r"sd of $p(\theta|X)$, exact")
-right.set(xlabel="step", ylabel=r"sd of $\theta$", title="past the truth", ylim=(0.08, 1.3))
+right.set(xlabel="step", ylabel=r"sd of $\theta$", title="The width falls past the truth", ylim=(0.08, 1.3))
 right.legend(fontsize=8)
 
 # %% [markdown]
@@ -995,7 +996,10 @@ for name in random_names:
     part, sd = model.layout.slices[name], np.exp(parameters[name + ".log_var"].ravel() / 2)
     assert np.all(np.abs(draws[:, part].mean(axis=0) - parameters[name].ravel()) < 5 * sd / np.sqrt(4000))
     assert np.all(np.abs(draws[:, part].std(axis=0) / sd - 1) < 5 / np.sqrt(2 * 4000))
-assert isinstance(posterior, WeightPosterior)
+many = [estimator.draw(rng, 3) for _ in range(500)]
+for name in Noise._fields:  # and the noise that it draws for itself
+    values = np.concatenate([np.ravel(getattr(noise, name)) for noise in many])
+    assert abs(values.mean()) < 5 / np.sqrt(values.size) and abs(values.std() - 1) < 5 / np.sqrt(2 * values.size)
 
 # %% [markdown]
 # ## Does it pay?
