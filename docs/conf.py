@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -26,27 +27,19 @@ html_title = f"npvae {version}"
 extensions = ["myst_nb", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sourcelinks"]
 exclude_patterns = ["_build", "*.py", "tutorials/notebooks"]
 nitpicky = True
-#: Types of other projects, which tables of the API are aliases of: their pages are on the network, which no build needs.
+#: Types of other projects that names of the API stand for: their pages are elsewhere, and a build needs no network.
 nitpick_ignore_regex = [("py:.*", r"(numpy|collections\.abc)\..*")]
 
-# Pages in Markdown -----------------------------------------------------------------------------------------------------
+# Pages in Markdown ----------------------------------------------------------------------------------------------------
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 
 # The tutorials: copied, executed, to be downloaded ------------------------------------------------------------------
 
-DOWNLOADS = "Download: {{download}}`notebook <notebooks/{name}.ipynb>`, {{download}}`script <../../tutorials/{name}.py>`"
-
-TOCTREE = """
-```{toctree}
-:hidden:
-:glob:
-
-[0-9]*
-a[0-9]*
-```
-"""
+DOWNLOADS = (
+    "Download: {{download}}`notebook <notebooks/{name}.ipynb>`, {{download}}`script <../../tutorials/{name}.py>`"
+)
 
 
 def write(path, text):
@@ -56,10 +49,11 @@ def write(path, text):
         path.write_text(text)
 
 
-def with_downloads(notebook, name):
-    """Return the script of a tutorial with links to download it at the end of its first cell."""
+def as_page(notebook, name):
+    """Return the script of a tutorial with its number in the title, and links to download it below the first cell."""
     first = notebook.cells[0]
-    first.source = f"{first.source}\n\n{DOWNLOADS.format(name=name)}"
+    title = re.sub("^# ", f"# {name.partition('_')[0].upper()}. ", first.source)
+    first.source = f"{title}\n\n{DOWNLOADS.format(name=name)}"
     return jupytext.writes(notebook, "py:percent")
 
 
@@ -69,8 +63,8 @@ def copy_tutorials(source, target):
     for name in names:
         text = (source / f"{name}.py").read_text()
         write(target / "notebooks" / f"{name}.ipynb", jupytext.writes(jupytext.reads(text, "py:percent"), "ipynb"))
-        write(target / f"{name}.py", with_downloads(jupytext.reads(text, "py:percent"), name))
-    write(target / "README.md", (source / "README.md").read_text() + TOCTREE)
+        write(target / f"{name}.py", as_page(jupytext.reads(text, "py:percent"), name))
+    write(target / "README.md", (source / "README.md").read_text())
     shutil.copytree(source / "thumbnails", target / "thumbnails", dirs_exist_ok=True)
     for path in [*target.glob("*.py"), *target.glob("notebooks/*.ipynb")]:
         if path.stem not in names:
@@ -103,12 +97,14 @@ os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")
 default_role = "code-name"
 autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True}
 autodoc_typehints = "none"  # docstrings state shapes and units, of which annotations know nothing
+python_maximum_signature_line_length = 88
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
 # HTML ---------------------------------------------------------------------------------------------------------------
 
 html_theme = "furo"
+pygments_dark_style = "a11y-dark"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_favicon = "_static/favicon.svg"

@@ -11,7 +11,6 @@ import importlib
 import inspect
 import re
 import sys
-
 import textwrap
 import tokenize
 from functools import cache
@@ -22,6 +21,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import BashLexer, IniLexer, PythonLexer
 from sphinx import addnodes
+from sphinx.util.inspect import stringify_signature
 
 ROOT = Path(__file__).parents[1]
 
@@ -179,7 +179,7 @@ def uri_of(app, docname, literal):
 def link(app, doctree, docname):
     """Make names links, and add to each entry of the API one to its source."""
     for literal in list(doctree.findall(nodes.literal)):
-        inside = isinstance(literal.parent, nodes.reference | addnodes.pending_xref | addnodes.download_reference)
+        inside = isinstance(literal.parent, nodes.reference | nodes.title | addnodes.download_reference)
         if not inside and (uri := uri_of(app, docname, literal)):
             reference = nodes.reference("", "", internal=True, refuri=uri)
             literal.replace_self(reference)
@@ -200,6 +200,13 @@ def code_name(name, rawtext, text, lineno, inliner, options=None, content=()):
 
 
 # What autodoc does not see ------------------------------------------------------------------------------------------
+
+
+def signature(app, what, name, thing, options, given, returned):
+    """Return the signature of a class that Python shows: autodoc takes that of `__new__`, if there is one."""
+    if what == "class" and given and not issubclass(thing, Exception):
+        return stringify_signature(inspect.signature(thing), show_annotation=False, show_return_annotation=False), None
+    return None
 
 
 def exported(thing):
@@ -243,17 +250,20 @@ def fields(owner):
 
 def add_fields(app, what, name, thing, options, lines):
     """Add to the docstring of a class a section with its fields, if they have comments and there is none."""
-    if what == "class" and inspect.isclass(thing) and not {"Attributes", "Parameters"} & set(lines):
-        if found := list(fields(thing)):
-            lines += ["", "Attributes", "----------"]
-            lines += [line for field, said in found for line in (field, f"    {said}")]
+    if what != "class" or not inspect.isclass(thing) or {"Attributes", "Parameters"} & set(lines):
+        return
+    if found := list(fields(thing)):
+        lines += ["", "Attributes", "----------"]
+        lines += [line for field, said in found for line in (field, f"    {said}")]
 
 
 def setup(app):
     """Register all of it."""
     app.add_role("code-name", code_name)
     app.connect("autodoc-skip-member", skip)
+    app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-process-docstring", add_fields, priority=400)  # before numpydoc
     app.connect("doctree-resolved", link)
+    app.connect("env-updated", lambda app, env: env.found_docs)  # all pages show the same list of pages
     app.connect("html-collect-pages", source_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

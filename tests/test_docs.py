@@ -133,6 +133,15 @@ def test_the_examples_of_the_samplers():
     assert -0.1 < names["found"].gap.mean() < 0.6
 
 
+def test_the_examples_of_the_evaluation(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), re.DOTALL)
+    names = {}
+    exec(compile(code.replace("max_epochs=30", 'max_epochs=30, backend="reference"'), "evaluation.md", "exec"), names)
+    model, rows = names["model"], names["X"][900:]
+    assert model.score(rows) < model.log_likelihood(rows, n_samples=100).mean()
+    assert sum(model.health_.active) == 2 and "(100,)" in capsys.readouterr().out
+
+
 def test_the_examples_of_the_uses():
     """They run, and what the page says of their shapes and of the errors holds."""
     code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "uses.md").read_text(), re.DOTALL))
