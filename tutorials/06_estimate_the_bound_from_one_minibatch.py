@@ -512,7 +512,7 @@ assert stations["posterior"][0].var() < 1e-12 < 0.5 < stations["posterior"][1].v
 same(stations["posterior"][0], np.full(20_000, log_p), 1e-10)
 
 # figure: sgvb-b
-fig, axes = plt.subplots(1, 3, figsize=(8, 3), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(7.2, 3), layout="constrained")
 for ax, (name, pair) in zip(axes, stations.items()):
     ax.axhline(log_p, color="k", ls="--", lw=1, label="log p(x)")
     for place, (each, colour) in enumerate(zip(pair, ("tab:orange", "tab:blue"))):
@@ -790,7 +790,7 @@ for (where, M, L), (value, error) in table.items():
     )
 
 # figure: minibatch
-fig, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained", sharey=True)
 for ax, where in zip(axes, ("start", "trained")):
     for i, (group, colour) in enumerate((("encoder", "tab:blue"), ("decoder", "tab:orange"))):
         found = [table[where, M, L] for M, L in CHOICES]
