@@ -87,7 +87,8 @@ assert abs(f.mean() - bound) < 4 * f.std() / np.sqrt(f.size)
 # \qquad \epsilon^{(l)} \sim p(\epsilon)$$
 #
 # Here $g_\phi(\epsilon, x) = \mu(x) + \sigma(x) \, \epsilon$. We write it for a whole minibatch at once. Arrays of
-# samples have the shape $(L, M, J)$: $L$ samples, $M$ datapoints, $J$ latents.
+# samples have the shape $(L, M, J)$: $L$ samples, $M$ datapoints, $J$ latents. All parameters, $\theta$ and $\phi$,
+# are arrays in one dictionary `p`.
 
 
 # %%
