@@ -87,7 +87,8 @@ assert abs(f.mean() - bound) < 4 * f.std() / np.sqrt(f.size)
 # \qquad \epsilon^{(l)} \sim p(\epsilon)$$
 #
 # Here $g_\phi(\epsilon, x) = \mu(x) + \sigma(x) \, \epsilon$. We write it for a whole minibatch at once. Arrays of
-# samples have the shape $(L, M, J)$: $L$ samples, $M$ datapoints, $J$ latents.
+# samples have the shape $(L, M, J)$: $L$ samples, $M$ datapoints, $J$ latents. All parameters, $\theta$ and $\phi$,
+# are arrays in one dictionary `p`.
 
 
 # %%
@@ -483,6 +484,46 @@ for analytic in (True, False):
     same(found[1], right["log_var"])
 
 # %% [markdown]
+# ### Another family for q
+#
+# Where did we use that the noise is Gaussian? Only in $\log q$ and in the divergence. Take Laplace noise of variance 1
+# instead, with $z = \mu + \sigma \epsilon$ as before. By the change of variables,
+# $\log q(z|x) = \sum_j (\log p(\epsilon_j) - \log \sigma_j)$. The expected log-prior depends on mean and variance
+# alone, so it is the same. The entropy of $q$ is that of the noise plus $\sum_j \log \sigma_j$. Hence the divergence
+# is that of the Gaussian plus a constant for each latent, the entropy of $\mathcal N(0, 1)$ minus that of the noise.
+#
+# **Before you run it:** what has to change in `gradient`?
+
+# %%
+scale = np.sqrt(0.5)  # a Laplace variable has the variance 2 scale^2
+log_noise = lambda e: -np.abs(e) / scale - np.log(2 * scale)
+constant = 0.5 * (1 + np.log(2 * np.pi)) - (1 + np.log(2 * scale))  # the difference of both entropies
+under = lambda e: np.exp(log_noise(e)) * (log_noise(e) - np.log(1.4) - log_normal(0.7 + 1.4 * e, 0, 1))
+mass, variance, divergence = (
+    sum(integrate.quad(function, *ends, epsabs=1e-12)[0] for ends in ((-40, 0), (0, 40)))
+    for function in (lambda e: np.exp(log_noise(e)), lambda e: np.exp(log_noise(e)) * e**2, under)
+)
+same([mass, variance], [1.0, 1.0], 1e-9)
+same(divergence, kl_from_prior(np.array([0.7]), np.log(np.array([1.4**2]))) + constant, 1e-9)
+
+other = Architecture(D, J, (), likelihood="gaussian", constant_log_var=True, posterior="laplace")
+for version in "ab":
+    estimator = SGVB(Model(other, reference, "float64"), n_samples=4, analytic_kl=version == "b")
+    drawn = estimator.draw(rng, 2500)
+    assert stats.kstest(drawn.ravel(), stats.laplace(scale=scale).cdf).pvalue > 1e-3
+    noise = drawn[:12].reshape(4, 3, J)
+    z, (mu, log_var) = g(p, noise, x), encode(p, x)
+    log_ratio = (log_noise(noise) - log_var / 2 - log_normal(z, 0, 1)).sum(axis=2)
+    kl = log_ratio.mean(axis=0) if version == "a" else kl_from_prior(mu, log_var) + J * constant
+    value, _, found = estimator.value_and_grad(in_npvae(p), x, noise.reshape(-1, J))
+    same(value, np.mean(log_likelihood(p, x, z).mean(axis=0) - kl))
+    for name, array in gradient(p, x, noise, version).items():
+        same(found[NAMES[name]], array)
+print(f"Laplace noise: the divergence is larger by {constant:.3f} nats a latent; the gradients are those of `gradient`")
+
+# %% [markdown]
+# Nothing has to change: a constant has no gradient. This works for every family of the second approach of tutorial 05.
+#
 # ## Is B always the quieter one?
 #
 # Lecture notes on this method often write that version B "has less variance". The paper says "typically". We fix one
@@ -512,7 +553,7 @@ assert stations["posterior"][0].var() < 1e-12 < 0.5 < stations["posterior"][1].v
 same(stations["posterior"][0], np.full(20_000, log_p), 1e-10)
 
 # figure: sgvb-b
-fig, axes = plt.subplots(1, 3, figsize=(8, 3), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(7.2, 3), layout="constrained")
 for ax, (name, pair) in zip(axes, stations.items()):
     ax.axhline(log_p, color="k", ls="--", lw=1, label="log p(x)")
     for place, (each, colour) in enumerate(zip(pair, ("tab:orange", "tab:blue"))):
@@ -790,7 +831,7 @@ for (where, M, L), (value, error) in table.items():
     )
 
 # figure: minibatch
-fig, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained", sharey=True)
 for ax, where in zip(axes, ("start", "trained")):
     for i, (group, colour) in enumerate((("encoder", "tab:blue"), ("decoder", "tab:orange"))):
         found = [table[where, M, L] for M, L in CHOICES]
