@@ -60,8 +60,7 @@ def log_p_given_theta(x, theta):
 
 
 log_p_X_given = np.array([log_p_given_theta(x, theta).sum() for theta in grid])  # log p_theta(X), for each theta
-exact = stats.multivariate_normal(np.full(N, grid[1250]), (1 + s**2) * np.eye(N)).logpdf(x)
-assert abs(log_p_X_given[1250] - exact) < 1e-8
+assert abs(log_p_X_given[1250] - stats.norm(grid[1250], np.sqrt(1 + s**2)).logpdf(x).sum()) < 1e-8
 
 # %% [markdown]
 # ## A prior on the weight
@@ -80,7 +79,7 @@ log_joint = log_p_X_given + log_prior
 log_p_X = np.log(np.exp(log_joint - log_joint.max()).sum() * width) + log_joint.max()
 posterior = np.exp(log_joint - log_p_X)  # p(theta|X), by Bayes
 
-covariance = (1 + s**2) * np.eye(N) + np.ones((N, N))
+covariance = (1 + s**2) * np.eye(N) + 1
 assert abs(log_p_X - stats.multivariate_normal(np.zeros(N), covariance).logpdf(x)) < 1e-8
 assert abs(posterior.sum() * width - 1) < 1e-10 and abs(np.exp(log_prior).sum() * width - 1) < 1e-10
 
@@ -92,8 +91,6 @@ def exact_posterior(x, s):
 
 
 mean, variance = exact_posterior(x, s)
-np.testing.assert_allclose(posterior, np.exp(log_normal(grid, mean, np.log(variance))), atol=1e-8)
-print(f"log p(X) = {log_p_X:.2f} nats; posterior of theta: {mean:.2f} +- {variance**0.5:.2f}")
 
 # figure: full-vb
 # figure: hyper-priors
@@ -106,6 +103,8 @@ for n, colour in ((1, "tab:green"), (5, "tab:orange"), (20, "tab:blue")):
 ax.axvline(true_theta, color="k", lw=1, label="true weight")
 ax.set(xlim=(-2.5, 3), xlabel=r"weight $\theta$", ylabel="density", title="MAP keeps the dots, full Bayes the curves")
 ax.legend(fontsize=8)
+np.testing.assert_allclose(posterior, np.exp(log_normal(grid, mean, np.log(variance))), atol=1e-8)
+print(f"log p(X) = {log_p_X:.2f} nats; posterior of theta: {mean:.2f} +- {variance**0.5:.2f}")
 
 # %% [markdown]
 # *See:* each curve says how much the data leaves open; the dot on it, the maximum a posteriori (MAP), does not.
@@ -345,7 +344,7 @@ def nested_bound(phi, x):
     mu_z, var_theta = phi["a"] * x + phi["c"], np.exp(phi["log_var"])
     at = phi["mu"] + np.sqrt(var_theta) * nodes
     of_z = sum(latent_gap(x_i, at, mu_i, phi["v"]) for x_i, mu_i in zip(x, mu_z)) @ weights
-    covariance = (1 + s**2) * np.eye(len(x)) + np.ones((len(x), len(x)))
+    covariance = (1 + s**2) * np.eye(len(x)) + 1
     evidence = stats.multivariate_normal(np.zeros(len(x)), covariance).logpdf(x)
     return evidence - gaussian_divergence(phi["mu"], var_theta, m, v) - of_z
 
@@ -845,8 +844,10 @@ right.legend(fontsize=8)
 # upright, and fits *into* the ridge. On the right, the two lines run in parallel.
 #
 # Always too narrow. A larger $N$ does not heal it, for each new datapoint brings a new $z$ with it; less noise makes it
-# worse, for the ridge gets sharper. The cause is the family: under $q$, $\theta$ and $z$ are independent. So a standard
-# deviation from full variational Bayes is a lower limit of what the data leaves open, not an error bar.
+# worse, for the ridge gets sharper. The cause is the family: under $q$, $\theta$ and $z$ are independent. (It is no
+# accident of this model: the best independent Gaussians have variances of one over the diagonal of the precision
+# matrix, and these are never larger than the variances themselves.) So a standard deviation from full variational Bayes
+# is a lower limit of what the data leaves open, not an error bar.
 #
 # ## Exercise: the gradient at mean and variance
 #
