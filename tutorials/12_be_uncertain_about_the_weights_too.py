@@ -603,13 +603,21 @@ for name in best_q:  # a step in any direction lowers the bound
     for step in (-0.01, 0.01):
         assert nested_bound(best_q | {name: best_q[name] + step}, x) < nested_bound(best_q, x)
 
+
+def spread(values):
+    """Say the standard deviation of values, with its standard error."""
+    squares = (values - values.mean()) ** 2
+    sd = np.sqrt(squares.mean())
+    return f"{sd:.1f} +- {squares.std() / np.sqrt(len(values)) / (2 * sd):.1f}"
+
+
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
 for ax, q, name in zip(axes, (phi, best_q), ("a poor q", "the best q of its family")):
     x_l = x[rng.integers(N, size=40000)]
     eps, zeta = rng.standard_normal((2, 40000))
     both = f(q, x_l, g(q, eps, x_l), h(q, zeta), N), f_gaussian(q, x_l, eps, zeta, N)
-    sds = [values.std() for values in both]
-    print(f"{name}: sd of one sample {sds[0]:.0f} nats with f, {sds[1]:.0f} in closed form")
+    print(f"{name}: sd of one sample {spread(both[0])} nats with f, {spread(both[1])} in closed form")
+    assert both[1].std() > 1.2 * both[0].std()
     for values, label, colour in zip(both, ("f", "closed-form divergences"), ("tab:orange", "tab:blue")):
         assert abs(values.mean() - nested_bound(q, x)) < 4 * values.std() / 200
         ax.hist(values, np.linspace(-160, 40, 81), histtype="step", color=colour, label=label)
@@ -643,7 +651,7 @@ for name, what in (("mu", "mean of the weight"), ("a", "encoder, a"), ("c", "enc
     exact = derivative(lambda q: exact_by_nodes(q, x), phi, name)
     assert abs(sampled.mean() - exact) < 4 * sampled.std() / 200
     assert abs(closed.mean() - exact) < 4 * closed.std() / 200
-    print(f"{what}: sd of the gradient {sampled.std():.0f} with f, {closed.std():.0f} in closed form")
+    print(f"{what}: sd of the gradient {spread(sampled)} with f, {spread(closed)} in closed form")
     assert closed.std() < (1.01 if name == "mu" else 0.9) * sampled.std()
 
 # %% [markdown]
@@ -760,7 +768,7 @@ def train(x, s, rng, log_var=-5.0, steps=2000, L=10, step_size=0.3):
 
 
 found, path = train(x, s, rng, log_var=0.0, steps=4000)  # q starts as wide as the prior
-print({name: f"{found[name]:.1f} (best {best_q[name]:.1f})" for name in ("log_var", "a", "v")})
+print("found, and best:", *(f"{name} {found[name]:.1f}, {best_q[name]:.1f};" for name in found))
 assert all(abs(found[name] - best_q[name]) < 0.1 for name in best_q)
 
 # figure: full-vb-algorithm
