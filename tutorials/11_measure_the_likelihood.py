@@ -524,10 +524,10 @@ np.testing.assert_allclose(
 # %% [markdown]
 # ## Why a new set of samples?
 #
-# The notes leave out that $z^{(l)}$ must be *new* samples, drawn after $q$ was fitted. The derivation needs a $q$ that
-# knows nothing of the samples in the mean. We measure what happens otherwise, on linear-Gaussian models with $J$
-# latents, of which $\log p(x)$ and the posterior are known, so that nothing else can go wrong: exact samples, exact
-# answers, $200$ datapoints each, and $50$ samples.
+# Lecture notes on this method often leave out that the $z^{(l)}$ must be *new* samples, drawn after $q$ was fitted. The
+# derivation needs a $q$ that knows nothing of the samples in the mean. We measure what happens otherwise, on
+# linear-Gaussian models with $J$ latents, of which $\log p(x)$ and the posterior are known, so that nothing else can go
+# wrong: exact samples, exact answers, $200$ datapoints each, and $50$ samples.
 #
 # **Before you run it:** with the samples that $q$ was fitted to, will $\log p(x)$ be too high or too low? By how much
 # for one latent, and for ten?

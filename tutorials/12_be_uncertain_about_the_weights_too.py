@@ -385,8 +385,8 @@ assert abs(sampled.mean() - bound) < 4 * error
 # %% [markdown]
 # ## Exercise: the estimator, from its densities
 #
-# Write the estimator once more, given the five log-densities of the $L$ samples. In code, the missing sign of the notes
-# becomes a decision, and so does the place of $N$.
+# Write the estimator once more, given the five log-densities of the $L$ samples. In code, the sign that is often
+# misprinted becomes a decision, and so does the place of $N$.
 #
 # <details><summary>Hint</summary>
 #
@@ -414,7 +414,7 @@ check_full_vb_estimator = Exercise(
                 N * (log_p_x - log_p_z - log_q_z) + log_p_theta - log_q_theta
             )
         ),
-        "log p(z) is missing, as if the notes' '=' ended the sum": (
+        "log p(z) is missing, as if the misprinted '=' ended the sum": (
             lambda log_p_x, log_p_z, log_q_z, log_p_theta, log_q_theta, N: np.mean(
                 N * (log_p_x - log_q_z) + log_p_theta - log_q_theta
             )
@@ -577,10 +577,10 @@ def exact_by_nodes(phi, x):
 assert abs(exact_by_nodes(phi, x) - bound) < 1e-8  # the same bound, from fewer samples
 
 # %% [markdown]
-# The paper and the notes say that this estimator has the lower variance. In *Estimate the bound from one minibatch* you
-# saw that it depends. We compare both at the poor $q$ used until now, and at the best one of its family. The best one
-# has a closed form (its variances are one over the diagonal of the precision matrix of $(\theta, z_1, \ldots, z_N)$
-# given $X$: $1 + N / s^2$ for $\theta$, $1 + 1 / s^2$ for each $z_i$).
+# The paper says that this estimator has the lower variance, and lecture notes repeat it. In *Estimate the bound from
+# one minibatch* you saw that it depends. We compare both at the poor $q$ used until now, and at the best one of its
+# family. The best one has a closed form (its variances are one over the diagonal of the precision matrix of
+# $(\theta, z_1, \ldots, z_N)$ given $X$: $1 + N / s^2$ for $\theta$, $1 + 1 / s^2$ for each $z_i$).
 #
 # **Before you run it:** which of the two has less variance at the best $q$?
 
@@ -629,12 +629,13 @@ axes[0].legend(fontsize=8)
 # figure: gaussian-example
 
 # %% [markdown]
-# *See:* both means are on the line, but in both panels the closed form is the *wider* histogram.
+# *See:* all four histograms have their mean on the line, but in both panels that of the closed form is *wider*.
 #
-# That contradicts what is said of it. In $f_\phi$ the sampled $\log p_\theta(x|z)$ and $-\log q_\phi(z|x)$ move against
-# each other, and their sum is nearly constant where $q$ is good. The closed form removes one of the partners. For
-# training, though, what counts is the noise of the *gradient*. We measure it with the trick of a complex step:
-# $\mathrm{Im}\, f(\phi + i h) / h$ is the derivative, exact to the last digit, because nothing is subtracted.
+# That contradicts what is said of it. In $f_\phi$ the sampled $\log p_\theta(x|z) + \log p(z)$ and $-\log q_\phi(z|x)$
+# move against each other: where $q$ is the posterior given $\theta$, their sum does not depend on $z$ at all. The
+# closed form removes one of the partners. For training, though, what counts is the noise of the *gradient*. We measure
+# it with the trick of a complex step: $\mathrm{Im}\, f(\phi + i h) / h$ is the derivative, exact to the last digit,
+# because nothing is subtracted.
 
 
 # %%
