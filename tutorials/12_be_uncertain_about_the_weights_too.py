@@ -60,8 +60,7 @@ def log_p_given_theta(x, theta):
 
 
 log_p_X_given = np.array([log_p_given_theta(x, theta).sum() for theta in grid])  # log p_theta(X), for each theta
-exact = stats.multivariate_normal(np.full(N, grid[1250]), (1 + s**2) * np.eye(N)).logpdf(x)
-assert abs(log_p_X_given[1250] - exact) < 1e-8
+assert abs(log_p_X_given[1250] - stats.norm(grid[1250], np.sqrt(1 + s**2)).logpdf(x).sum()) < 1e-8
 
 # %% [markdown]
 # ## A prior on the weight
@@ -80,7 +79,7 @@ log_joint = log_p_X_given + log_prior
 log_p_X = np.log(np.exp(log_joint - log_joint.max()).sum() * width) + log_joint.max()
 posterior = np.exp(log_joint - log_p_X)  # p(theta|X), by Bayes
 
-covariance = (1 + s**2) * np.eye(N) + np.ones((N, N))
+covariance = (1 + s**2) * np.eye(N) + 1
 assert abs(log_p_X - stats.multivariate_normal(np.zeros(N), covariance).logpdf(x)) < 1e-8
 assert abs(posterior.sum() * width - 1) < 1e-10 and abs(np.exp(log_prior).sum() * width - 1) < 1e-10
 
@@ -92,8 +91,6 @@ def exact_posterior(x, s):
 
 
 mean, variance = exact_posterior(x, s)
-np.testing.assert_allclose(posterior, np.exp(log_normal(grid, mean, np.log(variance))), atol=1e-8)
-print(f"log p(X) = {log_p_X:.2f} nats; posterior of theta: {mean:.2f} +- {variance**0.5:.2f}")
 
 # figure: full-vb
 # figure: hyper-priors
@@ -106,6 +103,8 @@ for n, colour in ((1, "tab:green"), (5, "tab:orange"), (20, "tab:blue")):
 ax.axvline(true_theta, color="k", lw=1, label="true weight")
 ax.set(xlim=(-2.5, 3), xlabel=r"weight $\theta$", ylabel="density", title="MAP keeps the dots, full Bayes the curves")
 ax.legend(fontsize=8)
+np.testing.assert_allclose(posterior, np.exp(log_normal(grid, mean, np.log(variance))), atol=1e-8)
+print(f"log p(X) = {log_p_X:.2f} nats; posterior of theta: {mean:.2f} +- {variance**0.5:.2f}")
 
 # %% [markdown]
 # *See:* each curve says how much the data leaves open; the dot on it, the maximum a posteriori (MAP), does not.
@@ -345,7 +344,7 @@ def nested_bound(phi, x):
     mu_z, var_theta = phi["a"] * x + phi["c"], np.exp(phi["log_var"])
     at = phi["mu"] + np.sqrt(var_theta) * nodes
     of_z = sum(latent_gap(x_i, at, mu_i, phi["v"]) for x_i, mu_i in zip(x, mu_z)) @ weights
-    covariance = (1 + s**2) * np.eye(len(x)) + np.ones((len(x), len(x)))
+    covariance = (1 + s**2) * np.eye(len(x)) + 1
     evidence = stats.multivariate_normal(np.zeros(len(x)), covariance).logpdf(x)
     return evidence - gaussian_divergence(phi["mu"], var_theta, m, v) - of_z
 
@@ -386,8 +385,8 @@ assert abs(sampled.mean() - bound) < 4 * error
 # %% [markdown]
 # ## Exercise: the estimator, from its densities
 #
-# Write the estimator once more, given the five log-densities of the $L$ samples. In code, the missing sign of the notes
-# becomes a decision, and so does the place of $N$.
+# Write the estimator once more, given the five log-densities of the $L$ samples. In code, the sign that is often
+# misprinted becomes a decision, and so does the place of $N$.
 #
 # <details><summary>Hint</summary>
 #
@@ -415,7 +414,7 @@ check_full_vb_estimator = Exercise(
                 N * (log_p_x - log_p_z - log_q_z) + log_p_theta - log_q_theta
             )
         ),
-        "log p(z) is missing, as if the notes' '=' ended the sum": (
+        "log p(z) is missing, as if the misprinted '=' ended the sum": (
             lambda log_p_x, log_p_z, log_q_z, log_p_theta, log_q_theta, N: np.mean(
                 N * (log_p_x - log_q_z) + log_p_theta - log_q_theta
             )
@@ -578,10 +577,10 @@ def exact_by_nodes(phi, x):
 assert abs(exact_by_nodes(phi, x) - bound) < 1e-8  # the same bound, from fewer samples
 
 # %% [markdown]
-# The paper and the notes say that this estimator has the lower variance. In *Estimate the bound from one minibatch* you
-# saw that it depends. We compare both at the poor $q$ used until now, and at the best one of its family. The best one
-# has a closed form (its variances are one over the diagonal of the precision matrix of $(\theta, z_1, \ldots, z_N)$
-# given $X$: $1 + N / s^2$ for $\theta$, $1 + 1 / s^2$ for each $z_i$).
+# The paper says that this estimator has the lower variance, and lecture notes repeat it. In *Estimate the bound from
+# one minibatch* you saw that it depends. We compare both at the poor $q$ used until now, and at the best one of its
+# family. The best one has a closed form (its variances are one over the diagonal of the precision matrix of
+# $(\theta, z_1, \ldots, z_N)$ given $X$: $1 + N / s^2$ for $\theta$, $1 + 1 / s^2$ for each $z_i$).
 #
 # **Before you run it:** which of the two has less variance at the best $q$?
 
@@ -604,13 +603,21 @@ for name in best_q:  # a step in any direction lowers the bound
     for step in (-0.01, 0.01):
         assert nested_bound(best_q | {name: best_q[name] + step}, x) < nested_bound(best_q, x)
 
+
+def spread(values):
+    """Say the standard deviation of values, with its standard error."""
+    squares = (values - values.mean()) ** 2
+    sd = np.sqrt(squares.mean())
+    return f"{sd:.1f} +- {squares.std() / np.sqrt(len(values)) / (2 * sd):.1f}"
+
+
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
 for ax, q, name in zip(axes, (phi, best_q), ("a poor q", "the best q of its family")):
     x_l = x[rng.integers(N, size=40000)]
     eps, zeta = rng.standard_normal((2, 40000))
     both = f(q, x_l, g(q, eps, x_l), h(q, zeta), N), f_gaussian(q, x_l, eps, zeta, N)
-    sds = [values.std() for values in both]
-    print(f"{name}: sd of one sample {sds[0]:.0f} nats with f, {sds[1]:.0f} in closed form")
+    print(f"{name}: sd of one sample {spread(both[0])} nats with f, {spread(both[1])} in closed form")
+    assert both[1].std() > 1.2 * both[0].std()
     for values, label, colour in zip(both, ("f", "closed-form divergences"), ("tab:orange", "tab:blue")):
         assert abs(values.mean() - nested_bound(q, x)) < 4 * values.std() / 200
         ax.hist(values, np.linspace(-160, 40, 81), histtype="step", color=colour, label=label)
@@ -622,12 +629,13 @@ axes[0].legend(fontsize=8)
 # figure: gaussian-example
 
 # %% [markdown]
-# *See:* both means are on the line, but in both panels the closed form is the *wider* histogram.
+# *See:* all four histograms have their mean on the line, but in both panels that of the closed form is *wider*.
 #
-# That contradicts what is said of it. In $f_\phi$ the sampled $\log p_\theta(x|z)$ and $-\log q_\phi(z|x)$ move against
-# each other, and their sum is nearly constant where $q$ is good. The closed form removes one of the partners. For
-# training, though, what counts is the noise of the *gradient*. We measure it with the trick of a complex step:
-# $\mathrm{Im}\, f(\phi + i h) / h$ is the derivative, exact to the last digit, because nothing is subtracted.
+# That contradicts what is said of it. In $f_\phi$ the sampled $\log p_\theta(x|z) + \log p(z)$ and $-\log q_\phi(z|x)$
+# move against each other: where $q$ is the posterior given $\theta$, their sum does not depend on $z$ at all. The
+# closed form removes one of the partners. For training, though, what counts is the noise of the *gradient*. We measure
+# it with the trick of a complex step: $\mathrm{Im}\, f(\phi + i h) / h$ is the derivative, exact to the last digit,
+# because nothing is subtracted.
 
 
 # %%
@@ -644,7 +652,7 @@ for name, what in (("mu", "mean of the weight"), ("a", "encoder, a"), ("c", "enc
     exact = derivative(lambda q: exact_by_nodes(q, x), phi, name)
     assert abs(sampled.mean() - exact) < 4 * sampled.std() / 200
     assert abs(closed.mean() - exact) < 4 * closed.std() / 200
-    print(f"{what}: sd of the gradient {sampled.std():.0f} with f, {closed.std():.0f} in closed form")
+    print(f"{what}: sd of the gradient {spread(sampled)} with f, {spread(closed)} in closed form")
     assert closed.std() < (1.01 if name == "mu" else 0.9) * sampled.std()
 
 # %% [markdown]
@@ -761,7 +769,7 @@ def train(x, s, rng, log_var=-5.0, steps=2000, L=10, step_size=0.3):
 
 
 found, path = train(x, s, rng, log_var=0.0, steps=4000)  # q starts as wide as the prior
-print({name: f"{found[name]:.1f} (best {best_q[name]:.1f})" for name in ("log_var", "a", "v")})
+print("found, and best:", *(f"{name} {found[name]:.1f}, {best_q[name]:.1f};" for name in found))
 assert all(abs(found[name] - best_q[name]) < 0.1 for name in best_q)
 
 # figure: full-vb-algorithm
@@ -845,8 +853,10 @@ right.legend(fontsize=8)
 # upright, and fits *into* the ridge. On the right, the two lines run in parallel.
 #
 # Always too narrow. A larger $N$ does not heal it, for each new datapoint brings a new $z$ with it; less noise makes it
-# worse, for the ridge gets sharper. The cause is the family: under $q$, $\theta$ and $z$ are independent. So a standard
-# deviation from full variational Bayes is a lower limit of what the data leaves open, not an error bar.
+# worse, for the ridge gets sharper. The cause is the family: under $q$, $\theta$ and $z$ are independent. (It is no
+# accident of this model: the best independent Gaussians have variances of one over the diagonal of the precision
+# matrix, and these are never larger than the variances themselves.) So a standard deviation from full variational Bayes
+# is a lower limit of what the data leaves open, not an error bar.
 #
 # ## Exercise: the gradient at mean and variance
 #
