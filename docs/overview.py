@@ -40,6 +40,8 @@ def examine(path, thumbnail):
     """Run a tutorial, save its thumbnail, and return what it printed, its exercises and its figures."""
     import matplotlib.pyplot as plt
 
+    from npvae.exercises import Exercise
+
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         names = runpy.run_path(str(path), run_name="__main__")
@@ -51,7 +53,7 @@ def examine(path, thumbnail):
         "printed": printed.getvalue(),
         "seconds": sum(os.times()[:4]),
         "figures": [(figure.get_label(), [_axis_names(ax) for ax in figure.axes]) for figure in figures],
-        "exercises": {name: _judged(names, name) for name in names if name.startswith("check_")},
+        "exercises": {name: _judged(names, name) for name in names if isinstance(names[name], Exercise)},
     }
 
 
