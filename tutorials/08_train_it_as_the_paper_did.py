@@ -154,7 +154,8 @@ for _ in range(20):
     path.append(w)
 assert np.allclose(G, np.sum(np.square(history), axis=0), rtol=1e-14)
 roots = np.sqrt(np.cumsum(np.square(history), axis=0) + 1e-8)
-assert np.allclose(path, [0.5, -1.0] + np.cumsum(0.1 * np.array(history) / roots, axis=0), rtol=1e-10)
+by_sums = np.array([0.5, -1.0]) + np.cumsum(0.1 * np.array(history) / roots, axis=0)
+assert np.allclose(path, by_sums, rtol=1e-10)
 assert np.allclose(path[0] - [0.5, -1.0], 0.1 * np.sign(history[0]), rtol=1e-3)  # the first step: all of eta
 print(f"shares of the way to the optimum: {1 - w[0] / 0.5:.2f} and {1 - w[1] / -1.0:.2f}")
 
@@ -471,7 +472,7 @@ for name, noise, kl_weight in (("autoencoder", 0.0, 0.0), ("VAE", 1.0, 1.0)):
     print(f"{far:.0%} of the codes beyond the circle that holds 95% of the prior")
 loss = models["VAE"]["log_px"] - models["autoencoder"]["log_px"]
 loss_error = loss.std() / np.sqrt(len(loss))
-print(f"the autoencoder gives new pictures {loss.mean():.0f} +- {loss_error:.0f} nats less than the VAE")
+print(f"the autoencoder gives new pictures {loss.mean():.1f} +- {loss_error:.1f} nats less than the VAE")
 assert abs(models["autoencoder"]["reconstruction"] - models["VAE"]["reconstruction"]) < 2
 assert loss.mean() > 10 * loss_error and models["autoencoder"]["far"] > 0.5 > 0.1 > models["VAE"]["far"]
 
