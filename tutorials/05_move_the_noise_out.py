@@ -621,6 +621,8 @@ u2 = np.stack([u, u[::-1] ** 0.5], axis=1)  # two columns of noise
 z = beta_from_gammas_solution(u2, 2.4, 0.8)
 by_hand = {"concentration1": z2 / (z1 + z2) ** 2 * d1, "concentration0": -z1 / (z1 + z2) ** 2 * d2}
 p_values["Beta"] = check_composed(distributions.Beta(2.4, 0.8), stats.beta(2.4, 0.8), u2, z, by_hand)
+levels = np.linspace(0.02, 0.98, 49)
+same(distributions.Beta(0.8, 2.4).log_prob(levels), stats.beta(0.8, 2.4).logpdf(levels), 1e-10)
 print(f"Beta: equal, p = {p_values['Beta']:.2f}")
 assert p_values["Beta"] > 1e-3
 
