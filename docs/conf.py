@@ -27,8 +27,6 @@ html_title = f"npvae {version}"
 extensions = ["myst_nb", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sourcelinks"]
 exclude_patterns = ["_build", "*.py", "tutorials/notebooks"]
 nitpicky = True
-#: Types of other projects that names of the API stand for: their pages are elsewhere, and a build needs no network.
-nitpick_ignore_regex = [("py:.*", r"(numpy|collections\.abc)\..*")]
 
 # Pages in Markdown ----------------------------------------------------------------------------------------------------
 
@@ -40,6 +38,13 @@ myst_heading_anchors = 4
 DOWNLOADS = (
     "Download: {{download}}`notebook <notebooks/{name}.ipynb>`, {{download}}`script <../../tutorials/{name}.py>`"
 )
+
+#: The settings of IPython, which executes them.
+KERNEL = """
+c.InteractiveShell.ast_node_interactivity = "none"  # a cell shows what it prints and draws, not what it returns
+c.InlineBackend.rc = {"figure.dpi": 144}  # sharp on screens of two pixels to the point
+c.IPKernelApp.log_level = "ERROR"
+"""
 
 
 def write(path, text):
@@ -73,8 +78,8 @@ def copy_tutorials(source, target):
 
 def fingerprint():
     """Return a hash of what the results of a tutorial depend on, beside the tutorial itself."""
-    digest = hashlib.sha256(sys.version.encode())
-    for path in [HERE / "matplotlibrc", *sorted((HERE.parent / "npvae").rglob("*.py"))]:
+    digest = hashlib.sha256((sys.version + KERNEL).encode())
+    for path in sorted((HERE.parent / "npvae").rglob("*.py")):
         digest.update(path.read_bytes())
     for name in ("numpy", "scipy", "matplotlib", "numba"):
         digest.update(importlib.metadata.version(name).encode())
@@ -90,12 +95,13 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120  # seconds a cell
 nb_merge_streams = True
-os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")
+os.environ["IPYTHONDIR"] = str(HERE / "_build" / "ipython")
+write(HERE / "_build" / "ipython" / "profile_default" / "ipython_kernel_config.py", KERNEL)
 
 # The API ------------------------------------------------------------------------------------------------------------
 
 default_role = "code-name"
-autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "none"  # docstrings state shapes and units, of which annotations know nothing
 python_maximum_signature_line_length = 88
 numpydoc_show_class_members = False

@@ -3,6 +3,7 @@
 - `npvae.x.y` leads to its entry in the API reference, or to its source if it has none;
 - `tests/test_x.py::test_y`, `npvae/x.py` and other files lead to pages with their source;
 - each entry of the API has a link to its source, and each field of a tuple the comment beside it;
+- constants of the API are shown without long values;
 - in a docstring, single backquotes may shorten a name as the code around it would (the role `code-name`).
 """
 
@@ -257,12 +258,30 @@ def add_fields(app, what, name, thing, options, lines):
         lines += [line for field, said in found for line in (field, f"    {said}")]
 
 
+def join_types(app, what, name, thing, options, lines):
+    """Join the lines of the type of a parameter, which numpydoc wants in one: the others are indented by 8."""
+    joined = re.sub(r"(?m)^(\w+ : .*(?:\n {8}.*)+)", lambda match: re.sub(r"\n +", " ", match[1]), "\n".join(lines))
+    lines[:] = joined.split("\n")
+
+
+def tidy(app, doctree):
+    """Remove values of constants that are more than a number or a word, and what types a name stands for."""
+    for value in list(doctree.findall(addnodes.desc_annotation)):
+        if value.astext().startswith(" = ") and len(value.astext()) > 40:
+            value.parent.remove(value)
+    for paragraph in list(doctree.findall(nodes.paragraph)):
+        if isinstance(paragraph.parent, addnodes.desc_content) and paragraph.astext().startswith("alias of "):
+            paragraph.parent.remove(paragraph)
+
+
 def setup(app):
     """Register all of it."""
     app.add_role("code-name", code_name)
     app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-signature", signature)
+    app.connect("autodoc-process-docstring", join_types, priority=300)
     app.connect("autodoc-process-docstring", add_fields, priority=400)  # before numpydoc
+    app.connect("doctree-read", tidy)
     app.connect("doctree-resolved", link)
     app.connect("env-updated", lambda app, env: env.found_docs)  # all pages show the same list of pages
     app.connect("html-collect-pages", source_pages)

@@ -630,7 +630,7 @@ def numpydoc(indent: int = 4) -> str:
     """
     lines = ["Parameters", "----------"]
     for name, setting in SETTINGS.items():
-        lines.append(f"{name} : {setting.kind.describe()}, default {_show(setting.default)}")  # numpydoc: one line
+        lines += _wrap(f"{name} : {setting.kind.describe()}, default {_show(setting.default)}", indent, "        ")
         lines += ["    " + line for line in _wrap(f"{setting.summary} {setting.details}", indent + 4)]
     return ("\n" + " " * indent).join(lines)
 
@@ -652,6 +652,7 @@ def _show(default: Any) -> str:
     return f'"{default}"' if isinstance(default, str) else repr(default)
 
 
-def _wrap(text: str, indent: int) -> list[str]:
-    """Break a text into lines that fit beside the indent."""
-    return textwrap.wrap(text, LINE_LENGTH - indent, break_on_hyphens=False)
+def _wrap(text: str, indent: int, later: str = "") -> list[str]:
+    """Break a text into lines that fit beside the indent; all but the first begin with `later`."""
+    width = LINE_LENGTH - indent
+    return textwrap.wrap(text, width, subsequent_indent=later, break_on_hyphens=False)
