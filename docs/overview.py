@@ -126,7 +126,7 @@ def entry(path, report):
     """Return the part of the overview about one tutorial."""
     text = Path(path).read_text(encoding="utf-8")
     title = re.search(r"^# # (.+)$", text, re.MULTILINE)[1]
-    question = re.search(r"^# \*\*Question:\*\* (.+)$", text, re.MULTILINE)[1]
+    question = re.search(r"^# \*\*Question:\*\* ((?:.+\n)+?)#\n", text, re.MULTILINE)[1].replace("\n# ", " ").strip()
     (answer,) = re.findall(r"^Answer: (.+)$", report["printed"], re.MULTILINE)
     no = number(path)
     return f"""
@@ -134,8 +134,13 @@ def entry(path, report):
 
 ![{title}](thumbnails/{no}.png)
 
-**{question}** {answer[0].upper()}{answer[1:]}{"" if answer.endswith(".") else "."}
+**{sentence(question)}** {sentence(answer)}
 """
+
+
+def sentence(text):
+    """Return text with a capital at its beginning and a full stop or a question mark at its end."""
+    return text[0].upper() + text[1:] + ("" if text[-1] in ".?" else ".")
 
 
 def entries(overview):

@@ -33,8 +33,9 @@ LEDGER = {
     "06": "estimators.SGVB evaluation.gradient_variance parameters backends.formulas.MIN_LOG_VAR",
     "07": """backends.reference.bernoulli_log_prob backends.reference.dense backends.reference.dense_backward
         check_gradient gradcheck""",
+    "08": "optimizers",
     "09": "evaluation.examine",
-    "10": "backends.formulas.soft_floor",
+    "10": "backends.formulas conditional",
     "11": "samplers evaluation",
     "12": "estimators.FullVB estimators.full_vb",
     "a1": "backends",
