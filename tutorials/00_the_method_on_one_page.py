@@ -44,6 +44,7 @@ ax.set(xlabel="10 rows of X, 28 pixels wide each", xticks=[], yticks=[])
 # $q(z|x) = \mathcal N(\mu, \sigma^2)$. It gives the logarithm of $\sigma^2$, because any number may be a logarithm.
 #
 # $$h = \tanh(x W_3 + b_3), \quad \mu = h W_4 + b_4, \quad \log \sigma^2 = h W_5 + b_5$$
+#
 # $$k = \tanh(z W_1 + b_1), \quad a = k W_2 + b_2, \quad y = 1 / (1 + e^{-a})$$
 
 
@@ -153,9 +154,9 @@ def adagrad_step(p, gradient, G, step_size, N):
 #
 # Each step takes a minibatch of $M$ pictures and fresh noise. A model that knows how often each pixel is white, and
 # nothing more, is our yardstick: **independent pixels**. We let the decoder start there, whatever the code: the bias
-# $b_2$ begins as the log-odds of the pixels. What the bound gains from then on, it owes to codes.
+# $b_2$ begins as the log-odds of the pixels. What the bound gains on the yardstick, it owes to codes.
 #
-# **Before you run it:** guess how many nats the bound on *new* pictures will gain on the yardstick.
+# **Before you run it:** guess how many nats the bound on *new* pictures will gain.
 
 # %%
 H, J, M, n_epochs, step_size = 100, 5, 100, 20, 0.05
@@ -191,12 +192,8 @@ left.set(xlabel="pictures seen in training", ylabel="bound (nats)")
 left.legend()
 pictures = [np.hstack(row.reshape(-1, 28, 28)) for row in (X_test[:10], reconstructed, drawn)]
 right.imshow(np.vstack(pictures), cmap="gray")
-right.set(
-    xlabel="28 pixels each",
-    xticks=[],
-    yticks=[14, 42, 70],
-    yticklabels=["new digits", "decoded codes", "from the prior"],
-)
+right.set(xlabel="28 pixels each", xticks=[])
+right.set_yticks([14, 42, 70], ["new digits", "decoded codes", "from the prior"])
 fig.set_label("thumbnail")
 
 # %% [markdown]
