@@ -3,8 +3,8 @@
 #
 # **Question:** how much about handwriting does one page of NumPy learn in a few seconds?
 #
-# **You will do:** write a variational autoencoder with nothing hidden: data, encoder, decoder, the bound, its
-# gradient, the optimizer and the training loop. You check the gradient, train, and draw new digits.
+# **You will do:** write a variational autoencoder with nothing hidden: data, encoder, decoder, the bound, its gradient,
+# the optimizer and the training loop. You check the gradient, train, and draw new digits.
 #
 # **You will learn:** how the parts of Auto-Encoding Variational Bayes fit together. The later tutorials take one part
 # each, and say why it is so.
@@ -35,15 +35,16 @@ ax.set(xlabel="10 rows of X, 28 pixels wide each", xticks=[], yticks=[])
 #
 # ## Two networks
 #
-# We imagine that each picture $x$ came about in two steps. First a **code** $z$ of $J$ numbers was drawn from the
-# prior $p(z) = \mathcal N(0, I)$. Then the **decoder**, a network with weights $\theta = (W_1, b_1, W_2, b_2)$,
-# turned $z$ into a probability $y_d$ for each pixel to be white.
+# We imagine that each picture $x$ came about in two steps. First a **code** $z$ of $J$ numbers was drawn from the prior
+# $p(z) = \mathcal N(0, I)$. Then the **decoder**, a network with weights $\theta = (W_1, b_1, W_2, b_2)$, turned $z$
+# into a probability $y_d$ for each pixel to be white.
 #
-# Nobody tells us the code of a picture. So a second network, the **encoder** with weights $\phi = (W_3, b_3, W_4,
-# b_4, W_5, b_5)$, looks at $x$ and answers with a normal distribution over codes, $q(z|x) = \mathcal N(\mu,
-# \sigma^2)$. It gives the logarithm of $\sigma^2$, because any number may be a logarithm.
+# Nobody tells us the code of a picture. So a second network, the **encoder** with weights
+# $\phi = (W_3, b_3, W_4, b_4, W_5, b_5)$, looks at $x$ and answers with a normal distribution over codes,
+# $q(z|x) = \mathcal N(\mu, \sigma^2)$. It gives the logarithm of $\sigma^2$, because any number may be a logarithm.
 #
 # $$h = \tanh(x W_3 + b_3), \quad \mu = h W_4 + b_4, \quad \log \sigma^2 = h W_5 + b_5$$
+#
 # $$k = \tanh(z W_1 + b_1), \quad a = k W_2 + b_2, \quad y = 1 / (1 + e^{-a})$$
 
 
@@ -74,19 +75,19 @@ def sigmoid(a):
 # %% [markdown]
 # ## The bound, and its gradient by hand
 #
-# We would like to raise $\log p(x)$, the log-probability of the pictures. It is an integral over all codes that
-# nobody can compute. But it is never smaller than the **bound**, whatever the encoder answers:
+# We would like to raise $\log p(x)$, the log-probability of the pictures. It is an integral over all codes that nobody
+# can compute. But it is never smaller than the **bound**, whatever the encoder answers:
 #
 # $$\log p(x) \ge \mathcal L = \mathbb E_{q(z|x)}[\log p(x|z)] - D_{KL}(q(z|x) \| p(z))$$
 #
 # The first term asks the codes to explain the picture: $\log p(x|z) = \sum_d x_d \log y_d + (1 - x_d) \log(1 - y_d)$.
-# We estimate its mean with $L$ samples. The second term is the price of an answer that differs from the prior. For
-# two normal distributions it is $\frac12 \sum_j (\mu_j^2 + \sigma_j^2 - 1 - \log \sigma_j^2)$.
+# We estimate its mean with $L$ samples. The second term is the price of an answer that differs from the prior. For two
+# normal distributions it is $\frac12 \sum_j (\mu_j^2 + \sigma_j^2 - 1 - \log \sigma_j^2)$.
 #
-# The trick is how to draw $z$: take noise $\epsilon$ from $\mathcal N(0, I)$, and let $z = \mu + \sigma \epsilon$.
-# Then $z$ has a derivative by $\mu$ and by $\sigma$, so the chain rule can walk from the pixels back to the encoder.
-# In the code, `da` is the derivative of the bound by `a`, and likewise for the others. Read the second half from top
-# to bottom as the first half from bottom to top.
+# The trick is how to draw $z$: take noise $\epsilon$ from $\mathcal N(0, I)$, and let $z = \mu + \sigma \epsilon$. Then
+# $z$ has a derivative by $\mu$ and by $\sigma$, so the chain rule can walk from the pixels back to the encoder. In the
+# code, `da` is the derivative of the bound by `a`, and likewise for the others. Read the second half from top to bottom
+# as the first half from bottom to top.
 
 
 # %%
@@ -115,9 +116,9 @@ def bound_and_gradient(p, x, eps):
 # %% [markdown]
 # ## Is the gradient right?
 #
-# A gradient written by hand deserves distrust. Nudge one parameter up and down by a small step, look at what the
-# bound does, and compare. We do so for every parameter of a tiny network. The noise stays the same, so that the bound
-# is an ordinary function.
+# A gradient written by hand deserves distrust. Nudge one parameter up and down by a small step, look at what the bound
+# does, and compare. We do so for every parameter of a tiny network. The noise stays the same, so that the bound is an
+# ordinary function.
 
 # %%
 tiny = {name: array + rng.normal(0, 0.3, array.shape) for name, array in initial_parameters(5, 4, 3, rng).items()}
@@ -134,9 +135,9 @@ print(f"{sum(array.size for array in tiny.values())} derivatives agree with fini
 # %% [markdown]
 # ## The optimizer
 #
-# Adagrad divides each derivative by the root of the sum $G$ of its squares so far, so each parameter gets a step of
-# its own size. Weights, but not biases, also feel a prior $\mathcal N(0, 1)$. Its logarithm, spread over the $N$
-# pictures, has the derivative $-W / N$.
+# Adagrad divides each derivative by the root of the sum $G$ of its squares so far, so each parameter gets a step of its
+# own size. Weights, but not biases, also feel a prior $\mathcal N(0, 1)$. Its logarithm, spread over the $N$ pictures,
+# has the derivative $-W / N$.
 
 
 # %%
@@ -153,9 +154,9 @@ def adagrad_step(p, gradient, G, step_size, N):
 #
 # Each step takes a minibatch of $M$ pictures and fresh noise. A model that knows how often each pixel is white, and
 # nothing more, is our yardstick: **independent pixels**. We let the decoder start there, whatever the code: the bias
-# $b_2$ begins as the log-odds of the pixels. What the bound gains from then on, it owes to codes.
+# $b_2$ begins as the log-odds of the pixels. What the bound gains on the yardstick, it owes to codes.
 #
-# **Before you run it:** guess how many nats the bound on *new* pictures will gain on the yardstick.
+# **Before you run it:** guess how many nats the bound on *new* pictures will gain.
 
 # %%
 H, J, M, n_epochs, step_size = 100, 5, 100, 20, 0.05
@@ -191,12 +192,8 @@ left.set(xlabel="pictures seen in training", ylabel="bound (nats)")
 left.legend()
 pictures = [np.hstack(row.reshape(-1, 28, 28)) for row in (X_test[:10], reconstructed, drawn)]
 right.imshow(np.vstack(pictures), cmap="gray")
-right.set(
-    xlabel="28 pixels each",
-    xticks=[],
-    yticks=[14, 42, 70],
-    yticklabels=["new digits", "decoded codes", "from the prior"],
-)
+right.set(xlabel="28 pixels each", xticks=[])
+right.set_yticks([14, 42, 70], ["new digits", "decoded codes", "from the prior"])
 fig.set_label("thumbnail")
 
 # %% [markdown]
