@@ -64,7 +64,7 @@ def show(rows, title, limits=(0, 0.9)):
     """Draw rows of frames; ``rows`` maps the name of a row to its frames (n, D). What is NaN is blue."""
     n = min(len(frames) for frames in rows.values())
     grid = np.concatenate([npvae.plots.image_grid(frames[:n], (28, 20), n, np.nan) for frames in rows.values()])
-    fig, ax = plt.subplots(figsize=(7, 1.15 * len(rows) + 0.4), layout="constrained")
+    fig, ax = plt.subplots(figsize=(7, len(rows) + 0.4), layout="constrained")
     ax.imshow(grid, cmap=plt.get_cmap("gray").with_extremes(bad="lightsteelblue"), vmin=limits[0], vmax=limits[1])
     ax.set_yticks([14 + 28 * i for i in range(len(rows))], list(rows))
     ax.tick_params(length=0)
@@ -470,7 +470,7 @@ assert abs(coverage - normal) < 2
 
 # %%
 # figure: repair
-turned = np.argsort(np.abs(code[:60, 0]) + np.abs(code[:60, 1]))[-8:]  # faces that are not like the mean frame
+turned = np.argsort(np.sum(code[:60] ** 2, axis=1))[-16:-8]  # faces unlike the mean frame, but for the strangest
 fig = show(
     {
         "frame": X_test[turned],
