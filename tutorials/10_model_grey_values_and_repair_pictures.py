@@ -105,6 +105,7 @@ def gaussian_log_prob(x, mu, log_var):
 M, L, few = 3, 2, 4  # datapoints, samples of z for each, columns: small enough to try everything
 some = np.random.default_rng(1)
 x_few, mu_few, log_var_few = some.normal(size=(M, few)), some.normal(size=(L * M, few)), some.normal(size=(L * M, few))
+weights = some.uniform(0.5, 2, L * M)
 rows = np.tile(x_few, (L, 1))  # row l * M + i belongs to datapoint i
 value = gaussian_log_prob(rows, mu_few, log_var_few)
 assert np.allclose(value, norm.logpdf(rows, mu_few, np.exp(log_var_few / 2)).sum(axis=1), rtol=1e-12)  # SciPy's
@@ -162,7 +163,6 @@ def backward_with(power=1.0, half=0.5, sign=1.0, weighted=True):
     return attempt
 
 
-weights = some.uniform(0.5, 2, L * M)
 check_gaussian_backward = Exercise(
     solution=gaussian_backward_solution,
     mistakes={
