@@ -23,7 +23,7 @@ from npvae.exercises import Exercise
 #
 # Here is our data: pictures of handwritten digits, drawn at random by a small program that moves the strokes of a few
 # templates. Each picture has $28 \times 28$ pixels, and each pixel is ink (1) or paper (0). We keep another thousand
-# pictures aside. The model never sees those; they will tell whether it has learnt or only remembered.
+# pictures aside. The model is not trained on those; they will tell whether it has learnt or only remembered.
 
 # %%
 grey, digit = npvae.datasets.make_digits(6000, random_state=0)
@@ -63,9 +63,7 @@ def log_independent(x, p):
     return np.sum(x * np.log(p) + (1 - x) * np.log(1 - p), axis=1)
 
 
-p = (X.sum(axis=0) + 1) / (
-    N + 2
-)  # one picture more of each kind: no pixel is impossible, for a new picture may have it
+p = (X.sum(axis=0) + 1) / (N + 2)  # as if there were one picture more of each kind: no pixel is impossible
 few = np.array([[(i >> d) & 1 for d in range(6)] for i in range(64)])  # every picture of six pixels
 assert abs(np.exp(log_independent(few, p[400:406])).sum() - 1) < 1e-12  # probabilities sum to one
 log_baseline = log_independent(X_test, p)
@@ -99,10 +97,10 @@ strips({"data": X[:8], "independent\npixels": scattered[:8]}, "The same amount o
 #
 # There is one difficulty, and this course is about it. Nobody has told us the $z$ of any picture. Finding the $z$ that
 # may have led to a picture is an *inference* problem. For a network there is no way to solve it exactly; tutorial 02
-# tries, and fails. The method of the paper (Kingma and Welling, "Auto-Encoding
-# Variational Bayes") trains a *second* network, the **encoder**, that guesses $z$ from the picture, and says how
-# uncertain its guess is. Both networks are trained together, on one objective. It is a *lower bound* on $\log p(x)$:
-# raise it, and pictures like the data become more probable to the model.
+# tries, and fails. The method of the paper (Kingma and Welling, "Auto-Encoding Variational Bayes") trains a *second*
+# network, the **encoder**, that guesses $z$ from the picture, and says how uncertain its guess is. Both networks are
+# trained together, on one objective. It is a *lower bound* on $\log p(x)$: raise it, and pictures like the data become
+# more probable to the model. The two networks and their objective are called a **variational autoencoder**.
 #
 # How the bound is made, and how one climbs it, is the matter of the next tutorials. First let us see that it works.
 #
@@ -132,9 +130,8 @@ fig.set_label("thumbnail")
 # *See:* the second row was made from ten numbers a picture, and shows nearly the same digits; the third row was made
 # from ten random numbers a picture, and nobody wrote these digits.
 #
-# Grey means doubt: it is the probability of ink. The model is unsure about the edges of a stroke, not about where
-# it goes.
-# Not all of the third row are digits. Between the codes of a 3 and those of a 7 there are codes of neither, and a
+# Grey means doubt: it is the probability of ink. The model is unsure about the edges of a stroke, not about where it
+# goes. Not all of the third row are digits. Between the codes of a 3 and those of a 7 there are codes of neither, and a
 # random $z$ may fall there.
 #
 # ## Watch it learn
@@ -209,7 +206,7 @@ assert np.all(std < 1)
 # the picture above is what they are good for.
 #
 # **2. Find the latents of a picture.** Codes are good for whatever needs a short description, such as a search: which
-# pictures are like this one? In pixels, two sevens drawn two pixels apart have nothing in common.
+# pictures are like this one? In pixels, a digit that is moved aside by three pixels has little in common with itself.
 #
 # **Before you run it:** for each new digit we look for the most similar training picture, and count how often it shows
 # the same digit: once by comparing all pixels, once by comparing codes. Which is right more often?
@@ -222,16 +219,17 @@ def nearest(queries, rows):
     return np.argsort(squared, axis=1)
 
 
+images = X_test.reshape(-1, 28, 28)
+kept = np.sum(images & np.roll(images, 3, axis=2), axis=(1, 2)) / images.sum(axis=(1, 2))
+print(f"moved by three pixels, a digit keeps {100 * kept.mean():.0f} % of its ink in place")
 Z, Z_test = model.transform(X), model.transform(X_test)  # means of q(z|x), (N, 10)
 by_code, by_pixels = nearest(Z_test, Z), nearest(X_test.astype(float), X.astype(float))
 hits = {name: digit[order[:, 0]] == digit_test for name, order in (("codes", by_code), ("pixels", by_pixels))}
 for name, hit in hits.items():
     print(f"the nearest by {name} shows the same digit in {100 * hit.mean():.0f} % of {len(hit)} searches", end="")
     print(f" (standard error {100 * hit.std() / np.sqrt(len(hit)):.1f})")
-compared = (
-    np.mean(hits["codes"] * 1.0 - hits["pixels"]),
-    np.std(hits["codes"] * 1.0 - hits["pixels"]) / len(X_test) ** 0.5,
-)
+difference = hits["codes"].astype(float) - hits["pixels"]
+compared = difference.mean(), difference.std() / np.sqrt(len(difference))
 print(f"difference, codes less pixels: {100 * compared[0]:+.0f} % (standard error {100 * compared[1]:.1f})")
 print(f"numbers compared for each pair: {Z.shape[1]} instead of {D}")
 assert abs(compared[0]) < 0.05 and hits["codes"].mean() > 0.9
@@ -302,7 +300,7 @@ strips(
 )
 
 # %% [markdown]
-# *See:* noise goes away nearly completely. The missing halves are good guesses, and sometimes wrong ones: where the
+# *See:* most of the noise goes away. The missing halves are good guesses, and sometimes wrong ones: where the
 # upper half may belong to two digits, the model answers with a grey mixture of both. It cannot know.
 #
 # ## Exercise: rank four kinds of pictures
@@ -311,14 +309,16 @@ strips(
 # digits upside down, `2` scattered ink, each pixel on its own with the frequency that it has in the data, `3` ink
 # anywhere, as much of it as in a digit.
 #
-# Here is a warning before you start. To the independent pixels, the *most probable picture of all is the empty page*:
-# each pixel by itself is more often paper than ink. So "probable" and "looks like a digit" are two things.
+# Here is a warning before you start. "Probable" and "looks like a digit" are two things. To the independent pixels, the
+# most probable picture of all has ink wherever a pixel is more often ink than paper. That is a small blot in the middle
+# of the page. Even the empty page is more probable to them than a digit.
 
 # %%
-empty = np.zeros((1, D))
-log_empty = log_independent(empty, p)[0]
-print(f"independent pixels: the empty page {log_empty:.0f} nats, a digit {log_baseline.mean():.0f} nats")
-assert log_empty > log_baseline.mean() + 40
+blot, empty = (p > 0.5)[None], np.zeros((1, D))
+log_blot, log_empty = log_independent(blot, p)[0], log_independent(empty, p)[0]
+print(f"independent pixels: a blot of {blot.sum()} pixels {log_blot:.0f} nats, the empty page {log_empty:.0f}", end=" ")
+print(f"nats, a digit {log_baseline.mean():.0f} nats")
+assert log_blot > log_empty > log_baseline.mean() + 40 and log_blot > log_independent(pictures, p).max()
 
 
 # %%
@@ -348,12 +348,7 @@ check_rank_by_score = Exercise(
     solution=rank_by_score_solution,
     mistakes={
         "the worst kind is first, where the best is asked for": lambda: [3, 2, 1, 0],
-        "scattered ink has its ink in the right places, but no stroke; digits upside down have strokes": lambda: [
-            0,
-            2,
-            1,
-            3,
-        ],
+        "scattered ink has ink in the right places, but not one stroke; digits upside down have": lambda: [0, 2, 1, 3],
         "scattered ink at least leaves the margin empty, as the data does": lambda: [0, 1, 3, 2],
     },
     inputs=[()],

@@ -64,7 +64,7 @@ def show(rows, title, limits=(0, 0.9)):
     """Draw rows of frames; ``rows`` maps the name of a row to its frames (n, D). What is NaN is blue."""
     n = min(len(frames) for frames in rows.values())
     grid = np.concatenate([npvae.plots.image_grid(frames[:n], (28, 20), n, np.nan) for frames in rows.values()])
-    fig, ax = plt.subplots(figsize=(7, 1.15 * len(rows) + 0.4), layout="constrained")
+    fig, ax = plt.subplots(figsize=(7, len(rows) + 0.4), layout="constrained")
     ax.imshow(grid, cmap=plt.get_cmap("gray").with_extremes(bad="lightsteelblue"), vmin=limits[0], vmax=limits[1])
     ax.set_yticks([14 + 28 * i for i in range(len(rows))], list(rows))
     ax.tick_params(length=0)
@@ -105,6 +105,7 @@ def gaussian_log_prob(x, mu, log_var):
 M, L, few = 3, 2, 4  # datapoints, samples of z for each, columns: small enough to try everything
 some = np.random.default_rng(1)
 x_few, mu_few, log_var_few = some.normal(size=(M, few)), some.normal(size=(L * M, few)), some.normal(size=(L * M, few))
+weights = some.uniform(0.5, 2, L * M)
 rows = np.tile(x_few, (L, 1))  # row l * M + i belongs to datapoint i
 value = gaussian_log_prob(rows, mu_few, log_var_few)
 assert np.allclose(value, norm.logpdf(rows, mu_few, np.exp(log_var_few / 2)).sum(axis=1), rtol=1e-12)  # SciPy's
@@ -162,7 +163,6 @@ def backward_with(power=1.0, half=0.5, sign=1.0, weighted=True):
     return attempt
 
 
-weights = some.uniform(0.5, 2, L * M)
 check_gaussian_backward = Exercise(
     solution=gaussian_backward_solution,
     mistakes={
@@ -198,6 +198,19 @@ terms = np.where(seen, norm.logpdf(rows, mu_few, np.exp(log_var_few / 2)), 0)
 of_library = reference.gaussian_log_prob(holes, mu_few, log_var_few, weights, missing=True)
 for by_hand, found in zip((terms.sum(axis=1), *(np.where(seen, g, 0) for g in gradients)), of_library):
     assert np.allclose(found, by_hand, rtol=1e-12, atol=1e-14)
+
+# %% [markdown]
+# For the same reason a table may have columns of both kinds, binary and real: the log-densities of its columns add up.
+# That is npvae's likelihood `"mixed"`, with the binary columns first.
+
+# %%
+binary, logits = np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]), some.normal(size=(L * M, 2))
+of_library = reference.mixed_log_prob(np.hstack([binary, x_few]), logits, mu_few, log_var_few, weights)
+ink = np.tile(binary, (L, 1))
+of_binary = np.sum(np.log(np.where(ink == 1, expit(logits), 1 - expit(logits))), axis=1)
+by_hand = of_binary + value, weights[:, None] * (ink - expit(logits)), *gradients
+for expected, found in zip(by_hand, of_library):
+    assert np.allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 # %% [markdown]
 # ## A pixel that never changes
@@ -352,9 +365,8 @@ for name, nats in lost.items():
 assert lost["one for all"].mean() > 50 and lost["sd = 1"].mean() > 500
 
 # %% [markdown]
-# A lot, for the same means. It is not only a matter of bookkeeping: the variance weighs the reconstruction against the
-# KL divergence. With a variance that is too large, the frame counts for little, and latents are switched off (tutorial
-# 09); with one that is too small, they are overloaded. So if you use the squared error, say which variance you mean.
+# A lot, for the same means. And it is not only a matter of bookkeeping: the variance weighs the reconstruction against
+# the KL divergence, as we shall see below. So if you use the squared error, say which variance you mean.
 #
 # (The paper kept the means of its Frey Face decoder between 0 and 1 by a sigmoid. npvae's means are free.)
 #
@@ -470,14 +482,14 @@ assert abs(coverage - normal) < 2
 
 # %%
 # figure: repair
-turned = np.argsort(np.abs(code[:60, 0]) + np.abs(code[:60, 1]))[-8:]  # faces that are not like the mean frame
+turned = np.argsort(np.sum(code[:60] ** 2, axis=1))[-16:-8]  # faces unlike the mean frame, but for the strangest
 fig = show(
     {
         "frame": X_test[turned],
         "seen": half[turned],
-        "mean frame": guesses["the mean frame"][turned],
+        "mean\nframe": guesses["the mean frame"][turned],
         "one pass": one_pass[turned],
-        "Bayes' rule": filled[turned],
+        "Bayes'\nrule": filled[turned],
         "without\nnoise": clean_test[turned],
     },
     "The right half was hidden",
@@ -554,7 +566,7 @@ assert left["noisy"].mean() > 2 * left["Bayes' rule"].mean()
 
 # %%
 # figure: repair
-show({"frame": X_test[:8], "noisy": noisy[:8], "one pass": by_one_pass[:8], "Bayes' rule": denoised[:8]}, "Noise")
+show({"frame": X_test[:8], "noisy": noisy[:8], "one pass": by_one_pass[:8], "Bayes'\nrule": denoised[:8]}, "Noise")
 
 # %% [markdown]
 # *See:* Bayes' rule gives the face back, and even some of the hair: what cannot be told from noise is kept in part,
@@ -562,6 +574,26 @@ show({"frame": X_test[:8], "noisy": noisy[:8], "one pass": by_one_pass[:8], "Bay
 #
 # The same works for a small picture whose pixels are averages of blocks: an average of normal pixels is normal.
 # `VAE.super_resolve` does that.
+#
+# ## What a wrong variance does to the latents
+#
+# The grid of codes answers a question that was left open. Take the decoder with the same means and make its standard
+# deviations larger by a factor. A frame then says less about its code: the posterior comes nearer to the prior.
+#
+# **Before you run it:** how many nats of KL divergence from the prior does $p(z|x)$ have with the learnt $\sigma$, and
+# how many with $\sigma = 1$ grey value, as of the squared error?
+
+# %%
+information = {}
+for name, sd_of_codes in {"learnt": sd_grid, "learnt, times 3": 3 * sd_grid, "1": np.ones_like(sd_grid)}.items():
+    weight = posterior_weights(X_test, mu_grid, sd_of_codes)
+    nats = information[name] = np.sum(weight * (np.log(np.maximum(weight, 1e-300)) - log_prior), axis=1)
+    print(f"sd {name}: {nats.mean():.1f} nats in the code (standard error {nats.std() / np.sqrt(len(nats)):.2f})")
+assert information["learnt"].mean() > 3 * information["1"].mean()
+
+# %% [markdown]
+# With the squared error the same frame tells little about its code. A model trained with it would not even try: it
+# would switch latents off, as in tutorial 09, though the data needs them.
 #
 # ## Exercise: fill in without a grid
 #
