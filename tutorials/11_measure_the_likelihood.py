@@ -732,6 +732,7 @@ def by_grid(i, reach=9, n=121):
 
 exact = evaluation.quadrature(vae, unseen, n_nodes=121)
 np.testing.assert_allclose(exact.log_prob, [by_grid(i) for i in range(16)], rtol=0, atol=1e-3)
+assert exact.error.max() < 1e-3  # what every second node of the grid would have changed
 
 ladder = {"bound": exact.log_prob - exact.divergence}  # the divergence of q(z|x) from the posterior, by the grid too
 one = log_weights(4000, rng)
@@ -782,12 +783,21 @@ found = evaluation.importance_sampling(fitted, fitted.data(unseen), 5000)
 assert np.all(np.abs(found.log_prob - exact.log_prob) < 5 * found.error + 1e-3)
 weights = log_weights(5000, rng)
 np.testing.assert_allclose(effective_size(weights), [count_effective_solution(w) for w in weights.T], rtol=1e-12)
+relative = np.exp(
+    weights - log_mean_exp(weights)[0]
+)  # weights over their mean; their standard error is that of log p(x)
+np.testing.assert_allclose(log_mean_exp(weights)[1], relative.std(axis=0, ddof=1) / np.sqrt(5000), rtol=1e-10)
+assert 0.5 < np.median(found.error / log_mean_exp(weights)[1]) < 2
 sizes = found.diagnosis["effective sample size"]
 assert np.median(np.abs(sizes / effective_size(weights) - 1)) < 0.2  # the same, from other noise
 print(f"of 5000 samples, {sizes.min():.0f} to {sizes.max():.0f} count")
 for density in ("kernel", "gaussian"):
     found_d = evaluation.marginal(fitted, fitted.data(unseen), n_samples=50, density=density)
     assert np.all(np.abs(found_d.log_prob - exact.log_prob) < 5 * found_d.error), density
+    of_sets = found_d.diagnosis["spread of the sets"] / np.sqrt(
+        10
+    )  # ten sets of new samples, each with chains of its own
+    assert np.abs(np.median(found_d.error / of_sets) - 1) < 0.1
     print(f"Appendix D, {density}: standard error {np.median(found_d.error):.2f} nats")
 
 # A weight u^(-shape) of a uniform u has a Pareto tail of that shape: above 0.7 a mean of weights is not to be believed
