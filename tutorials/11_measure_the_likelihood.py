@@ -103,7 +103,7 @@ for name, (log_q, colour) in densities.items():
     ax.plot(grid, np.exp(log_q), colour, label=name)
 # figure: derivation
 ax.set(xlim=(-2.2, 2.2), xlabel="z", ylabel="density", title="Three densities that give the same p(x)")
-ax.legend(fontsize=8)
+_ = ax.legend(fontsize=8)
 
 # %% [markdown]
 # *See:* each of the three curves gives the right integral, even the one that misses half of the posterior.
@@ -238,7 +238,7 @@ for step, colour in ((0.05, "tab:blue"), (0.2, "tab:orange"), (0.34, "tab:red"))
 left.set(xlim=(0, 2.8), ylim=(-2.6, 0.9), xlabel="$z_1$", ylabel="$z_2$", title="Rolling over the posterior")
 right.axhline(0, color="k", lw=1)
 right.set(xlabel="time", ylabel="energy error, nats", title="The energy is nearly constant")
-right.legend(fontsize=8)
+_ = right.legend(fontsize=8)
 
 # %% [markdown]
 # *See:* with short steps the ball stays on one curve and keeps its energy; with the longest it strays, and its energy
@@ -485,7 +485,7 @@ excess = [log_q - (of_x(at)[0] - log_p_x) for log_q, at in ((at_first, first), (
 right.hist(excess, np.linspace(-3, 2, 21), label=["fitted to", "new"], color=["tab:blue", "tab:orange"])
 right.axvline(0, color="k", lw=1, label="q = posterior")
 right.set(xlabel="log q(z) - log p(z|x), nats", ylabel="samples", title="q flatters its own samples")
-right.legend(fontsize=8)
+_ = right.legend(fontsize=8)
 
 # %% [markdown]
 # *See:* on the right, blue is shifted to larger values: $q$ is higher at its own samples, for each has a kernel on it.
@@ -570,7 +570,7 @@ for k, (label, colour) in enumerate((("samples q was fitted to", "tab:red"), ("n
 ax.axhline(0, color="k", lw=1, label="exact")
 ax.set_xticks(np.arange(len(latents)), [str(J) for J in latents])
 ax.set(xlabel="latent dimensions J", ylabel="estimate - exact, nats", title="Reused samples make log p(x) too low")
-ax.legend(fontsize=8)
+_ = ax.legend(fontsize=8)
 
 # %% [markdown]
 # *See:* points are means, bars the standard deviation over datapoints. The red ones fall away from the exact line; the
@@ -732,6 +732,7 @@ def by_grid(i, reach=9, n=121):
 
 exact = evaluation.quadrature(vae, unseen, n_nodes=121)
 np.testing.assert_allclose(exact.log_prob, [by_grid(i) for i in range(16)], rtol=0, atol=1e-3)
+assert exact.error.max() < 1e-3  # what every second node of the grid would have changed
 
 ladder = {"bound": exact.log_prob - exact.divergence}  # the divergence of q(z|x) from the posterior, by the grid too
 one = log_weights(4000, rng)
@@ -766,7 +767,7 @@ ax.axvline(0, color="k", lw=1, label="exact, by the grid")
 ax.set_yticks(range(len(ladder)), list(ladder))
 ax.invert_yaxis()
 ax.set(xlabel="estimate - exact, nats", title="The ladder, for 16 digits")
-ax.legend(fontsize=8)
+_ = ax.legend(fontsize=8)
 
 # %% [markdown]
 # *See:* the bound is low, for a few digits by far; importance sampling climbs with $k$; reused samples are worse than
@@ -782,12 +783,21 @@ found = evaluation.importance_sampling(fitted, fitted.data(unseen), 5000)
 assert np.all(np.abs(found.log_prob - exact.log_prob) < 5 * found.error + 1e-3)
 weights = log_weights(5000, rng)
 np.testing.assert_allclose(effective_size(weights), [count_effective_solution(w) for w in weights.T], rtol=1e-12)
+relative = np.exp(
+    weights - log_mean_exp(weights)[0]
+)  # weights over their mean; their standard error is that of log p(x)
+np.testing.assert_allclose(log_mean_exp(weights)[1], relative.std(axis=0, ddof=1) / np.sqrt(5000), rtol=1e-10)
+assert 0.5 < np.median(found.error / log_mean_exp(weights)[1]) < 2
 sizes = found.diagnosis["effective sample size"]
 assert np.median(np.abs(sizes / effective_size(weights) - 1)) < 0.2  # the same, from other noise
 print(f"of 5000 samples, {sizes.min():.0f} to {sizes.max():.0f} count")
 for density in ("kernel", "gaussian"):
     found_d = evaluation.marginal(fitted, fitted.data(unseen), n_samples=50, density=density)
     assert np.all(np.abs(found_d.log_prob - exact.log_prob) < 5 * found_d.error), density
+    of_sets = found_d.diagnosis["spread of the sets"] / np.sqrt(
+        10
+    )  # ten sets of new samples, each with chains of its own
+    assert np.abs(np.median(found_d.error / of_sets) - 1) < 0.1
     print(f"Appendix D, {density}: standard error {np.median(found_d.error):.2f} nats")
 
 # A weight u^(-shape) of a uniform u has a Pareto tail of that shape: above 0.7 a mean of weights is not to be believed

@@ -162,7 +162,7 @@ ax.fill_between(mus, bounds, log_p_X, color="tab:red", alpha=0.3, label=r"$D_{KL
 ax.plot(mus, bounds, "tab:blue", label=r"bound $\mathcal{L}(\phi; X)$")
 ax.axhline(log_p_X, color="k", lw=1, label=r"$\log p_\alpha(X)$, exact")
 ax.set(xlabel=r"mean of $q(\theta)$", ylabel="nats", title="The same split as for z, now for the weight")
-ax.legend(fontsize=8)
+_ = ax.legend(fontsize=8)
 
 # %% [markdown]
 # *See:* bound and divergence fill the space below one flat line, and touch it where $q(\theta)$ is the posterior.
@@ -248,7 +248,7 @@ ax.axhline(log_p_X, color="k", lw=1, label=r"$\log p_\alpha(X)$, exact")
 ax.axvline(variance**0.5, color="k", ls=":", label="sd of the exact posterior")
 ax.plot(best, nested.max(), "o", color="tab:blue")
 ax.set(xlabel=r"sd of $q(\theta)$", ylabel="nats", ylim=(log_p_X - 12, log_p_X + 1), title="Two gaps below one line")
-ax.legend(fontsize=8)
+_ = ax.legend(fontsize=8)
 
 # %% [markdown]
 # *See:* at the dotted line the red gap is closed, but the orange one is still wide: the highest bound is to the left.
@@ -303,7 +303,7 @@ right.scatter(g(phi, eps, x_0), h(phi, zeta), **look)
 right.axline((0.0, x_0), slope=-1, color="k", lw=1, label=r"$\theta + z = x$")
 left.set(xlabel=r"$\epsilon$", ylabel=r"$\zeta$", title="The noise knows nothing", aspect="equal")
 right.set(xlabel="z", ylabel=r"$\theta$", title="q places it", aspect="equal", xlim=(-1.3, 1.7), ylim=(-0.8, 2.2))
-right.legend(fontsize=8)
+_ = right.legend(fontsize=8)
 
 # %% [markdown]
 # *See:* $q$ shifts and stretches the lattice along its axes. It cannot turn it, though the data asks for it: only the
@@ -624,7 +624,7 @@ for ax, q, name in zip(axes, (phi, best_q), ("a poor q", "the best q of its fami
     ax.axvline(nested_bound(q, x), color="k", lw=1, label="bound, exact")
     ax.set(xlabel="estimate of the bound, nats", title=name)
 axes[0].set(ylabel="samples")
-axes[0].legend(fontsize=8)
+_ = axes[0].legend(fontsize=8)
 # figure: monte-carlo-estimator
 # figure: gaussian-example
 
@@ -784,7 +784,7 @@ right.loglog(steps, [np.exp(path[i - 1]["log_var"] / 2) for i in steps], "tab:bl
 right.axhline(np.exp(best_q["log_var"] / 2), color="tab:blue", ls=":", label="best q of its family")
 right.axhline(variance**0.5, color="k", lw=1, label=r"sd of $p(\theta|X)$, exact")
 right.set(xlabel="step", ylabel=r"sd of $\theta$", title="The width falls past the truth", ylim=(0.08, 1.3))
-right.legend(fontsize=8)
+_ = right.legend(fontsize=8)
 
 # %% [markdown]
 # *See:* on the left the bound arrives where theory says. On the right the sd of $q(\theta)$ falls *through* that of the
@@ -845,7 +845,7 @@ right.loglog(many, 1 / np.sqrt(1 + many / (1 + s**2)), "k", label="exact posteri
 right.loglog(many, 1 / np.sqrt(1 + many / s**2), "tab:blue", ls=":", label="best q of its family")
 right.loglog(sizes, of_sizes[..., 1].mean(axis=1), "o", color="tab:blue", label="q, trained")
 right.set(xlabel="datapoints N", ylabel=r"sd of $\theta$", title="More data does not help")
-right.legend(fontsize=8)
+_ = right.legend(fontsize=8)
 # figure: gaussian-example
 
 # %% [markdown]
@@ -1093,7 +1093,7 @@ ax.set(
 )
 ax.set_xticks(sizes, [str(n) for n in sizes])
 ax.minorticks_off()
-ax.legend(fontsize=8)
+_ = ax.legend(fontsize=8)
 
 # %% [markdown]
 # *See:* with eight datapoints the orange line is far below the blue one; from 64 on they are one line. Bars are the
