@@ -1,4 +1,4 @@
-// What is wrong with a page: three functions that docs/check_site.py calls in the browser. Each returns a list of texts.
+// What is wrong with a page: three functions that docs/check_site.py calls in the browser. Each returns texts.
 
 // Figures and formulas that are not there, and markup that was not understood.
 async function look() {
@@ -23,13 +23,14 @@ async function look() {
   return wrong;
 }
 
-// By how much the page is wider than the screen, and elements that stick out.
+// Whether the page, or on a phone the article as a whole, is wider than the screen, and elements that stick out.
 function width() {
-  const screen = document.documentElement.clientWidth, over = document.documentElement.scrollWidth - screen;
+  const screen = document.documentElement.clientWidth, page = document.querySelector('.content');
+  const over = Math.max(document.documentElement.scrollWidth - screen, page.scrollWidth - page.clientWidth);
   if (over <= 0) return [];
-  const scrolls = element => element && (getComputedStyle(element).overflowX !== 'visible' || scrolls(element.parentElement));
-  const sticksOut = element => element.getBoundingClientRect().right > screen + 1 && !scrolls(element.parentElement);
-  const wide = [...document.querySelectorAll('article *')].filter(sticksOut).map(element => element.outerHTML.slice(0, 90));
+  const scrolls = box => box !== page && (getComputedStyle(box).overflowX !== 'visible' || scrolls(box.parentElement));
+  const sticksOut = element => element.getBoundingClientRect().right > screen && !scrolls(element.parentElement);
+  const wide = [...page.querySelectorAll('article *')].filter(sticksOut).map(element => element.outerHTML.slice(0, 90));
   return [`${over} pixels wider than ${screen}: ${wide.slice(0, 2).join(' ... ')}`];
 }
 
@@ -83,6 +84,7 @@ function background(element) {
 }
 
 function luminance(color) {
-  const [red, green, blue] = color.slice(0, 3).map(v => v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+  const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const [red, green, blue] = color.slice(0, 3).map(v => linear(v / 255));
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
 }

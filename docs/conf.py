@@ -131,5 +131,11 @@ def copy_mathjax(app, exception):
         shutil.copy(source / "tex-chtml.js", target)
 
 
+def link_copies(app, name, source):
+    """Let links to the tutorials lead to their pages."""
+    source[0] = source[0].replace("](../tutorials/", "](tutorials/")
+
+
 def setup(app):
+    app.connect("source-read", link_copies)
     app.connect("build-finished", copy_mathjax)
