@@ -481,7 +481,7 @@ left.plot(*new.T, "x", color="tab:orange", ms=5, label="new samples")
 left.plot([], [], "k", label="posterior, exact")
 left.set(xlim=(-0.2, 3.2), ylim=(-3.2, 1.6), xlabel="$z_1$", ylabel="$z_2$", title="Kernels on 50 samples")
 left.legend(fontsize=7)
-excess = [log_q - (of_x(at)[0] - log_p_x) for log_q, at in ((at_first, first), (at_new, new))]
+excess = [np.maximum(log_q - (of_x(at)[0] - log_p_x), -2.9) for log_q, at in ((at_first, first), (at_new, new))]
 right.hist(excess, np.linspace(-3, 2, 21), label=["fitted to", "new"], color=["tab:blue", "tab:orange"])
 right.axvline(0, color="k", lw=1, label="q = posterior")
 right.set(xlabel="log q(z) - log p(z|x), nats", ylabel="samples", title="q flatters its own samples")
@@ -489,6 +489,7 @@ _ = right.legend(fontsize=8)
 
 # %% [markdown]
 # *See:* on the right, blue is shifted to larger values: $q$ is higher at its own samples, for each has a kernel on it.
+# The leftmost bar is of new samples where $q$ is far too low.
 #
 # ## Stage 3: the estimate
 #
