@@ -3,6 +3,7 @@
 - `npvae.x.y` leads to its entry in the API reference, or to its source if it has none;
 - `tests/test_x.py::test_y`, `npvae/x.py` and other files lead to pages with their source;
 - each entry of the API has a link to its source, and each field of a tuple the comment beside it;
+- names of marks beside a link to a tutorial lead to the cell that has the mark;
 - constants of the API are shown without long values;
 - in a docstring, single backquotes may shorten a name as the code around it would (the role `code-name`).
 """
@@ -31,6 +32,9 @@ FOLDERS = [ROOT, ROOT / "docs", ROOT / "npvae", ROOT / "npvae" / "backends"]
 
 #: Files that have a page with their source.
 SOURCES = ["npvae/**/*.py", "tests/**/*.py", "tutorials/*.py", "docs/*.py", "setup.cfg", ".ci/run"]
+
+#: What a cell of a tutorial is about.
+MARK = re.compile(r"^# (figure|formula): ([\w-]+)$", re.MULTILINE)
 
 LEXERS = {".py": PythonLexer(), ".cfg": IniLexer(), "": BashLexer()}
 
@@ -193,6 +197,22 @@ def link(app, doctree, docname):
             signature += only
 
 
+def link_marks(app, doctree, docname):
+    """Make the names of marks beside a link to a tutorial lead to the cell with the mark, as `# formula: prior`."""
+    for reference in list(doctree.findall(nodes.reference)):
+        page = reference.get("refuri", "")
+        path = ROOT / page.replace(".html", ".py")
+        beside = reference.next_node(descend=False, siblings=True)
+        if path not in sources() or not isinstance(beside, nodes.Text) or not (names := re.findall(r"[\w-]+", beside)):
+            continue
+        marks = dict(map(reversed, MARK.findall(path.read_text())))
+        links = [nodes.Text(" ")]
+        for name in names:
+            anchor = f"{page}#{marks.get(name, 'formula')}-{name}"
+            links += [nodes.reference("", name, internal=True, refuri=anchor), nodes.Text(", ")]
+        beside.parent.replace(beside, links[:-1])
+
+
 def code_name(name, rawtext, text, lineno, inliner, options=None, content=()):
     """Write text in single backquotes as code, and keep where it stands: `link` finds what it names."""
     context = inliner.document.settings.env.ref_context
@@ -265,10 +285,14 @@ def join_types(app, what, name, thing, options, lines):
 
 
 def tidy(app, doctree):
-    """Remove values of constants that are more than a number or a word, and what types a name stands for."""
+    """Remove long values of constants and what types a name stands for; make marks in cells of tutorials anchors."""
     for value in list(doctree.findall(addnodes.desc_annotation)):
         if value.astext().startswith(" = ") and len(value.astext()) > 40:
             value.parent.remove(value)
+    for code in doctree.findall(nodes.literal_block):
+        marks = dict.fromkeys(f"{kind}-{name}" for kind, name in MARK.findall(code.astext()))
+        code.parent["ids"] += [mark for mark in marks if mark not in doctree.ids]
+        doctree.ids.update(dict.fromkeys(marks, code.parent))
     for paragraph in list(doctree.findall(nodes.paragraph)):
         if isinstance(paragraph.parent, addnodes.desc_content) and paragraph.astext().startswith("alias of "):
             paragraph.parent.remove(paragraph)
@@ -283,6 +307,7 @@ def setup(app):
     app.connect("autodoc-process-docstring", add_fields, priority=400)  # before numpydoc
     app.connect("doctree-read", tidy)
     app.connect("doctree-resolved", link)
+    app.connect("doctree-resolved", link_marks)
     app.connect("env-updated", lambda app, env: env.found_docs)  # all pages show the same list of pages
     app.connect("html-collect-pages", source_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
