@@ -1,6 +1,7 @@
 """The tutorials: each runs, says what it measured, and covers its formulas; exercises name the mistakes they know."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -48,6 +49,7 @@ DRAWS = re.compile(r"= plt\.|^(npvae\.)?plots\.", re.MULTILINE)
 every = pytest.mark.parametrize("path", TUTORIALS, ids=number)
 
 
+@functools.cache
 def notebook(path):
     return jupytext.read(path, fmt="py:percent")
 
@@ -98,6 +100,23 @@ def test_notebooks_and_back(path):
     assert jupytext.writes(jupytext.reads(jupytext.writes(notebook(path), "ipynb"), "ipynb"), "py:percent").endswith(
         text.rstrip("\n") + "\n"
     )
+
+
+#: Calls that may end a cell: what they return is not shown below it.
+QUIET = {
+    "print", "show", "assert_allclose", "assert_array_equal", "set_label", "set_axis_off", "grid", "invert_yaxis"
+}  # fmt: skip
+
+
+@every
+def test_cells_end_without_a_value(path):
+    """A notebook shows the value of the last line: a list of texts below a figure, for example."""
+    quiet = QUIET | {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+    for cell in cells(path, "code"):
+        last = ast.parse(cell.source).body[-1]
+        if isinstance(last, ast.Expr):
+            assert isinstance(last.value, ast.Call), ast.unparse(last)
+            assert ast.unparse(last.value.func).rpartition(".")[2] in quiet, ast.unparse(last)
 
 
 @every
