@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import npvae
+from npvae.backends import runtime
 
 #: Wide enough for its products to be shared among threads.
 SETTINGS = {"n_components": 3, "hidden_layer_sizes": (120,), "learning_rate": 0.05, "max_epochs": 2, "backend": "cpu"}
@@ -156,6 +157,33 @@ def test_without_a_folder_for_compiled_code(tmp_path):
 def test_without_an_environment(tmp_path):
     """No HOME, no PATH, no language."""
     assert run(FIT, tmp_path)[0] == "(6, 2)\n"
+
+
+STARTED = """
+import os
+from npvae.backends import runtime
+assert runtime.threads() == 2 and runtime.numba.threading_layer() == "omp"
+print(os.environ.get("GOMP_SPINCOUNT"))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "chosen, spins",
+    [({}, str(runtime.SPINS)), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "")],
+)
+def test_waiting_threads_soon_sleep(tmp_path, chosen, spins):
+    """Otherwise other processes that need the cores would slow down a training tenfold. The environment stays."""
+    environment = os.environ | {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": "omp", "OMP_DISPLAY_ENV": "verbose"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        printed, shown = run(STARTED, tmp_path, **environment | chosen)
+    except AssertionError as error:
+        pytest.skip(f"no OpenMP here: {error}")
+    if "GOMP_SPINCOUNT" not in shown:
+        pytest.skip("this OpenMP is not GNU's")
+    assert f"GOMP_SPINCOUNT = '{spins}" in shown
+    assert printed == f"{chosen.get('GOMP_SPINCOUNT')}\n"
 
 
 @pytest.mark.process

@@ -7,6 +7,10 @@ parallel loop.
 Numba's threading layer ``workqueue``, which it takes where there is neither OpenMP nor TBB, ends a process in which two
 Python threads are in parallel loops at the same time. There, one Python thread has all of Numba's threads, and each of
 the others computes by itself. The bits of the results do not depend on the number of threads.
+
+A thread of GNU OpenMP that waits for others spins for milliseconds before it sleeps. Where other processes need the
+cores, the one it waits for does not run meanwhile, and a training takes ten times as long and longer. So the threads
+are started with a short spin, unless the environment has a choice of its own.
 """
 
 import logging
@@ -22,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 #: Bytes that must be free on the disk of the cache: several times the size of all compiled kernels.
 ROOM = 2**26
+
+#: Turns of the loop in which a waiting thread of GNU OpenMP spins: tens of microseconds, longer than the gaps between
+#: the kernels of a step, shorter than what another process is given of a core.
+SPINS = 1000
 
 
 def _can_cache() -> bool:
@@ -45,6 +53,9 @@ def _can_cache() -> bool:
 CACHE = _can_cache()
 
 _has_lost_its_threads = False
+
+#: Whether Numba's threads are there.
+_has_threads = False
 
 #: The Python thread that may enter parallel loops where only one may; guarded by `_choosing`.
 _owner: threading.Thread | None = None
@@ -86,7 +97,24 @@ def threads() -> int:
     """Return the number of threads for kernels: Numba's, or 1 where this process or Python thread has none of them."""
     if _has_lost_its_threads or not (_many_may_enter() or _owns_the_threads()):
         return 1
+    if not _has_threads:
+        _start_threads()
     return numba.get_num_threads()
+
+
+def _start_threads() -> None:
+    """Start Numba's threads, with a short spin: GNU OpenMP reads its environment once, when it is loaded."""
+    global _has_threads
+    with _choosing:
+        ours = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
+        if ours:
+            os.environ["GOMP_SPINCOUNT"] = str(SPINS)
+        try:
+            numba.get_num_threads()
+        finally:
+            if ours:
+                del os.environ["GOMP_SPINCOUNT"]
+    _has_threads = True
 
 
 def is_compiled(kernel: Any, dtype: Any) -> bool:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -105,7 +104,9 @@ def compare(threads: int, turns: int = TURNS) -> dict[str, list[tuple[float, flo
 
 def main() -> None:
     """Print the median seconds for 10000 rows of each contestant, and their ratio."""
-    threads = numba.get_num_threads()
+    from ..backends import runtime
+
+    threads = runtime.threads()
     answers = compare(threads)
     medians = {name: statistics.median(seconds for seconds, _ in turns) for name, turns in answers.items()}
     for name, seconds in medians.items():

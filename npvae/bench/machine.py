@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
-from ..backends.runtime import CACHE
+from ..backends.runtime import CACHE, threads
 from ..backends.vectors import TILE, TILE_NAME, _multiply_add
 
 
@@ -70,7 +70,7 @@ def work_at_peak(flop: float, threads: int) -> None:
 def copy_bandwidth(megabytes: int = 64, repeats: int = 20) -> float:
     """Return the median rate of copying an array too large for the caches, in GB/s: bytes read and bytes written."""
     source, target = np.ones(megabytes * 2**18, np.float32), np.ones(megabytes * 2**18, np.float32)
-    seconds = [seconds_of(lambda: _copy(source, target, numba.get_num_threads())) for _ in range(repeats)]
+    seconds = [seconds_of(lambda: _copy(source, target, threads())) for _ in range(repeats)]
     return 2 * source.nbytes / statistics.median(seconds) / 1e9
 
 
@@ -89,4 +89,4 @@ def describe() -> str:
     except (OSError, StopIteration):
         cpu = platform.processor() or platform.machine()
     versions = f"Python {platform.python_version()}, NumPy {np.__version__}, Numba {numba.__version__}"
-    return f"{cpu} ({TILE_NAME} tile), {numba.get_num_threads()} threads; {versions}"
+    return f"{cpu} ({TILE_NAME} tile), {threads()} threads; {versions}"

@@ -6,9 +6,8 @@ import statistics
 from collections.abc import Collection
 from pathlib import Path
 
-import numba
-
 from .. import backends
+from ..backends import runtime
 from . import epochs, kernels, machine
 from .contestants import Setup
 
@@ -38,7 +37,7 @@ def run(
     dict of str to list of tuple
         Rows of the table of each part; the first row has the names of the columns.
     """
-    threads = numba.get_num_threads()
+    threads = runtime.threads()
     print(machine.describe())
     if backend == "cuda":
         backends.get(backend)
