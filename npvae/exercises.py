@@ -126,8 +126,7 @@ class Exercise:
                     where = np.unravel_index(np.argmax(np.nan_to_num(distance, nan=np.inf)), part.shape)
                     place = f"result {i + 1} of {len(right)}, " if len(right) > 1 else ""
                     place += f"entry {tuple(map(int, where))}, " if where else ""
-                    given = ", ".join(np.array2string(np.asarray(a), precision=3, threshold=6) for a in arguments)
-                    given = f"for {' '.join(given.split())} " if given else ""
+                    given = f"for {', '.join(map(_shown, arguments))} " if arguments else ""
                     return f"{place}{given}it should be {expected[where]:.6g}, not {part[where]:.6g}"
         raise AssertionError("no difference")  # called only where there is one
 
@@ -136,6 +135,12 @@ def _call(function: Callable[..., Any], arguments: tuple) -> Any:
     """Call a function with copies of the arguments; what overflows in it is its own affair."""
     with np.errstate(all="ignore"):
         return function(*copy.deepcopy(arguments))
+
+
+def _shown(argument: Any) -> str:
+    """Return an argument as text, an array of more than a few numbers by its shape."""
+    array = np.asarray(argument)
+    return f"an array {array.shape}" if array.size > 6 else np.array2string(array, precision=3).replace("\n", "")
 
 
 def _parts(result: Any) -> list[np.ndarray]:
