@@ -62,12 +62,21 @@ def as_page(notebook, name):
     return jupytext.writes(notebook, "py:percent")
 
 
+def as_notebook(text):
+    """Return the script of a tutorial as a notebook, with folded solutions."""
+    notebook = jupytext.reads(text, "py:percent")
+    for cell in notebook.cells:
+        if "hide-cell" in cell.metadata.get("tags", []):
+            cell.metadata["jupyter"] = {"source_hidden": True}
+    return jupytext.writes(notebook, "ipynb")
+
+
 def copy_tutorials(source, target):
     """Write pages and notebooks of all tutorials, and remove those of tutorials that are gone."""
     names = sorted(path.stem for path in source.glob("*.py"))
     for name in names:
         text = (source / f"{name}.py").read_text()
-        write(target / "notebooks" / f"{name}.ipynb", jupytext.writes(jupytext.reads(text, "py:percent"), "ipynb"))
+        write(target / "notebooks" / f"{name}.ipynb", as_notebook(text))
         write(target / f"{name}.py", as_page(jupytext.reads(text, "py:percent"), name))
     write(target / "README.md", (source / "README.md").read_text())
     shutil.copytree(source / "thumbnails", target / "thumbnails", dirs_exist_ok=True)
