@@ -27,8 +27,8 @@ HEAD = """# Tutorials
 
 Each file here is a script, a notebook (Jupyter and VS Code open it with jupytext) and a page of the documentation.
 Nothing is downloaded, and each runs in less than a minute on two cores. Read them in order: what one tutorial writes by
-hand, the next ones take from the library. Every number is printed, and every claim is asserted. Begin with 01; 00 is for
-those who want to see the whole method at once. Guess before you look at an answer.
+hand, the next ones take from the library. Every number is printed, and every claim is asserted. Begin with 01; 00 is
+for those who want to see the whole method at once. Guess before you look at an answer.
 
 `python docs/overview.py` writes this page from what the tutorials print.
 """
