@@ -303,7 +303,8 @@ check = slope(lambda t: log_joint(t + np.exp(log_var / 2) * eps[:100], a) - log_
 np.testing.assert_allclose(rival[:100], check, rtol=1e-10, atol=1e-10)
 for name, values in (("score function", hard), ("rival", rival)):
     mean, error = mean_and_error(values)
-    print(f"{name:14}: {mean:.2f} +- {error:.2f} nats (exact {exact_mu:.2f}), variance {values.var():.0f}")
+    print(f"{name:14}: {mean:.2f} +- {error:.2f} nats (exact {exact_mu:.2f}), variance {values.var():.0f}, ", end="")
+    print(f"{np.mean(values < 0):.0%} of the wrong sign")
     assert abs(mean - exact_mu) < 4 * error
 mean, error = mean_and_error(f(drawn) * score(drawn, mu, log_var)[1])
 assert abs(mean - exact_log_var) < 4 * error
@@ -328,7 +329,7 @@ right.grid(alpha=0.3)
 
 # %% [markdown]
 # *See:* both running means arrive at the exact slope, that of the score function late; its single estimates are widely
-# spread, and many have the wrong sign.
+# spread, and about half of them have the wrong sign.
 #
 # ## Why is it so noisy?
 #
@@ -583,54 +584,56 @@ np.testing.assert_array_equal(noise, np.random.default_rng(1).standard_normal((L
 # The `value` that the estimator returns, mean $\log p(x|z)$ plus $\sum_r w_r \log q(z_r)$, is *not* the bound. It is a
 # function whose gradient, at constant $z$ and weights, is the estimate. Its `elbo` is the bound.
 #
-# ## Exercise: the score of a Gaussian
+# ## Exercise: the score by another parameter
 #
-# Write the derivatives of $\log \mathcal N(z; \mu, \sigma^2)$ by $\mu$ and by $\log \sigma^2$.
+# Some programs let the encoder give $\log \sigma$ in place of $\log \sigma^2$. Write the derivatives of
+# $\log \mathcal N(z; \mu, \sigma^2)$ by $\mu$ and by $\log \sigma$.
 #
 # <details><summary>Hint</summary>
 #
-# $\log q = -\tfrac12 (\log 2 \pi + v + (z - \mu)^2 e^{-v})$ with $v = \log \sigma^2$. The derivative of $e^{-v}$ by $v$
-# is $-e^{-v}$. Mind that $\mu$ has a minus in front of it.
+# $\log q = -\tfrac12 \log 2 \pi - u - \tfrac12 (z - \mu)^2 e^{-2 u}$ with $u = \log \sigma$. The derivative of
+# $e^{-2 u}$ by $u$ is $-2 e^{-2 u}$. Mind that $\mu$ has a minus in front of it.
 #
 # </details>
 
 
 # %%
-def score_gaussian(z, mu, log_var):
-    """Derivatives of log N(z; mu, exp(log_var)) by mu and by log_var, as two arrays like z, (M, J)."""
+def score_gaussian(z, mu, log_sigma):
+    """Derivatives of log N(z; mu, exp(log_sigma)^2) by mu and by log_sigma, as two arrays like z, (M, J)."""
     ...  # your code, about 2 lines
 
 
 # %% tags=["hide-cell"]
-def score_gaussian_solution(z, mu, log_var):
-    return (z - mu) / np.exp(log_var), 0.5 * ((z - mu) ** 2 / np.exp(log_var) - 1)
+def score_gaussian_solution(z, mu, log_sigma):
+    error = (z - mu) / np.exp(log_sigma)
+    return error / np.exp(log_sigma), error**2 - 1
 
 
 def score_with(change):
     """Make a mistake: a function of the two right derivatives and of sigma."""
-    return lambda z, mu, log_var: change(*score_gaussian_solution(z, mu, log_var), np.exp(log_var / 2))
+    return lambda z, mu, log_sigma: change(*score_gaussian_solution(z, mu, log_sigma), np.exp(log_sigma))
 
 
-score_inputs = (some_z[:4], some_mu, some_log_var)
+score_inputs = some_z[:4], some_mu, some_log_var / 2
 check_score_gaussian = Exercise(
     solution=score_gaussian_solution,
     mistakes={
-        "the first derivative is that by z, and has the other sign": score_with(lambda d_mu, d_v, sigma: (-d_mu, d_v)),
-        "the second derivative is that by sigma: log_var = 2 log sigma adds the factor sigma / 2": score_with(
-            lambda d_mu, d_v, sigma: (d_mu, 2 * d_v / sigma)
+        "the first derivative is that by z, and has the other sign": score_with(lambda d_mu, d_u, sigma: (-d_mu, d_u)),
+        "the second derivative is that by log sigma^2 = 2 log sigma: the factor 2 is missing": score_with(
+            lambda d_mu, d_u, sigma: (d_mu, d_u / 2)
         ),
-        "the second derivative is that by sigma^2: log_var = log sigma^2 adds the factor sigma^2": score_with(
-            lambda d_mu, d_v, sigma: (d_mu, d_v / sigma**2)
+        "the second derivative is that by sigma: the factor sigma is missing": score_with(
+            lambda d_mu, d_u, sigma: (d_mu, d_u / sigma)
         ),
-        "log_var is the logarithm of sigma^2, and is read as that of sigma": lambda z, mu, log_var: (
-            score_gaussian_solution(z, mu, 2 * log_var)
+        "log_sigma is the logarithm of sigma, and is read as that of sigma^2": lambda z, mu, log_sigma: (
+            score_gaussian_solution(z, mu, log_sigma / 2)
         ),
     },
     inputs=[score_inputs],
-    expected=[
+    expected=[  # by an imaginary step
         (
-            slope(lambda t: log_normal(score_inputs[0], t, score_inputs[2]), score_inputs[1]),
-            slope(lambda t: log_normal(score_inputs[0], score_inputs[1], t), score_inputs[2]),
+            slope(lambda t: log_normal(score_inputs[0], t, 2 * score_inputs[2]), score_inputs[1]),
+            slope(lambda t: log_normal(score_inputs[0], score_inputs[1], 2 * t), score_inputs[2]),
         )
     ],
 )
