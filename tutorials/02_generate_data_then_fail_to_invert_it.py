@@ -140,7 +140,7 @@ left.legend()
 right.hist(kept, bins=np.linspace(-2, 2, 81), density=True, color="0.8", label="z where x is near 1")
 right.plot(z, np.exp(log_posterior), "k", label="Bayes' rule")
 right.set(xlim=(-2.5, 2.5), xlabel="z", ylabel="density of z given x", title="Which z was behind x = 1?", ylim=(0, 2))
-right.legend(loc="upper center")
+_ = right.legend(loc="upper center")
 
 # %% [markdown]
 # *See:* both integrals lie on the histograms of draws, and the posterior has two bumps, one for each place where the
@@ -213,7 +213,7 @@ for ax, values, ml, best, n in zip(axes, log_l, theta_ml, theta_map, (5, 500)):
     ax.axvline(best, color="k", ls=":", label="MAP")
     ax.axvline(0.8, color="tab:red", lw=1, label="truth")
     ax.set(xlabel=r"$\theta$", ylabel=r"density of $\theta$", title=f"N = {n}", xlim=(-1.5, 2))
-axes[1].legend(loc="upper left")
+_ = axes[1].legend(loc="upper left")
 
 # %% [markdown]
 # *See:* with 5 datapoints the prior pulls the maximum; with 500 the likelihood is so narrow that the prior is flat
