@@ -104,7 +104,8 @@ for ax in (left, right):
 # from $q$, the mean surprise is the cross-entropy $-\mathbb E_q[\log p]$. Somebody who knows $q$ has a mean surprise of
 # $H(q) = -\mathbb E_q[\log q]$, the entropy. The divergence is the difference: the *extra* surprise.
 #
-# It is never negative. For every $t > 0$, $\log t \le t - 1$. With $t = p(z) / q(z)$ and an average over $q$:
+# The entropy of a density may be negative. The divergence never is. For every $t > 0$, $\log t \le t - 1$. With
+# $t = p(z) / q(z)$ and an average over $q$:
 #
 # $$-D_{KL}(q \| p) = \mathbb E_q\Big[\log \frac{p}{q}\Big] \le \mathbb E_q\Big[\frac{p}{q} - 1\Big] = 1 - 1 = 0$$
 #

@@ -625,8 +625,8 @@ check_score_gaussian = Exercise(
         "the second derivative is that by sigma: the factor sigma is missing": score_with(
             lambda d_mu, d_u, sigma: (d_mu, d_u / sigma)
         ),
-        "log_sigma is the logarithm of sigma, and is read as that of sigma^2": lambda z, mu, log_sigma: (
-            score_gaussian_solution(z, mu, log_sigma / 2)
+        "it is the score by log sigma^2, at log_sigma: sigma^2 is exp(2 log_sigma)": lambda z, mu, log_sigma: (
+            score(z, mu, log_sigma)
         ),
     },
     inputs=[score_inputs],
