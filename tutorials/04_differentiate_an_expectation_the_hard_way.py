@@ -625,8 +625,8 @@ check_score_gaussian = Exercise(
         "the second derivative is that by sigma: the factor sigma is missing": score_with(
             lambda d_mu, d_u, sigma: (d_mu, d_u / sigma)
         ),
-        "it is the score by log sigma^2, at log_sigma: sigma^2 is exp(2 log_sigma)": lambda z, mu, log_sigma: (
-            score(z, mu, log_sigma)
+        "it is the score by log sigma^2, at log_sigma: sigma^2 is exp(2 log_sigma)": lambda z, mu, log_sigma: score(
+            z, mu, log_sigma
         ),
     },
     inputs=[score_inputs],
