@@ -3,8 +3,8 @@
 #
 # **Question:** How many samples of the prior give $\log p(x)$ to a tenth of a nat?
 #
-# **You will do:** generate data from hidden numbers, turn the arrow round with Bayes' rule where that is possible, and
-# measure how fast it becomes impossible.
+# **You will do:** generate data from hidden numbers, ask for the hidden numbers by Bayes' rule where that is possible,
+# and measure how fast it becomes impossible.
 #
 # **You will learn:** what a latent variable model is, how its parameters are estimated (maximum likelihood, maximum a
 # posteriori), what "intractable" means in numbers, and what people did before the method of the paper.
@@ -27,8 +27,8 @@ from npvae.exercises import Exercise
 # ## Generate
 #
 # A *latent variable model* tells a story with two steps. First draw a hidden number $z$ from the *prior* $p(z)$. Then
-# draw the visible $x$ from $p_\theta(x|z)$, which depends on $z$ and on parameters $\theta$. To draw in this order is
-# called *ancestral sampling*. Our first model, `square`:
+# draw the visible $x$ from $p_\theta(x|z)$. Both densities may have parameters, which are called $\theta$. To draw in
+# this order is called *ancestral sampling*. Our first model, `square`:
 #
 # - $z \sim \mathcal N(0, 1)$,
 # - $x \mid z \sim \mathcal N(z^2, s^2)$ with $s = 0.3$.
@@ -138,7 +138,8 @@ assert abs(counted - share) < 4 * error
 fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 3.2), layout="constrained")
 left.hist(x_many, bins=np.linspace(-1, 4, 101), density=True, color="0.8", label="draws")
 shown = np.linspace(-1, 4, 301)
-left.plot(shown, evidence(shown) / np.mean((x_many > -1) & (x_many < 4)), "k", label="p(x), the integral")
+in_view = np.mean((x_many > -1) & (x_many < 4))  # the histogram has an area of one, of the draws in view
+left.plot(shown, evidence(shown) / in_view, "k", label="p(x), the integral")
 left.set(xlim=(-1, 4), xlabel="x", ylabel="density", title="How probable is x?")
 left.legend()
 right.hist(kept, bins=np.linspace(-2, 2, 81), density=True, color="0.8", label="z where x is near 1")
@@ -167,7 +168,8 @@ _ = right.legend(loc="upper center")
 
 # %%
 # formula: maximum-likelihood
-t, thetas, step, nodes = 0.5, np.linspace(-2, 2, 401), 0.01, z[::80]
+t, thetas, step = 0.5, np.linspace(-2, 2, 401), 0.01
+nodes = z[::80]  # every 80th node of the grid is enough here
 
 
 def log_likelihood(theta, x):
@@ -252,7 +254,8 @@ for n in (5, 500):
 # Pictures have hundreds of visible numbers and tens of latents. To know what happens there we need a model with exact
 # answers in any dimension. `linear`: $z \sim \mathcal N(0, I)$ has $J$ latents, and $x = z W + b + e$ has $D$ columns,
 # $e \sim \mathcal N(0, \mathrm{diag}(v))$. As a sum of Gaussians, $x$ is Gaussian, with mean $b$ and covariance
-# $C = W^\top W + \mathrm{diag}(v)$. Bayes' rule gives a Gaussian posterior with
+# $C = W^\top W + \mathrm{diag}(v)$. In $z$, $\log p(x|z) + \log p(z)$ is a parabola; to complete the square gives a
+# Gaussian posterior with covariance $\Sigma$ and mean $m$:
 #
 # $$\Sigma = \big(I + W \, \mathrm{diag}(v)^{-1} W^\top\big)^{-1}$$
 #
@@ -312,10 +315,10 @@ np.testing.assert_array_equal(eps, np.random.default_rng(1).standard_normal((5, 
 np.testing.assert_allclose(posterior_of_first.rsample(eps), mean[0] + eps @ factor.T, rtol=1e-11, atol=1e-12)
 
 # %% [markdown]
-# For `linear` the arrow can be turned round at any $J$, without a grid. So maximum likelihood works as well, by
-# *expectation-maximization*. Take the mean and covariance of $z$ under the posterior of every datapoint. Set $W$ and
-# $v$ to what would be best if these were known. Repeat. The likelihood never falls. The start is that of the library,
-# so that both can be compared.
+# For `linear` the posterior is known at any $J$, without a grid. So maximum likelihood works as well, by
+# *expectation-maximization*. If all $z$ were known, the best $W$ would be that of least squares, and the best $v$ the
+# mean square of what is left. Take the means of $z$ and of its products under the posterior in their place, compute $W$
+# and $v$, and repeat. The likelihood never falls. The start is that of the library, so that both can be compared.
 
 
 # %%
@@ -380,8 +383,8 @@ log_means, errors = log_mean_exp(rng.normal(0, 0.5, (400, 2000)))  # 2000 sets o
 assert abs(log_means.std() / errors.mean() - 1) < 0.1  # the log-means scatter by their standard error
 
 # %% [markdown]
-# **Before you run it:** take $D = 20$ columns, noise $s = 0.5$, and `100000` samples of the prior. How far is this
-# estimate of $\log p(x)$ from the exact one with $J = 1$ latent? With 2, 5, 10, 20? Guess the last one in nats.
+# **Before you run it:** take $D = 20$ visible numbers, noise $s = 0.5$, and `100000` samples of the prior. How far is
+# this estimate of $\log p(x)$ from the exact one with $J = 1$ latent? With 2, 5, 10, 20? Guess the last one in nats.
 
 # %%
 latents, sizes, noise, D = (1, 2, 5, 10, 20), (10, 100, 1000, 10_000, 100_000), 0.5, 20
@@ -418,7 +421,7 @@ assert enough[1] < enough[2] and enough[5] == enough[10] == enough[20] == "more"
 
 # %%
 # figure: intractability
-fig, ax = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
+fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 fig.set_label("thumbnail")
 for J, colour in zip(latents, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(latents)))):
     errors = found[J][0]
@@ -427,22 +430,25 @@ for J, colour in zip(latents, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(la
 ax.axhline(0, color="k", lw=1, label="exact")
 ax.set_yscale("symlog", linthresh=1)
 ax.set(xscale="log", xlabel="samples of the prior", ylabel="error of log p(x), nats", title="More latents: never there")
-ax.legend(ncols=2)
+ax.set_ylim(-1000, 300)
+ax.legend(ncols=3, loc="upper center")
 ax.grid(alpha=0.3)
 
 # %% [markdown]
-# *See:* with one or two latents the lines arrive at zero; with five the last rows are still on their way; with ten and
-# twenty they never come near. The bands show the smallest and largest error over 20 datapoints.
+# *See:* the mean error (the lines) reaches zero with one or two latents; with five it is still on its way; with ten and
+# twenty it never comes near. The bands show the smallest and the largest error over 20 datapoints. The vertical axis is
+# even between -1 and 1, and logarithmic beyond.
 #
 # This is what *intractable* means. No single term is hard to compute. But of all the $z$ that the prior proposes,
 # almost none could have made this $x$. The printed lines say how few. If the posterior is $k$ nats from the prior, only
-# a share of about $e^{-k}$ of the prior lies where the posterior is. One needs about $e^{k}$ samples to hit it once,
-# and more for a good mean. And `100000` is only about $e^{11.5}$.
+# a share of about $e^{-k}$ of the prior lies where the posterior is, and one needs about $e^{k}$ samples to hit it
+# *once*. For an error of a tenth of a nat one needs hundreds of hits, for every datapoint. And $k$ differs from one
+# datapoint to the next; its mean is printed. With five latents, `100000`, which is $e^{11.5}$, is not enough.
 #
-# The errors are not scattered evenly about zero: most are negative. The mean of the densities is right on average, but
-# rare huge values carry it, and a run that has not met one yet is too low. A logarithm makes this worse:
-# $\mathbb E[\log \text{mean}] \le \log \mathbb E[\text{mean}]$. What is a trouble here becomes the idea of the next
-# tutorial: a *lower bound*.
+# Most of the errors are negative. The mean of the densities is right on average, but rare huge values carry it, and a
+# run that has not met one yet is too low. The logarithm adds to this. Its curve flattens, so it loses more by a mean
+# that is too low than it gains by one that is too high: $\mathbb E[\log \text{mean}] \le \log \mathbb E[\text{mean}]$.
+# What is a trouble here becomes the idea of the next tutorial: a *lower bound*.
 #
 # The paper names two more troubles. Without $p_\theta(x)$ there is no posterior, so expectation-maximization cannot
 # take its first step. And to draw from the posterior of every datapoint, again and again, is too slow where there is
@@ -450,15 +456,17 @@ ax.grid(alpha=0.3)
 #
 # ## What people did: mean field
 #
-# *Variational inference* picks a family of easy densities and takes the member closest to the posterior. The classical
-# family has independent parts:
+# *Variational inference* picks a family of easy densities and takes the member closest to the posterior: the one with
+# the smallest mean of $\log q(z) - \log p(z|x)$ under $q$, the KL divergence from $q$. The classical family has
+# independent parts:
 #
 # $$q(z) = \prod_{i} q_i(z_i)$$
 #
-# Update one $q_i$ at a time, with the others held fixed: the best one is $\log q_i(z_i) = \mathbb E[\log p(x, z)] +$
-# constant, the expectation taken over all the other parts. For `linear` this expectation is known: with the precision
-# matrix $\Lambda = \Sigma^{-1}$, the best $q_i$ is a Gaussian with variance $1 / \Lambda_{ii}$ and mean
-# $m_i - \sum_{j \ne i} \Lambda_{ij} (\mu_j - m_j) / \Lambda_{ii}$.
+# Update one $q_i$ at a time, with the others held fixed. The best one is
+# $\log q_i(z_i) = \mathbb E[\log p(x, z)] +$ constant, the expectation taken over all the other parts. For `linear`
+# this expectation is known. With $\Lambda = \Sigma^{-1}$, the best $q_i$ is a Gaussian with variance
+# $1 / \Lambda_{ii}$ and mean $\mu_i = m_i - \sum_{j \ne i} \Lambda_{ij} (\mu_j - m_j) / \Lambda_{ii}$, where $m$ is
+# the mean of the posterior, and $\mu_j$ are the means of the other parts of $q$.
 #
 # **Before you run it:** the two latents of this posterior are correlated, and a product cannot be. Will the means of
 # $q$ be right? Its variances: right, too large, or too small?
@@ -501,50 +509,48 @@ np.testing.assert_allclose(ratio, 1 - correlation**2, rtol=1e-10)
 # Each update needed $\mathbb E[\log p(x, z)]$ in closed form. For a decoder that is a network there is none, not even
 # under a product. Here the paper begins: it *learns* $q_\phi(z|x)$, an encoder, by gradients of samples.
 #
-# ## Exercise: the logarithm of a mean
+# ## Exercise: the logarithm of a weighted mean
 #
-# You will need it whenever densities are averaged that are held as logarithms. Write it so that it works at `-2000` and
-# at `900`, where `np.exp` underflows or overflows.
+# Nodes of a grid, or samples that count differently, have weights. Write $\log \sum_l w_l e^{v_l}$ for weights $w_l$
+# that sum to one, so that it works where `np.exp` of -2000 or of 900 does not.
 #
 # <details><summary>Hint</summary>
 #
-# With $a$ the largest value: $\log \frac1n \sum_l e^{v_l} = a + \log \frac1n \sum_l e^{v_l - a}$. One term of the sum
-# is now 1, and none is larger.
+# With $a$ the largest value: $\log \sum_l w_l e^{v_l} = a + \log \sum_l w_l e^{v_l - a}$. Now no exponential is above
+# 1.
 #
 # </details>
 
 
 # %%
-def stable_log_mean(log_values):
-    """Logarithm of the mean of exp(log_values) over the first axis: (n, N) to (N,), in nats."""
+def stable_log_mean(log_values, weights):
+    """Logarithm of the weighted mean of exp(log_values) over the first axis, in nats: (n, N) and (n,) to (N,)."""
     ...  # your code, about 2 lines
 
 
 # %% tags=["hide-cell"]
-def stable_log_mean_solution(log_values):
+def stable_log_mean_solution(log_values, weights):
     peak = log_values.max(axis=0)
-    return peak + np.log(np.mean(np.exp(log_values - peak), axis=0))
+    return peak + np.log(weights @ np.exp(log_values - peak))
 
 
 offset = np.array([0.0, -2000.0, 900.0])
 check_stable_log_mean = Exercise(
     solution=stable_log_mean_solution,
     mistakes={
-        "exp underflows to 0, or overflows: subtract the largest value first": lambda log_values: np.log(
-            np.mean(np.exp(log_values), axis=0)
+        "exp underflows to 0, or overflows: subtract the largest value first": lambda log_values, weights: np.log(
+            weights @ np.exp(log_values)
         ),
-        "it is the mean of the logarithms: that is a lower bound of the logarithm of the mean": lambda log_values: (
-            np.mean(log_values, axis=0)
+        "it is the mean of the logarithms: that is a lower bound of the logarithm of the mean": (
+            lambda log_values, weights: weights @ log_values
         ),
-        "the largest value was subtracted, and not added back to the logarithm": lambda log_values: (
-            stable_log_mean_solution(log_values) - log_values.max(axis=0)
+        "the largest value was subtracted, and not added back to the logarithm": lambda log_values, weights: (
+            stable_log_mean_solution(log_values, weights) - log_values.max(axis=0)
         ),
-        "it is the logarithm of the sum: divide by the number of values": lambda log_values: (
-            stable_log_mean_solution(log_values) + np.log(len(log_values))
-        ),
+        "all values count the same: the weights are not used": lambda log_values, weights: log_mean_exp(log_values)[0],
     },
-    inputs=[(np.log([[1.0, 4.0, 2.0], [2.0, 5.0, 2.5], [3.0, 9.0, 6.0], [2.0, 6.0, 1.5]]) + offset,)],
-    expected=[np.log([2.0, 6.0, 3.0]) + offset],
+    inputs=[(np.log([[1.0, 4.0, 2.0], [2.0, 5.0, 2.5], [3.0, 9.0, 6.0], [2.0, 7.0, 1.5]]) + offset, np.r_[1:5] / 10)],
+    expected=[np.log([2.2, 6.9, 3.1]) + offset],  # such as 0.1 * 1 + 0.2 * 2 + 0.3 * 3 + 0.4 * 2
 )
 
 # %%
@@ -553,41 +559,47 @@ print(check_stable_log_mean(stable_log_mean))
 # %% [markdown]
 # ## Exercise: maximum a posteriori
 #
-# For $x \sim \mathcal N(\theta, t^2)$ and $\theta \sim \mathcal N(0, \tau^2)$, write the $\theta$ that maximises
-# $\sum_i \log p_\theta(x^{(i)}) + \log p(\theta)$.
+# For $x \sim \mathcal N(\theta, t^2)$ and a prior with its own mean, $\theta \sim \mathcal N(m, \tau^2)$, write the
+# $\theta$ that maximises $\sum_i \log p_\theta(x^{(i)}) + \log p(\theta)$.
 #
 # <details><summary>Hint</summary>
 #
-# Set the derivative to zero: $\sum_i (x^{(i)} - \theta) / t^2 - \theta / \tau^2 = 0$, and solve for $\theta$.
+# Set the derivative to zero: $\sum_i (x^{(i)} - \theta) / t^2 + (m - \theta) / \tau^2 = 0$, and solve for $\theta$.
 #
 # </details>
 
 
 # %%
-def map_estimate(x, t, tau):
-    """Maximum a posteriori estimate of theta from x (N,), the sigma t of the data and tau of the prior."""
+def map_estimate(x, t, m, tau):
+    """Maximum a posteriori estimate of theta from x (N,) with sigma t, and a prior with mean m and sigma tau."""
     ...  # your code, about 1 line
 
 
 # %% tags=["hide-cell"]
-def map_estimate_solution(x, t, tau):
-    return x.sum() / (len(x) + t**2 / tau**2)
+def map_estimate_solution(x, t, m, tau):
+    return (x.sum() + m * t**2 / tau**2) / (len(x) + t**2 / tau**2)
 
 
-def highest(x, t, tau):
+def highest(x, t, m, tau):
     """Search for the best theta, without the closed form."""
-    return minimize_scalar(lambda theta: -np.sum(log_normal(x, theta, t)) - log_normal(theta, 0, tau), tol=1e-10).x
+    return minimize_scalar(lambda theta: -np.sum(log_normal(x, theta, t)) - log_normal(theta, m, tau), tol=1e-10).x
 
 
-map_inputs = [(few, 1.2, 0.5), (lots[:20], 0.7, 0.3)]
+map_inputs = [(few, 1.2, -0.4, 0.5), (lots[:20], 0.7, 2.1, 0.3)]
 check_map_estimate = Exercise(
     solution=map_estimate_solution,
     mistakes={
-        "it is maximum likelihood: the prior does not count": lambda x, t, tau: x.mean(),
-        "the prior counts once for each datapoint, and should count once": lambda x, t, tau: (
-            x.mean() / (1 + t**2 / tau**2)
+        "it is maximum likelihood: the prior does not count": lambda x, t, m, tau: x.mean(),
+        "the prior counts once for each datapoint, and should count once": lambda x, t, m, tau: map_estimate_solution(
+            x, t, m, tau / np.sqrt(len(x))
         ),
-        "t and tau enter by their squares, the variances": lambda x, t, tau: x.sum() / (len(x) + t / tau),
+        "t and tau enter by their squares, the variances": lambda x, t, m, tau: map_estimate_solution(
+            x, np.sqrt(t), m, np.sqrt(tau)
+        ),
+        "the prior pulls to its own mean m, and not to 0": lambda x, t, m, tau: map_estimate_solution(x, t, 0.0, tau),
+        "the pull of the prior is upside down: a narrow prior must pull more": lambda x, t, m, tau: (
+            map_estimate_solution(x, tau, m, t)
+        ),
     },
     inputs=map_inputs,
     expected=[highest(*arguments) for arguments in map_inputs],

@@ -32,7 +32,8 @@ from npvae.exercises import Exercise
 #
 # $z \sim \mathcal N(0, 1)$ and $x \mid z \sim \mathcal N(z^2, s^2)$ with $s = 0.3$. We see $x = 1$. The hidden $z$ was
 # near $+1$ or near $-1$: nothing tells which. With one latent number, every integral over $z$ is a sum over a fine
-# grid, accurate to ten digits. This sum is our oracle: it knows nothing of the formulas that follow.
+# grid, accurate to ten digits. This sum is our *oracle*, an answer from elsewhere to check with: it knows nothing of
+# the formulas that follow.
 #
 # We want to approximate the posterior by a Gaussian $q$. Two candidates: a wide one, which covers both places, and a
 # narrow one, which holds one of them. Which is better? We need a number.
@@ -123,7 +124,8 @@ print(f"cross-entropy {cross_entropy:.2f} minus entropy {entropy:.2f}: {cross_en
 # %% [markdown]
 # ## Which order covers?
 #
-# We may look for the Gaussian $q$ with the smallest $D_{KL}(q \| p)$, or with the smallest $D_{KL}(p \| q)$.
+# Let $p$ be the posterior. We may look for the Gaussian $q$ with the smallest $D_{KL}(q \| p)$, or with the smallest
+# $D_{KL}(p \| q)$.
 #
 # **Before you run it:** one of the two fits will be wide and cover both bumps, the other will hold one bump. Guess
 # which is which. Think of a place where one density is nearly zero and the other is not.
@@ -158,7 +160,7 @@ assert np.allclose(holding[:2], (0.97, 0.15), atol=0.04) and np.allclose(coverin
 # mean and variance are those of $p$ (the code checks this).
 #
 # We use $D_{KL}(q \| p)$, from the approximate to the true posterior, because it is an average over $q$. We can draw
-# from $q$, and we cannot draw from the posterior.
+# from $q$, and we cannot draw from the posterior. (Its logarithm is not known either. The bound is the way around.)
 #
 # ## Likelihoods of many datapoints
 #
@@ -311,7 +313,8 @@ for name, log_q, (mu, sigma) in (("wide", wide, (0.0, 0.97)), ("narrow", narrow,
 # ## How small can the gap get?
 #
 # **Before you run it:** the best Gaussian holds one of two equal bumps. What is the gap when $q$ is right about one
-# half of the posterior and says nothing of the other? And will it be smaller where the bumps are further apart?
+# half of the posterior and says nothing of the other? And will it be smaller where the bumps are further apart? (On its
+# bump, $q$ is about twice as high as the posterior.)
 
 # %%
 gap_of = {}
@@ -327,9 +330,10 @@ assert 0.65 < gap < 0.80 and abs(gap_of[2.0, 0.3] - np.log(2)) < 0.02 and gap_of
 print(f"log 2 = {np.log(2):.2f} nats")
 
 # %% [markdown]
-# The gap is $\log 2$ and a little more. $\log 2$ is one bit: the price of not saying the sign. The rest is the shape of
-# the bump, which is not quite Gaussian. At $x = 2$ the bumps are narrower and more Gaussian, and the rest is smaller.
-# With $s = 1$ the two bumps run together, and one Gaussian does for both: then $q$ is wide and its mean is zero.
+# The gap is $\log 2$ and a little more. On its bump $q \approx 2 p$, so $\log(q / p) \approx \log 2$, and so is its
+# mean over $q$. That is one bit: the price of not saying the sign. The rest is the shape of the bump, which is not
+# quite Gaussian. At $x = 2$ the bumps are narrower and more Gaussian, and the rest is smaller. With $s = 1$ the two
+# bumps run together, and one Gaussian does for both: then $q$ is wide and its mean is zero.
 #
 # If the *family* of $q$ is too small, no other optimizer can close the gap. Is that the reason? Give $q$ both bumps.
 
@@ -342,7 +346,7 @@ print(f"gap of one Gaussian {gap:.2f}, of two {gap_of_two:.2f}; difference {gap 
 assert abs(gap - gap_of_two - np.log(2)) < 1e-6
 
 # %% [markdown]
-# So a part of the gap of a trained model is due to the family of $q$, whatever the encoder and the training do.
+# So a part of the gap of a model is due to the family of $q$, however long one trains.
 #
 # ## Which models does the bound prefer?
 #
@@ -380,6 +384,7 @@ cost_error = np.std(cost, ddof=1) / np.sqrt(len(cost))
 print(f"the bound's choice loses {np.mean(cost):.3f} +- {cost_error:.3f} nats of likelihood per datapoint")
 assert np.mean(cost) > 4 * cost_error
 assert np.all(h_bound > h_exact + 0.2) and np.all(sets[:, 1] < sets[:, 0])
+print(f"mean gap at h = 0: {np.mean(sets[:, 0, 0] - sets[:, 1, 0]):.1f} nats")
 
 # %%
 # figure: variational-bound
@@ -397,16 +402,57 @@ ax.legend()
 ax.grid(alpha=0.3)
 
 # %% [markdown]
-# *See:* the likelihood is highest at the true $h = 0$; the bound is highest at another $h$, where the two curves are
-# closer to each other.
+# *See:* on average over the data sets the likelihood is highest at the true $h = 0$; the bound is highest at another
+# $h$, where the two curves are closer to each other.
+#
+# (A single data set has its best $h$ up to 0.2 away, by chance. And at $h = 0$ the mean gap is 0.4 nats, below
+# $\log 2$, because for $x$ near zero or below, the posterior has one bump.)
 #
 # Away from $h = 0$ one of the two bumps has more mass than the other, the posterior is more like a Gaussian, and the
 # gap is smaller. The bound is the likelihood *minus the gap*. Its maximum gives up some likelihood for a smaller gap. A
 # model trained on the bound of a Gaussian $q$ prefers parameters for which posteriors have one bump.
 #
+# ## A trained model
+#
+# Tutorial 01 trained a model. With one latent, the sum over the grid measures the gap of a trained model. Three lamps
+# are on or off, and depend on one hidden cause. There are only eight possible $x$, so there is a second oracle: their
+# probabilities sum to one.
+#
+# **Before you run it:** how large is the mean gap, beside the $\log 2$ of above?
+
+# %%
+lamps = (rng.random((500, 3)) < 0.5 + 0.45 * np.sign(rng.standard_normal((500, 1)))).astype(float)
+vae = npvae.VAE(1, hidden_layer_sizes=(), learning_rate=0.1, max_epochs=30, dtype="float64", backend="reference")
+parameters = vae.fit(lamps).fitted_.parameters
+possible = np.array(list(np.ndindex(2, 2, 2)), float)
+
+logits = z[:, None] @ parameters["decoder.logits.W"] + parameters["decoder.logits.b"]  # (nodes, 3)
+p_on = 1 / (1 + np.exp(-logits))
+log_px_z = np.log(p_on) @ possible.T + np.log(1 - p_on) @ (1 - possible).T  # log p(x|z), (nodes, 8)
+log_p = np.log(np.sum(np.exp(log_prior[:, None] + log_px_z), axis=0) * dz)  # log p(x) of the eight
+assert abs(np.sum(np.exp(log_p)) - 1) < 1e-12
+
+means = possible @ parameters["encoder.mu.W"] + parameters["encoder.mu.b"]
+log_vars = possible @ parameters["encoder.log_var.W"] + parameters["encoder.log_var.b"]
+log_qs = [log_normal(z, *q) for q in zip(means[:, 0], np.exp(log_vars[:, 0] / 2))]
+divergences = [kl(log_q, log_prior + log_px_z[:, k] - log_p[k]) for k, log_q in enumerate(log_qs)]
+found = quadrature(vae, possible)
+np.testing.assert_allclose(found.log_prob, log_p, rtol=1e-8)
+np.testing.assert_allclose(found.divergence, divergences, atol=1e-6)
+share = np.exp(log_p)
+print(f"probabilities of the eight x sum to {share.sum():.6f}; ", end="")
+print(f"mean gap of the model {share @ divergences:.2f} nats, by two integrals that agree within 1e-6")
+is_top = np.diff(np.sign(np.diff(log_prior[:, None] + log_px_z, axis=0)), axis=0) < 0
+assert share @ divergences < 0.1 and np.all(np.sum(is_top, axis=0) == 1)  # each posterior has one bump
+
+# %% [markdown]
+# `quadrature` does this for any trained model of at most three latents: it returns $\log p(x)$ and the divergence of
+# each row. The gap of this model is small, because each of its posteriors has one bump, nearly a Gaussian one.
+#
 # ## The divergence in closed form
 #
-# Where both densities are Gaussian, no grid is needed. For one latent, $q = \mathcal N(\mu, \sigma^2)$:
+# The rest of this page writes down what training needs, and compares it with the library. Where both densities are
+# Gaussian, no grid is needed. For one latent, $q = \mathcal N(\mu, \sigma^2)$:
 #
 # $$H(q) = -\int q \log q \, dz = \tfrac12 \big(1 + \log 2 \pi + \log \sigma^2\big)$$
 #
@@ -475,9 +521,9 @@ for family, log_standard, low, high in families:
 # allowed for it.
 #
 # With $L$ samples for each datapoint there are $L M$ rows, the first sample of every datapoint first. The library's
-# `gaussian_latent` makes the samples $z = \mu + \sigma \epsilon$ of given noise, and returns one of two numbers. Either
-# the divergence of each datapoint in closed form. Or the log-ratio $\log q(z|x) - \log p(z)$ of each sample, whose mean
-# is the divergence. How good is that mean?
+# `gaussian_latent` makes the samples $z = \mu + \sigma \epsilon$ of given noise. It also returns the divergence of each
+# datapoint in closed form, or, on request, the log-ratio $\log q(z|x) - \log p(z)$ of each sample. The mean of the
+# log-ratio is the divergence. How near is it?
 
 # %%
 M, J, L = 4, 3, 2
@@ -501,8 +547,8 @@ print(f"mean of 100000 log-ratios {ratios.mean(axis=0)[0]:.3f} +- {error[0]:.3f}
 
 # %% [markdown]
 # The same density serves a decoder with Gaussian output, $\log p(x|z)$. There mean and variance come from $z$, so they
-# differ from sample to sample. `gaussian_log_prob` also returns the gradient of $\sum_r w_r \log p_r$ for given
-# weights: $\partial / \partial \mu = (x - \mu) / \sigma^2$ and
+# differ from sample to sample. `gaussian_log_prob` also returns the gradient of $\sum_r w_r \log p_r$ for given weights
+# of the samples (a mean has equal ones): $\partial / \partial \mu = (x - \mu) / \sigma^2$ and
 # $\partial / \partial \log \sigma^2 = \tfrac12 \big((x - \mu)^2 / \sigma^2 - 1\big)$. And `add_log_prior` adds
 # $\log p(z)$ to what is there, and its gradient $-z$ to another array. The gradients of $-D_{KL}$ are $-\mu$ and
 # $\tfrac12 (1 - \sigma^2)$.
@@ -572,7 +618,8 @@ np.testing.assert_allclose(model.elbo(x_rows, mu, log_var), by_hand, rtol=1e-12)
 np.testing.assert_allclose(by_hand + model.divergence(x_rows, mu, log_var), model.log_prob(x_rows), rtol=1e-11)
 
 # %% [markdown]
-# The last line is the split again: bound plus divergence is $\log p(x)$.
+# In the library the bound is called `elbo`, for *evidence lower bound*. The last line is the split again: bound plus
+# divergence is $\log p(x)$.
 #
 # **Before you run it:** under the posterior of this model the latents are correlated. Give $q$ the right means, and the
 # best variances that independent latents can have. Is a gap left?
@@ -590,43 +637,6 @@ assert abs(entropy - 0.5 * np.linalg.slogdet(2 * np.pi * np.e * covariance)[1]) 
 # %% [markdown]
 # A second reason for a gap: independent latents cannot follow a correlated posterior. The gap is
 # $-\tfrac12 \log(1 - \rho^2)$ for a correlation $\rho$.
-#
-# ## A trained model
-#
-# Tutorial 01 trained a model. With one latent, the sum over the grid measures the gap of a trained model. Three lamps
-# are on or off, and depend on one hidden cause. There are only eight possible $x$, so there is a second oracle: their
-# probabilities sum to one.
-#
-# **Before you run it:** how large is the mean gap, beside the $\log 2$ of above?
-
-# %%
-lamps = (rng.random((500, 3)) < 0.5 + 0.45 * np.sign(rng.standard_normal((500, 1)))).astype(float)
-vae = npvae.VAE(1, hidden_layer_sizes=(), learning_rate=0.1, max_epochs=30, dtype="float64", backend="reference")
-parameters = vae.fit(lamps).fitted_.parameters
-possible = np.array(list(np.ndindex(2, 2, 2)), float)
-
-logits = z[:, None] @ parameters["decoder.logits.W"] + parameters["decoder.logits.b"]  # (nodes, 3)
-p_on = 1 / (1 + np.exp(-logits))
-log_px_z = np.log(p_on) @ possible.T + np.log(1 - p_on) @ (1 - possible).T  # log p(x|z), (nodes, 8)
-log_p = np.log(np.sum(np.exp(log_prior[:, None] + log_px_z), axis=0) * dz)  # log p(x) of the eight
-assert abs(np.sum(np.exp(log_p)) - 1) < 1e-12
-
-means = possible @ parameters["encoder.mu.W"] + parameters["encoder.mu.b"]
-log_vars = possible @ parameters["encoder.log_var.W"] + parameters["encoder.log_var.b"]
-log_qs = [log_normal(z, *q) for q in zip(means[:, 0], np.exp(log_vars[:, 0] / 2))]
-divergences = [kl(log_q, log_prior + log_px_z[:, k] - log_p[k]) for k, log_q in enumerate(log_qs)]
-found = quadrature(vae, possible)
-np.testing.assert_allclose(found.log_prob, log_p, rtol=1e-8)
-np.testing.assert_allclose(found.divergence, divergences, atol=1e-6)
-share = np.exp(log_p)
-print(f"probabilities of the eight x sum to {share.sum():.6f}; ", end="")
-print(f"mean gap of the model {share @ divergences:.2f} nats, by two integrals that agree within 1e-6")
-is_top = np.diff(np.sign(np.diff(log_prior[:, None] + log_px_z, axis=0)), axis=0) < 0
-assert share @ divergences < 0.1 and np.all(np.sum(is_top, axis=0) == 1)  # each posterior has one bump
-
-# %% [markdown]
-# `quadrature` does this for any trained model of at most three latents: it returns $\log p(x)$ and the divergence of
-# each row. The gap of this model is small, because each of its posteriors has one bump, nearly a Gaussian one.
 #
 # ## Exercise: the divergence that training needs
 #
@@ -684,8 +694,8 @@ print(check_gaussian_kl(gaussian_kl))
 # %% [markdown]
 # ## Exercise: the joint-entropy form
 #
-# Somebody hands you $\mathbb E_q[\log p(x, z)]$ of each datapoint, and `log_var` of the Gaussian $q$. Make the bound of
-# it. Why does the mean of $q$ not appear?
+# Given $\mathbb E_q[\log p(x, z)]$ of each datapoint, and `log_var` of the Gaussian $q$, return the bound of each
+# datapoint. Think: why is the mean of $q$ not needed?
 #
 # <details><summary>Hint</summary>
 #
@@ -715,6 +725,9 @@ check_joint_entropy_form = Exercise(
         "log_var is the logarithm of sigma^2, and is read as that of sigma": lambda e, log_var: (
             joint_entropy_form_solution(e, 2 * log_var)
         ),
+        "the sum runs over the datapoints too: sum over the latents, axis 1": lambda e, log_var: (
+            e + 0.5 * np.sum(1 + np.log(2 * np.pi) + log_var)
+        ),
         "the 1 + log(2 pi) is counted once, and each of the J latents has its own": lambda e, log_var: (
             e + 0.5 * (1 + np.log(2 * np.pi) + np.sum(log_var, axis=1))
         ),
@@ -730,7 +743,7 @@ print(check_joint_entropy_form(joint_entropy_form))
 # ## Exercise: the Gaussian that covers
 #
 # The other order, $D_{KL}(p \| q)$, has its minimum over all Gaussians $q$ in closed form. Given $\log p$ on a grid,
-# return the mean and the standard deviation of this $q$.
+# return the mean and the standard deviation of this $q$, without a search. The grid is even, and $p$ sums to one on it.
 #
 # <details><summary>Hint</summary>
 #

@@ -254,16 +254,16 @@ along = slope(lambda t: weighted_log_q(some_mu + t * toward[0], some_log_var + t
 assert abs(np.sum(by_hand * toward) - along) < 1e-11
 
 # %% [markdown]
-# Put the identity into the integral, and the density is back:
+# Let $f$ not depend on $\phi$. Put the identity into the integral, and the density is back:
 #
 # $$\nabla_\phi \, \mathbb E_{q_\phi(z)}\big[f(z)\big]
 # = \mathbb E_{q_\phi(z)}\big[f(z) \, \nabla_\phi \log q_\phi(z)\big]$$
 #
 # Two remarks. First, lecture notes on this method often write $\nabla_{q_\phi(z)} \log q_\phi(z)$. There is no gradient
-# with respect to a density: it should be $\nabla_\phi$, with respect to the parameters, at a fixed $z$. Second, the
-# identity needs an $f$ that does not depend on $\phi$. Ours does depend on it, through $-\log q$. The product rule adds
-# a second term, $\mathbb E_q[\nabla_\phi f] = -\mathbb E_q[\nabla_\phi \log q]$. We have just met it: it is zero. So it
-# may be left out.
+# with respect to a density: it should be $\nabla_\phi$, with respect to the parameters, at a fixed $z$. Second, our $f$
+# does depend on $\phi$, through $-\log q$. The product rule adds a second term,
+# $\mathbb E_q[\nabla_\phi f] = -\mathbb E_q[\nabla_\phi \log q]$. It is the gradient that was moved inside above, and
+# it is zero. So it may be left out.
 
 # %%
 # formula: score-function
@@ -276,9 +276,10 @@ print(f"by mu: identity {np.sum(q * f(z) * by_mu) * dz:.2f}, exact {exact_mu:.2f
 #
 # $$\nabla_\phi \mathcal L \approx \frac1L \sum_{l=1}^L f(z^{(l)}) \, \nabla_\phi \log q_\phi(z^{(l)})$$
 #
-# One sample is enough to be right on average. Its rival is the subject of tutorial 05: write
-# $z = \mu + \sigma \epsilon$ with noise $\epsilon \sim \mathcal N(0, 1)$, keep $\epsilon$ fixed, and differentiate
-# through $z$. For $\mu$ this gives $\partial \log p(x, z) / \partial z$. Here it serves for comparison only.
+# One sample is enough to be right on average. Its rival is the subject of tutorial 05: write $z = \mu + \sigma
+# \epsilon$ with noise $\epsilon \sim \mathcal N(0, 1)$, keep $\epsilon$ fixed, and differentiate $f$ through $z$. There
+# $\log q(z) = -\tfrac12 (\log 2 \pi + \log \sigma^2 + \epsilon^2)$ does not contain $\mu$. So the derivative by $\mu$
+# is $\partial \log p(x, z) / \partial z$. Here it serves for comparison only.
 #
 # **Before you run it:** both estimators have the same mean. How many times larger is the variance of the score
 # function?
@@ -335,8 +336,8 @@ right.grid(alpha=0.3)
 #
 # The estimate is a product: a number $f(z)$ times a direction, the score. Three reasons, each measured.
 #
-# **The size of $f$.** Whatever $f$ is on average multiplies the score, though a constant in $f$ has no influence on the
-# gradient: $\mathbb E_q[c \, \nabla \log q] = 0$.
+# **The size of $f$.** A constant $c$ that is added to $f$ does not change the mean of the estimate, because
+# $\mathbb E_q[c \, \nabla \log q] = 0$. But it multiplies the score of every single sample.
 #
 # **Before you run it:** add 100 to $f$. What happens to the mean, and what to the variance?
 
@@ -442,12 +443,12 @@ fig.set_label("thumbnail")
 
 # %% [markdown]
 # *See:* the rival's variance does not depend on the number of latents $J$; that of the score function grows as $J^2$,
-# and with a baseline as $J$.
+# and with a baseline as $J$. The law is for many latents; for few it is too low.
 #
 # A baseline takes away the mean of $f$, the part that grows as the square. What is left is the variance of $f$, a sum
 # of $J$ parts. The left end may surprise: with a baseline and few latents, the hard way has *less* variance than its
-# rival. Here $q$ is near the posterior. Where $q$ is the posterior, $f$ is $\log p(x)$ for every $z$: a constant, which
-# the baseline removes altogether.
+# rival. In this example each part of $q$ is near its posterior, so the variance $w$ of a part of $f$ is small. If $q$
+# is the posterior, $f$ is $\log p(x)$ for every $z$: a constant, which the baseline removes altogether.
 
 # %%
 z_any = rng.normal(0.5, 1.0, 20)  # the posterior of z_j for x_j = 1 is N(0.5, 0.5)
@@ -551,7 +552,7 @@ assert abs(sum(np.sum(by_hand[name] * direction[name]) for name in direction) - 
 
 # %% [markdown]
 # The gradient by hand is right: it agrees with the imaginary step along a random direction in all parameters. Now the
-# library, with each of its baselines.
+# library, with each of its baselines. It keeps the running one in a `State`.
 
 # %%
 old = -2.5  # a running baseline of earlier minibatches, in nats
@@ -581,8 +582,8 @@ noise = ScoreFunction(model, L).draw(np.random.default_rng(1), M)
 np.testing.assert_array_equal(noise, np.random.default_rng(1).standard_normal((L * M, J), np.float32))
 
 # %% [markdown]
-# The `value` that the estimator returns, mean $\log p(x|z)$ plus $\sum_r w_r \log q(z_r)$, is *not* the bound. It is a
-# function whose gradient, at constant $z$ and weights, is the estimate. Its `elbo` is the bound.
+# The estimator returns a `value`, the mean of $\log p(x|z)$ plus $\sum_r w_r \log q(z_r)$. Its gradient, with $z$ and
+# weights held constant, is the estimate. But the value is *not* the bound. The mean of $f$ is: it is called `elbo`.
 #
 # ## Exercise: the score by another parameter
 #
@@ -673,6 +674,7 @@ check_best_baseline = Exercise(
         "the weights are g, and should be g^2: look at the square of (f - b) g": lambda f, g: (
             np.mean(f * g) / np.mean(g)
         ),
+        "g is squared in one of the two means, and should be in both": lambda f, g: np.mean(f * g) / np.mean(g**2),
         "it is the mean of f g, the gradient itself": lambda f, g: np.mean(f * g),
     },
     inputs=baseline_inputs,
