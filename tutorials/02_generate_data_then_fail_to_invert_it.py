@@ -131,7 +131,7 @@ share = np.sum(np.exp(log_posterior[np.abs(z) > limit])) * dz
 counted, error = np.mean(np.abs(kept) > limit), np.sqrt(share * (1 - share) / kept.size)
 print(f"P(|z| > 1 given x = 1): {share:.3f} by Bayes' rule, {counted:.3f} +- {error:.3f} counted")
 print(f"used: {kept.size / 1e6:.1%} of the draws")
-assert abs(counted - share) < 4 * error
+assert abs(counted - share) < 4 * error and 0.005 < kept.size / 1e6 < 0.015
 
 # %%
 # figure: problem-scenario

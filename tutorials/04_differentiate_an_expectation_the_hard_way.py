@@ -307,6 +307,7 @@ for name, values in (("score function", hard), ("rival", rival)):
     print(f"{name:14}: {mean:.2f} +- {error:.2f} nats (exact {exact_mu:.2f}), variance {values.var():.0f}, ", end="")
     print(f"{np.mean(values < 0):.0%} of the wrong sign")
     assert abs(mean - exact_mu) < 4 * error
+assert abs(np.mean(hard < 0) - 0.5) < 0.02
 mean, error = mean_and_error(f(drawn) * score(drawn, mu, log_var)[1])
 assert abs(mean - exact_log_var) < 4 * error
 
