@@ -276,8 +276,9 @@ print(f"by mu: identity {np.sum(q * f(z) * by_mu) * dz:.2f}, exact {exact_mu:.2f
 #
 # $$\nabla_\phi \mathcal L \approx \frac1L \sum_{l=1}^L f(z^{(l)}) \, \nabla_\phi \log q_\phi(z^{(l)})$$
 #
-# One sample is enough to be right on average. Its rival is the subject of tutorial 05: write $z = \mu + \sigma
-# \epsilon$ with noise $\epsilon \sim \mathcal N(0, 1)$, keep $\epsilon$ fixed, and differentiate $f$ through $z$. There
+# One sample is enough to be right on average. Its rival is the subject of tutorial 05: write
+# $z = \mu + \sigma \epsilon$ with noise $\epsilon \sim \mathcal N(0, 1)$, keep $\epsilon$ fixed, and differentiate
+# $f$ through $z$. There
 # $\log q(z) = -\tfrac12 (\log 2 \pi + \log \sigma^2 + \epsilon^2)$ does not contain $\mu$. So the derivative by $\mu$
 # is $\partial \log p(x, z) / \partial z$. Here it serves for comparison only.
 #
