@@ -226,35 +226,28 @@ same(from_library["scale"], estimates["by sigma"])
 # ### First approach: invert the distribution function
 #
 # $F(z)$, the probability of a value up to $z$, climbs from 0 to 1. If $\epsilon$ is uniform on $(0, 1)$, then the $z$
-# with $F(z) = \epsilon$ has the distribution $F$:
+# with $F(z) = \epsilon$ has the distribution function $F$:
 #
 # $$\epsilon \sim U(0, 1), \qquad z = F^{-1}(\epsilon)$$
 #
-# (The paper writes $U(0, I)$, which is meant as: each component is uniform on (0, 1), and they are independent.) For
-# the exponential distribution, $F(z) = 1 - e^{-\lambda z}$. Solve $1 - e^{-\lambda z} = \epsilon$ for $z$, and
-# differentiate the solution by $\lambda$.
+# (The paper writes $U(0, I)$. It means: each component is uniform on $(0, 1)$, and the components are independent.)
+# For the exponential distribution, $F(z) = 1 - e^{-\lambda z}$. Solve $1 - e^{-\lambda z} = \epsilon$ for $z$.
 
 # %%
-rate = 1.7
 u = (np.arange(20_000) + rng.random(20_000)) / 20_000  # uniform noise, evenly spread
 
 
 # formula: inverse-cdf
-def exponential(u, rate):
-    """The z with 1 - exp(-rate z) = u."""
-    return -np.log1p(-u) / rate
+def exponential(eps, rate):
+    """The z with 1 - exp(-rate z) = eps."""
+    return -np.log1p(-eps) / rate
 
 
-z = exponential(u, rate)
-same(1 - np.exp(-rate * z), u)  # F(z) = eps
-same(integrate.quad(lambda z: rate * np.exp(-rate * z), 0, np.inf)[0], 1.0)  # the density has mass 1
-by_rate = -z / rate  # dz / d rate
-q = distributions.Exponential(rate)
-same(q.rsample(u), z)
-same(q.log_prob(z), np.log(rate) - rate * z)
-same(q.pullback(u, dz=np.cos(z))["rate"], np.cos(z) * by_rate)
-print(f"exponential: mean of the samples {z.mean():.3f}, exact {1 / rate:.3f}")
-assert abs(z.mean() - 1 / rate) < 4 * z.std() / np.sqrt(z.size)
+z = exponential(u, rate=1.7)
+same(1 - np.exp(-1.7 * z), u)  # F(z) = eps
+same(integrate.quad(lambda z: 1.7 * np.exp(-1.7 * z), 0, np.inf)[0], 1.0)  # the density has mass 1
+print(f"exponential: mean of the samples {z.mean():.3f}, exact {1 / 1.7:.3f}")
+assert abs(z.mean() - 1 / 1.7) < 4 * z.std() / np.sqrt(z.size)
 
 # %% [markdown]
 # ### Exercise: the Gumbel distribution
@@ -302,11 +295,10 @@ print(check_gumbel_icdf(gumbel_icdf))
 # %% [markdown]
 # ### A table of inverses, and derivatives without differentiating
 #
-# Nine families have an inverse in closed form that is worth a line. We could differentiate each by hand, as above. But
-# a check should not repeat the algebra of what it checks. So we use a small miracle: for a function made of powers,
-# logarithms, exponentials and the like, $g(a + ih) = g(a) + i h \, g'(a) + \dots$ with $i^2 = -1$, so the imaginary
-# part of $g(a + 10^{-30} i)$, divided by $10^{-30}$, is the derivative to all digits. Nothing is subtracted, so
-# nothing cancels.
+# Nine families have an inverse in one line. We could differentiate each by hand. But a check should not repeat the
+# algebra of what it checks. So we use the *complex step*: for a function made of powers, logarithms, exponentials and
+# the like, $g(a + ih) = g(a) + i h \, g'(a) + \dots$ with $i^2 = -1$. The imaginary part of $g(a + 10^{-30} i)$,
+# divided by $10^{-30}$, is the derivative to all digits: nothing is subtracted, so nothing cancels.
 
 
 # %%
@@ -315,8 +307,8 @@ def derivative(function, arguments, name):
     return np.imag(function(**{**arguments, name: arguments[name] + 1e-30j})) / 1e-30
 
 
-INVERSE_CDF = {
-    "Exponential": lambda eps, rate: -np.log(1 - eps) / rate,
+INVERSE_CDF = {  # by their names in npvae
+    "Exponential": exponential,
     "Cauchy": lambda eps, loc, scale: loc + scale * np.tan(np.pi * (eps - 0.5)),
     "Logistic": lambda eps, loc, scale: loc + scale * np.log(eps / (1 - eps)),
     "Gumbel": lambda eps, loc, scale: gumbel_icdf_solution(eps, loc, scale),
@@ -326,7 +318,7 @@ INVERSE_CDF = {
     "Reciprocal": lambda eps, low, high: low * (high / low) ** eps,
     "Gompertz": lambda eps, concentration, rate: np.log(1 - np.log(1 - eps) / concentration) / rate,
 }
-FROZEN = {  # the same distributions in SciPy, whose names and parameters differ
+IN_SCIPY = {  # parameters, and the same distribution in SciPy
     "Exponential": ({"rate": 1.7}, stats.expon(scale=1 / 1.7)),
     "Cauchy": ({"loc": -0.6, "scale": 0.7}, stats.cauchy(-0.6, 0.7)),
     "Logistic": ({"loc": 0.3, "scale": 1.4}, stats.logistic(0.3, 1.4)),
@@ -339,50 +331,45 @@ FROZEN = {  # the same distributions in SciPy, whose names and parameters differ
 }
 
 
-def log_uniform(eps):
-    """log U(eps; 0, 1): the density of uniform noise is 1."""
-    return np.zeros_like(eps)
+def check(family, g, parameters, oracle, eps, log_noise=np.zeros_like):
+    """Compare a family of npvae with g and with SciPy; return the p-value of the samples that npvae draws.
 
-
-def mass_of(q, oracle):
-    """The integral of the density of q, with z = F^-1(p) as the variable: dz = dp / F'(z)."""
-    ratio = lambda p: np.exp(q.log_prob(oracle.ppf(p)) - oracle.logpdf(oracle.ppf(p)))
-    return integrate.quad(ratio, 0, 1)[0]
-
-
-def check_one_number(name, g, log_noise, eps):
-    """Check a family whose samples need one number of noise each; return the p-value of npvae's own samples."""
-    arguments, oracle = FROZEN[name]
-    q = getattr(distributions, name)(**arguments)
-    z, dz = g(eps, **arguments), np.cos(eps)  # dz: any derivatives to bring back
-    same(q.rsample(eps), z)
+    The noise is eps, (n,) or (n, K) if a sample needs K numbers; log_noise is its log-density, 0 if it is uniform.
+    """
+    q, z = family(**parameters), np.real(g(eps, **parameters))
+    same(q.rsample(eps), z, 1e-11)
     same(q.log_prob(z), oracle.logpdf(z), 1e-10)
-    slope = derivative(g, {"eps": eps, **arguments}, "eps")
-    same(q.log_prob(z) + np.log(np.abs(slope)), log_noise(eps), 1e-10)  # q(z) |dz| = p(eps) |d eps|
     same(q.log_prob_noise(eps), log_noise(eps))
-    by_hand = {parameter: derivative(g, {"eps": eps, **arguments}, parameter) for parameter in arguments}
-    found, gradients = q.pullback(eps, dz), q.gradients(eps)
-    assert found.keys() == by_hand.keys()
-    same(gradients["eps"], slope, 1e-10)
-    for parameter, gradient in by_hand.items():
-        same(found[parameter], dz * gradient, 1e-10)
-        same(gradients[parameter], gradient, 1e-10)
+    density_ratio = lambda p: np.exp(q.log_prob(oracle.ppf(p)) - oracle.logpdf(oracle.ppf(p)))
+    same(integrate.quad(density_ratio, 0, 1)[0], 1.0, 1e-9)  # the mass of q: dz = dp / F'(z) for z = F^-1(p)
+    names = list(parameters) + ["eps"] * (eps.ndim == 1)
+    by_step = {name: derivative(g, {"eps": eps, **parameters}, name) for name in names}
+    gradients, dz = q.gradients(eps), np.cos(9 * z)  # dz: any derivatives f'(z) to bring back
+    assert gradients.keys() == by_step.keys()
+    for name in names:
+        same(gradients[name], by_step[name], 1e-10)
+    for name, found in q.pullback(eps, dz).items():
+        same(found, dz * by_step[name], 1e-10)
+    if eps.ndim == 1:  # q(z) |dz| = p(eps) |d eps|
+        same(q.log_prob(z) + np.log(np.abs(by_step["eps"])), log_noise(eps), 1e-10)
     if hasattr(q, "entropy"):
         same(q.entropy(), oracle.entropy(), 1e-8)
     if hasattr(q, "icdf"):
         same(q.icdf([0.02, 0.3, 0.5, 0.96]), oracle.ppf([0.02, 0.3, 0.5, 0.96]), 1e-9)
-    same(mass_of(q, oracle), 1.0, 1e-9)
     return stats.kstest(q.rsample(q.draw(rng, 20_000)), oracle.cdf).pvalue
 
 
-u = np.linspace(0.02, 0.98, 49)
-p_values = {name: check_one_number(name, g, log_uniform, u) for name, g in INVERSE_CDF.items()}
-print("p-values of the samples:", ", ".join(f"{name} {p:.2f}" for name, p in p_values.items()))
+u, p_values = np.linspace(0.02, 0.98, 49), {}
+for name, inverse in INVERSE_CDF.items():
+    p_values[name] = check(getattr(distributions, name), inverse, *IN_SCIPY[name], u)
+print(
+    f"{len(INVERSE_CDF)} inverses agree with npvae; the smallest p of npvae's samples is {min(p_values.values()):.2f}"
+)
 assert min(p_values.values()) > 1e-3
 
 # %% [markdown]
-# All nine agree with npvae's samples, densities and gradients. (The paper's list has a tenth, the Erlang distribution.
-# Its distribution function has no inverse in closed form. It belongs to the third approach.)
+# (The paper's list has a tenth, the Erlang distribution. Its distribution function has no inverse in closed form. It
+# belongs to the third approach.)
 #
 # ### Second approach: location and scale
 #
@@ -392,59 +379,52 @@ assert min(p_values.values()) > 1e-3
 #
 # The derivatives are the simplest possible: 1 for the location, $\epsilon$ for the scale.
 
+
 # %%
-STANDARD = {  # log-densities of the noise
-    "Normal": lambda eps: -0.5 * np.log(2 * np.pi) - eps**2 / 2,
-    "Laplace": lambda eps: -np.log(2) - np.abs(eps),
-    "Triangular": lambda eps: np.log(1 - np.abs(eps)),
-}
-FROZEN |= {
-    "Normal": ({"loc": 1.5, "scale": 0.6}, stats.norm(1.5, 0.6)),
-    "Laplace": ({"loc": 0.2, "scale": 1.4}, stats.laplace(0.2, 1.4)),
-    "Triangular": ({"loc": 0.9, "scale": 2.5}, stats.triang(0.5, 0.9 - 2.5, 5.0)),
-    "Uniform": ({"low": -0.9, "high": 2.5}, stats.uniform(-0.9, 3.4)),
-}
-
-
 # formula: location-scale
 def move_and_stretch(eps, loc, scale):
     """z = loc + scale eps."""
     return loc + scale * eps
 
 
+LOCATION_SCALE = {  # name in npvae: (location, scale, the same in SciPy, log-density of the noise)
+    "Normal": (1.5, 0.6, stats.norm(1.5, 0.6), lambda eps: -0.5 * np.log(2 * np.pi) - eps**2 / 2),
+    "Laplace": (0.2, 1.4, stats.laplace(0.2, 1.4), lambda eps: -np.log(2) - np.abs(eps)),
+    "Triangular": (0.9, 2.5, stats.triang(0.5, 0.9 - 2.5, 5.0), lambda eps: np.log(1 - np.abs(eps))),
+}
 eps = np.linspace(-0.97, 0.98, 50)
-for name, log_noise in STANDARD.items():
-    p_values[name] = check_one_number(name, move_and_stretch, log_noise, eps)
-p_values["Uniform"] = check_one_number("Uniform", lambda eps, low, high: low + (high - low) * eps, log_uniform, u)
-print("p-values:", ", ".join(f"{name} {p_values[name]:.2f}" for name in [*STANDARD, "Uniform"]))
+for name, (loc, scale, oracle, log_noise) in LOCATION_SCALE.items():
+    family, parameters = getattr(distributions, name), {"loc": loc, "scale": scale}
+    p_values[name] = check(family, move_and_stretch, parameters, oracle, eps, log_noise)
+between, ends = lambda eps, low, high: low + (high - low) * eps, {"low": -0.9, "high": 2.5}
+p_values["Uniform"] = check(distributions.Uniform, between, ends, stats.uniform(-0.9, 3.4), u)
+print("p-values:", ", ".join(f"{name} {p_values[name]:.2f}" for name in [*LOCATION_SCALE, "Uniform"]))
 assert min(p_values.values()) > 1e-3
 
 # %% [markdown]
 # For vectors the scale is a matrix. $z = \text{loc} + L \epsilon$ with independent standard normal $\epsilon$ has the
 # covariance $L L^\top$, and $L$ may be taken lower triangular (the Cholesky factor). The chain rule for
-# $z_j = \text{loc}_j + \sum_k L_{jk} \epsilon_k$ gives $\partial z_j / \partial L_{jk} = \epsilon_k$.
+# $z_j = \text{loc}_j + \sum_k L_{jk} \epsilon_k$ gives $\partial z_j / \partial L_{jk} = \epsilon_k$. Noise with
+# Student's t distribution instead makes a variable with heavier tails.
 
 # %%
 loc, factor = np.array([0.5, -1.0, 0.3]), np.array([[1.2, 0, 0], [0.7, 0.8, 0], [-0.4, 0.5, 1.5]])
 eps, dz = rng.standard_normal((2, 7, 3))
-q, oracle = distributions.MultivariateNormal(loc, factor), stats.multivariate_normal(loc, factor @ factor.T)
-z = loc + eps @ factor.T
-same(q.rsample(eps), z)
-same(q.log_prob(z), oracle.logpdf(z), 1e-10)
-same(q.log_prob(z) + np.log(np.diag(factor)).sum(), stats.norm.logpdf(eps).sum(axis=1), 1e-10)  # det L dz = d eps
-same(q.entropy(), oracle.entropy(), 1e-10)
-axis = np.arange(-16, 16.1, 0.5)
-grid = np.stack(np.meshgrid(axis, axis, axis), axis=-1)  # smooth densities: sums over a grid are nearly exact
-same(np.exp(q.log_prob(grid)).sum() * 0.5**3, 1.0, 1e-9)
-same(q.pullback(eps, dz)["loc"], dz)
-same(q.pullback(eps, dz)["scale_tril"], [np.tril(np.outer(d, e)) for d, e in zip(dz, eps)])
-heavy = distributions.MultivariateStudentT(loc, factor, df=6.0)
-oracle = stats.multivariate_t(loc, factor @ factor.T, df=6)
-same(heavy.rsample(eps), z)
-same(heavy.log_prob(z), oracle.logpdf(z), 1e-10)
-same(heavy.entropy(), oracle.entropy(), 1e-8)
-for family, one_axis in ((q, stats.norm), (heavy, stats.t(6))):
-    drawn = family.rsample(family.draw(rng, 20_000))[:, 1]
+z, axis = loc + eps @ factor.T, np.arange(-16, 16.1, 0.5)
+grid = np.stack(np.meshgrid(axis, axis, axis), axis=-1)  # for a smooth density, the sum over a grid is nearly exact
+normal, student = distributions.MultivariateNormal(loc, factor), distributions.MultivariateStudentT(loc, factor, df=6.0)
+same(np.exp(normal.log_prob(grid)).sum() * 0.5**3, 1.0, 1e-9)
+same(normal.pullback(eps, dz)["loc"], dz)
+same(normal.pullback(eps, dz)["scale_tril"], [np.tril(np.outer(d, e)) for d, e in zip(dz, eps)])
+for q, oracle, one_axis in (
+    (normal, stats.multivariate_normal(loc, factor @ factor.T), stats.norm),
+    (student, stats.multivariate_t(loc, factor @ factor.T, df=6), stats.t(6)),
+):
+    same(q.rsample(eps), z)
+    same(q.log_prob(z), oracle.logpdf(z), 1e-10)
+    same(q.log_prob(z) + np.log(np.diag(factor)).sum(), q.log_prob_noise(eps), 1e-10)  # q(z) det L = p(eps)
+    same(q.entropy(), oracle.entropy(), 1e-8)
+    drawn = q.rsample(q.draw(rng, 20_000))[:, 1]
     assert stats.kstest((drawn - loc[1]) / np.hypot(0.7, 0.8), one_axis.cdf).pvalue > 1e-3
 
 # %% [markdown]
@@ -457,30 +437,27 @@ for family, one_axis in ((q, stats.norm), (heavy, stats.t(6))):
 # A log-normal variable is the exponential of a normal one. A sum of $n$ independent exponential variables with the
 # same rate has a Gamma distribution of shape $n$, called Erlang.
 
+
 # %%
-FROZEN["LogNormal"] = {"loc": 0.3, "scale": 0.6}, stats.lognorm(s=0.6, scale=np.exp(0.3))
-eps = np.linspace(-2.5, 2.5, 51)
-p_values["LogNormal"] = check_one_number(
-    "LogNormal", lambda eps, loc, scale: np.exp(loc + scale * eps), STANDARD["Normal"], eps
-)
-
-
 # formula: composition
-def sum_of_exponentials(u, rate):
-    """z = h(z_1, z_2, ...) = z_1 + z_2 + ... with z_k = F^-1(u_k): a sample for each row of uniform noise u."""
-    return exponential(u, rate).sum(axis=1)
+def sum_of_exponentials(eps, rate):
+    """z = h(z_1, z_2, ...) = z_1 + z_2 + ... with z_k = F^-1(eps_k): a sample for each row of uniform noise eps."""
+    return exponential(eps, rate).sum(axis=1)
 
 
-u3 = rng.random((20_000, 3))
-z, erlang = sum_of_exponentials(u3, 1.9), distributions.Erlang(3, 1.9)
-same(erlang.rsample(u3), z)
-same(erlang.pullback(u3, np.cos(z))["rate"], np.cos(z) * -z / 1.9)
-same(erlang.log_prob(z), stats.gamma(3, scale=1 / 1.9).logpdf(z), 1e-10)
-p_values["Erlang"] = stats.kstest(z, stats.gamma(3, scale=1 / 1.9).cdf).pvalue
-mass = integrate.quad(lambda z: np.exp(erlang.log_prob(z)), 0, np.inf)[0]
-print(f"shape 3: p = {p_values['Erlang']:.2f}; the density has mass {mass:.6f}")
-same(mass, 1.0, 1e-8)
-assert p_values["Erlang"] > 1e-3
+def exp_of_normal(eps, loc, scale):
+    """z = h(z_1) = exp(z_1) with z_1 = loc + scale eps."""
+    return np.exp(move_and_stretch(eps, loc, scale))
+
+
+log_normal = stats.lognorm(s=0.6, scale=np.exp(0.3))
+args = {"loc": 0.3, "scale": 0.6}, log_normal, np.linspace(-2.5, 2.5, 51), LOCATION_SCALE["Normal"][-1]
+p_values["LogNormal"] = check(distributions.LogNormal, exp_of_normal, *args)
+u3 = np.stack([u, u[::-1] ** 0.5, u**2], axis=1)  # three columns of uniform noise
+args = {"rate": 1.9}, stats.gamma(3, scale=1 / 1.9), u3
+p_values["Erlang"] = check(lambda rate: distributions.Erlang(3, rate), sum_of_exponentials, *args)
+print("p-values:", ", ".join(f"{name} {p_values[name]:.2f}" for name in ("LogNormal", "Erlang")))
+assert min(p_values.values()) > 1e-3
 
 # %% [markdown]
 # ## A Gamma variable whose shape is not a whole number
@@ -504,47 +481,39 @@ assert all(test.pvalue < 1e-6 for test in tests.values()) and right.pvalue > 1e-
 # %% [markdown]
 # Wrong, and visibly so. The rule holds for whole numbers only. Worse: a whole number has no derivative, so even where
 # the sum is right, nothing can be learnt about the shape through it. The same holds for chi-squared variables, which
-# are Gamma variables of shape $\text{df}/2$, and whatever is built from those.
+# are twice a Gamma variable of shape $\text{df}/2$ (df: degrees of freedom), and for whatever is built from those.
 #
 # ### The way out: differentiate the inverse without having it
 #
-# Numerically, $z = F^{-1}(u; a)$ can be found for any shape $a$. Its derivative comes from the equation that it
-# solves. $F(z(a); a) = u$ holds for every $a$, so the total derivative of the left side is zero:
-# $q(z) \, dz/da + \partial F / \partial a = 0$. This is the implicit function theorem, and
+# Numerically, the $z$ with $F(z; a) = \epsilon$ can be found for any shape $a$; SciPy does it. The paper says the same
+# of its last resort: a good approximation of the inverse. Its derivatives come from the equation that it solves. If
+# $a$ and $\epsilon$ change a little, $z$ must change so that both sides stay equal:
+# $q(z; a) \, dz + \frac{\partial F}{\partial a} da = d\epsilon$. This is the implicit function theorem, and
 #
-# $$\frac{dz}{da} = - \frac{\partial F(z; a) / \partial a}{q(z; a)}, \qquad
+# $$dz = \frac{d\epsilon - \frac{\partial F}{\partial a} \, da}{q(z; a)}, \qquad
 # \frac{\partial F(z; a)}{\partial a} = \int_0^z q(t; a) \, (\log t - \psi(a)) \, dt$$
 #
-# with $\psi$ the derivative of $\log \Gamma$. (The score function of the last tutorial is under this integral.)
+# where $\psi$ is the derivative of $\log \Gamma$. (What stands beside $q$ under the integral is the score function of
+# tutorial 04.) In the code, $d\epsilon$ and $da$ are the imaginary parts of a complex step. So this $g$ hands
+# derivatives on like any other function.
+
 
 # %%
-a, rate = 2.5, 1.9
+def gamma(eps, a):
+    """The z of shape a and rate 1 with F(z; a) = eps, for eps (n,); imaginary parts are small steps of eps and a."""
+    shape, z = np.real(a), special.gammaincinv(np.real(a), np.real(eps))
+    q = lambda t: np.exp((shape - 1) * np.log(t) - t - special.gammaln(shape))
+    score = lambda t: np.log(t) - special.digamma(shape)
+    dF = [integrate.quad(lambda t: q(t) * score(t), 0, end, epsabs=1e-13, epsrel=1e-13)[0] for end in z]
+    return z + 1j * (np.imag(eps) - np.array(dF) * np.imag(a)) / q(z)
 
 
-def gamma_quantile(a, u):
-    """z of shape a and rate 1 with F(z; a) = u, and dz / da by the implicit function theorem; u is (n,)."""
-    z, q = special.gammaincinv(a, u), stats.gamma(a)
-    score = lambda t: q.pdf(t) * (np.log(t) - special.digamma(a))
-    by_shape = [-integrate.quad(score, 0, end, epsabs=1e-13, epsrel=1e-13)[0] / q.pdf(end) for end in z]
-    return z, np.array(by_shape)
-
-
-u = np.array([0.03, 0.2, 0.45, 0.8, 0.97])
-z, by_shape = gamma_quantile(a, u)
-same(stats.gamma(a).cdf(z), u)
-h = 1e-4
-by_difference = (special.gammaincinv(a + h, u) - special.gammaincinv(a - h, u)) / (2 * h)
+few = np.array([0.03, 0.2, 0.45, 0.8, 0.97])
+by_shape, h = derivative(gamma, {"eps": few, "a": 2.5}, "a"), 1e-4
+by_difference = (special.gammaincinv(2.5 + h, few) - special.gammaincinv(2.5 - h, few)) / (2 * h)
+print(f"dz/da at the noise 0.03 .. 0.97: {by_shape.round(3)}")
+same(target.cdf(np.real(gamma(few, 2.5))), few)
 same(by_shape, by_difference, 1e-6)  # the error of a central difference is of the order h^2
-q, dz = distributions.Gamma(a, rate), np.cos(z)
-same(q.rsample(u), z / rate)
-same(q.log_prob(z / rate), stats.gamma(a, scale=1 / rate).logpdf(z / rate), 1e-10)
-found = q.pullback(u, dz)
-same(found["concentration"], dz * by_shape / rate, 1e-9)
-same(found["rate"], dz * -z / rate**2, 1e-10)
-same(q.gradients(u)["eps"], 1 / stats.gamma(a, scale=1 / rate).pdf(z / rate), 1e-9)  # dz / du = 1 / q(z)
-p_values["Gamma"] = stats.kstest(q.rsample(q.draw(rng, 20_000)), stats.gamma(a, scale=1 / rate).cdf).pvalue
-print(f"dz/da at u = 0.03 .. 0.97: {by_shape.round(3)}; samples of Gamma(2.5, 1.9): p = {p_values['Gamma']:.2f}")
-assert p_values["Gamma"] > 1e-3
 
 # %% [markdown]
 # With this one family, composition reaches the rest: chi-squared, Beta, F, Student's t, Dirichlet.
@@ -598,85 +567,64 @@ check_beta_from_gammas = Exercise(
 print(check_beta_from_gammas(beta_from_gammas))
 
 # %% [markdown]
-# The gradient goes through the composition by the chain rule: $\partial z / \partial z_1 = z_2 / (z_1 + z_2)^2$ and
-# $\partial z / \partial z_2 = -z_1 / (z_1 + z_2)^2$, times the derivatives of $z_1$ and $z_2$ by their shapes.
-
-
-# %%
-def check_composed(q, oracle, noise, z, by_hand):
-    """Compare a composed family with samples z (n,) and gradients made by hand; return the p-value of its samples."""
-    same(q.rsample(noise), z, 1e-10)
-    same(q.log_prob(z), oracle.logpdf(z), 1e-10)
-    found, gradients = q.pullback(noise, dz=np.cos(7 * z)), q.gradients(noise)
-    assert found.keys() == by_hand.keys()
-    for parameter, gradient in by_hand.items():
-        same(found[parameter], np.cos(7 * z) * gradient, 1e-8)
-        same(gradients[parameter], gradient, 1e-8)
-    same(mass_of(q, oracle), 1.0, 1e-9)
-    return stats.kstest(q.rsample(q.draw(rng, 20_000)), oracle.cdf).pvalue
-
-
-u2 = np.stack([u, u[::-1] ** 0.5], axis=1)  # two columns of noise
-(z1, d1), (z2, d2) = gamma_quantile(2.4, u2[:, 0]), gamma_quantile(0.8, u2[:, 1])
-z = beta_from_gammas_solution(u2, 2.4, 0.8)
-by_hand = {"concentration1": z2 / (z1 + z2) ** 2 * d1, "concentration0": -z1 / (z1 + z2) ** 2 * d2}
-p_values["Beta"] = check_composed(distributions.Beta(2.4, 0.8), stats.beta(2.4, 0.8), u2, z, by_hand)
-levels = np.linspace(0.02, 0.98, 49)
-same(distributions.Beta(0.8, 2.4).log_prob(levels), stats.beta(0.8, 2.4).logpdf(levels), 1e-10)
-print(f"Beta: equal, p = {p_values['Beta']:.2f}")
-assert p_values["Beta"] > 1e-3
-
-# %% [markdown]
-# Three more have the same form. A chi-squared variable with df degrees of freedom is twice a Gamma variable of shape
-# $\text{df} / 2$. F is the ratio of two of them, each divided by its degrees of freedom. Student's t is a normal
-# variable over the root of one divided by its degrees of freedom, then moved and stretched.
+# F is the ratio of two chi-squared variables, each divided by its degrees of freedom; the factors 2 cancel. Student's
+# t is a normal variable over the root of a chi-squared one divided by its degrees of freedom, then moved and
+# stretched. A Dirichlet vector has the shares $z_k / \sum_j z_j$ of several Gamma variables.
 
 # %%
-c, by_half = gamma_quantile(5.3 / 2, u)  # a chi-squared variable is twice a Gamma variable of shape df / 2
-p_values["Chi2"] = check_composed(distributions.Chi2(5.3), stats.chi2(5.3), u, 2 * c, {"df": by_half})
+COMPOSED = {
+    "Gamma": lambda eps, concentration, rate: gamma(eps, concentration) / rate,
+    "Chi2": lambda eps, df: 2 * gamma(eps, df / 2),
+    "Beta": lambda eps, concentration1, concentration0: (
+        1 / (1 + gamma(eps[:, 1], concentration0) / gamma(eps[:, 0], concentration1))
+    ),
+    "FisherSnedecor": lambda eps, df1, df2: gamma(eps[:, 0], df1 / 2) / df1 / (gamma(eps[:, 1], df2 / 2) / df2),
+    "StudentT": lambda eps, df, loc, scale: loc + scale * eps[:, 0] / np.sqrt(2 * gamma(eps[:, 1], df / 2) / df),
+}
+u2, mixed = u3[:, :2], np.stack([special.ndtri(u3[:, 2]), u], axis=1)  # mixed: a normal number and a uniform one
+log_mixed = lambda eps: np.stack([stats.norm.logpdf(eps[:, 0]), np.zeros(len(eps))], axis=1)
+rows = {  # parameters, the same distribution in SciPy, noise and its log-density
+    "Gamma": ({"concentration": 2.5, "rate": 1.9}, stats.gamma(2.5, scale=1 / 1.9), u),
+    "Chi2": ({"df": 5.3}, stats.chi2(5.3), u),
+    "Beta": ({"concentration1": 2.4, "concentration0": 0.8}, stats.beta(2.4, 0.8), u2),
+    "FisherSnedecor": ({"df1": 4.8, "df2": 1.6}, stats.f(4.8, 1.6), u2),
+    "StudentT": ({"df": 5.3, "loc": 0.4, "scale": 1.3}, stats.t(5.3, 0.4, 1.3), mixed, log_mixed),
+}
+p_values |= {name: check(getattr(distributions, name), COMPOSED[name], *row) for name, row in rows.items()}
 
-z = (z1 / 2.4) / (z2 / 0.8)  # F with 4.8 and 1.6 degrees of freedom; the shapes are half of these
-by_hand = {"df1": z * (d1 / z1 - 1 / 2.4) / 2, "df2": -z * (d2 / z2 - 1 / 0.8) / 2}
-p_values["F"] = check_composed(distributions.FisherSnedecor(4.8, 1.6), stats.f(4.8, 1.6), u2, z, by_hand)
 
-eps = np.stack([special.ndtri(u2[:, 1]), u], axis=1)  # a normal number, and a uniform one for the chi-squared variable
-t = eps[:, 0] * np.sqrt(5.3 / (2 * c))
-by_hand = {"df": 1.3 * t * (1 / 5.3 - by_half / (2 * c)) / 2, "loc": np.ones(5), "scale": t}
-student = distributions.StudentT(5.3, 0.4, 1.3)
-p_values["Student's t"] = check_composed(student, stats.t(5.3, 0.4, 1.3), eps, 0.4 + 1.3 * t, by_hand)
-same(student.log_prob_noise(eps), np.stack([stats.norm.logpdf(eps[:, 0]), np.zeros(5)], axis=1))
-print("p-values:", ", ".join(f"{name} {p_values[name]:.2f}" for name in ("Chi2", "F", "Student's t")))
+def shares(eps, concentration):
+    """A vector of shares (K,) for each row of noise."""
+    gammas = np.stack([gamma(column, a) for column, a in zip(eps.T, concentration)], axis=1)
+    return gammas / gammas.sum(axis=1, keepdims=True)
+
+
+shapes, dz = np.array([2.4, 0.8, 1.7]), np.cos(9 * u3)
+q, z = distributions.Dirichlet(shapes), np.real(shares(u3, shapes))
+same(q.rsample(u3), z, 1e-11)
+same(q.log_prob(z), [stats.dirichlet(shapes).logpdf(row) for row in z], 1e-9)
+for k, step in enumerate(1e-30j * np.eye(3)):  # the gradient of sum_j dz_j z_j by each concentration
+    by_step = np.imag(np.sum(dz * shares(u3, shapes + step), axis=1)) / 1e-30
+    same(q.pullback(u3, dz)["concentration"][:, k], by_step, 1e-10)
+p_values["Dirichlet"] = stats.kstest(q.rsample(q.draw(rng, 20_000))[:, 0], stats.beta(2.4, 2.5).cdf).pvalue
+print("p-values:", ", ".join(f"{name} {p_values[name]:.2f}" for name in [*rows, "Dirichlet"]))
 assert min(p_values.values()) > 1e-3
 
 # %% [markdown]
-# And for vectors: a Dirichlet variable has the shares $z_k / \sum_j z_j$ of several Gamma variables.
+# All three approaches at one look: samples made by our $g$ from noise, sorted, against the quantiles that they should
+# have.
 
 # %%
-shapes, noise = np.array([2.4, 0.8, 1.7]), np.stack([u, u[::-1] ** 0.5, u**2], axis=1)
-pairs = [gamma_quantile(shape, column) for shape, column in zip(shapes, noise.T)]
-gammas, by_shape = (np.stack(columns, axis=1) for columns in zip(*pairs))
-total, dz = gammas.sum(axis=1, keepdims=True), np.cos(9 * noise)
-q, z = distributions.Dirichlet(shapes), gammas / total
-same(q.rsample(noise), z, 1e-10)
-same(q.log_prob(z), [stats.dirichlet(shapes).logpdf(row) for row in z], 1e-9)
-same(q.pullback(noise, dz)["concentration"], (dz - (dz * z).sum(axis=1, keepdims=True)) / total * by_shape, 1e-8)
-p_values["Dirichlet"] = stats.kstest(q.rsample(q.draw(rng, 20_000))[:, 0], stats.beta(2.4, 2.5).cdf).pvalue
-print(f"Dirichlet: equal, p = {p_values['Dirichlet']:.2f}")
-assert p_values["Dirichlet"] > 1e-3
-
-# %% [markdown]
-# All of them at one look: samples made by our $g$ from noise, sorted, against the quantiles that they should have.
-
-# %%
-pairs = {}  # (samples, oracle)
-for name in ("Exponential", "Cauchy", "Gumbel"):
-    pairs[name] = INVERSE_CDF[name](rng.random(20_000), **FROZEN[name][0]), FROZEN[name][1]
-pairs["Laplace"] = move_and_stretch(rng.laplace(size=20_000), **FROZEN["Laplace"][0]), FROZEN["Laplace"][1]
-normal = move_and_stretch(rng.standard_normal(20_000), **FROZEN["LogNormal"][0])
-pairs["log-normal"] = np.exp(normal), FROZEN["LogNormal"][1]
-pairs["Gamma(2.5)"] = special.gammaincinv(2.5, rng.random(20_000)), target
-pairs["Beta"] = beta_from_gammas_solution(rng.random((20_000, 2)), 2.4, 0.8), stats.beta(2.4, 0.8)
-pairs["2 exponentials\nas Gamma(2.5)"] = sum_of_exponentials(rng.random((20_000, 2)), 1.0), target
+noise = rng.random((20_000, 2))
+pairs = {
+    name: (INVERSE_CDF[name](noise[:, 0], **IN_SCIPY[name][0]), IN_SCIPY[name][1]) for name in ("Cauchy", "Gumbel")
+}
+pairs["Laplace"] = move_and_stretch(rng.laplace(size=20_000), 0.2, 1.4), LOCATION_SCALE["Laplace"][2]
+pairs["log-normal"] = exp_of_normal(rng.standard_normal(20_000), 0.3, 0.6), log_normal
+pairs["Erlang"] = sum_of_exponentials(rng.random((20_000, 3)), 1.9), stats.gamma(3, scale=1 / 1.9)
+pairs["Gamma(2.5)"] = special.gammaincinv(2.5, noise[:, 0]), target
+pairs["Beta"] = beta_from_gammas_solution(noise, 2.4, 0.8), stats.beta(2.4, 0.8)
+pairs["2 exponentials\nas Gamma(2.5)"] = sum_of_exponentials(noise, 1.0), target
 
 *right_ones, wrong_one = (stats.kstest(samples, oracle.cdf).pvalue for samples, oracle in pairs.values())
 assert min(right_ones) > 1e-3 and wrong_one < 1e-6
