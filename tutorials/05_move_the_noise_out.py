@@ -26,8 +26,8 @@ from npvae.exercises import Exercise
 #
 # We want to climb $F(\mu) = \mathbb E_q[f(z)]$ by changing the mean $\mu$ of $q = \mathcal N(\mu, \sigma^2)$. Here
 # $f(z) = \cos z$, because then the truth is known: $F(\mu) = e^{-\sigma^2/2} \cos \mu$. We estimate $F$ from $L = 20$
-# samples, at 121 values of $\mu$. Once we draw new samples for each $\mu$. And once we draw twenty numbers
-# $\epsilon \sim \mathcal N(0, 1)$, keep them, and use $z = \mu + \sigma \epsilon$ for every $\mu$.
+# samples, at 121 values of $\mu$. First we draw new samples for each $\mu$. Then we draw twenty numbers
+# $\epsilon \sim \mathcal N(0, 1)$ only once, keep them, and use $z = \mu + \sigma \epsilon$ for every $\mu$.
 #
 # **Before you run it:** both use twenty samples from the right distribution. Which of the two could you differentiate?
 
@@ -48,16 +48,20 @@ ax.set(xlabel="mean of q", ylabel="estimate of E[cos z]", title="Twenty samples 
 ax.legend(loc="lower center", fontsize=8)
 
 step = means[1] - means[0]
+for name, curve in (("redrawn", redrawn_curve), ("kept", kept_curve)):
+    distance, jump = np.sqrt(np.mean((curve - truth) ** 2)), np.abs(np.diff(curve)).max()
+    print(
+        f"{name}: root mean square distance from the truth {distance:.2f}, largest step between neighbours {jump:.2f}"
+    )
 redrawn_jump, kept_jump = (np.abs(np.diff(curve)).max() for curve in (redrawn_curve, kept_curve))
-print(f"largest change from one mean to the next: redrawn {redrawn_jump:.2f}, kept {kept_jump:.2f}")
 assert kept_jump <= step < redrawn_jump  # |d cos(mu + sigma eps) / d mu| <= 1, so a step of mu changes no more
 
 # %% [markdown]
 # *See:* both estimates are about equally far from the truth, but only the blue one is a curve: smooth, with a slope
 # that is nearly the right one everywhere.
 #
-# The orange points have no slope to speak of: neighbours differ because the luck differs. This is the whole idea of
-# this tutorial. Draw luck first, from a distribution without parameters. Then make the sample from it.
+# Neighbours on the orange line differ because their samples differ, so its slope says nothing about $F$. This is the
+# whole idea of this tutorial: first draw noise, from a distribution without parameters; then make the sample from it.
 #
 # ## A sample as a function
 #
@@ -65,8 +69,10 @@ assert kept_jump <= step < redrawn_jump  # |d cos(mu + sigma eps) / d mu| <= 1, 
 #
 # $$z = g_\phi(\epsilon, x), \qquad \epsilon \sim p(\epsilon)$$
 #
-# where $p(\epsilon)$ has no parameters. (You may find $\epsilon \in p(\epsilon)$ written for
-# $\epsilon \sim p(\epsilon)$; what is meant is "drawn from".) The small encoder below has three parameters.
+# where $p(\epsilon)$ has no parameters. (Lecture notes on this method often write $\epsilon \in p(\epsilon)$. It
+# should be $\epsilon \sim p(\epsilon)$, "drawn from".) The small encoder below has three parameters. We test its
+# samples with the Kolmogorov-Smirnov test, which compares their distribution with the one that they should have. A
+# small $p$, say below one in a thousand, would be a reason to doubt.
 
 
 # %%
@@ -92,13 +98,12 @@ phi, x = (0.7, -0.4, 0.2), 1.5
 eps = rng.standard_normal(20_000)
 z = g(phi, eps, x)
 p_value = stats.kstest(z, stats.norm(*encoder(phi, x)).cdf).pvalue
-print(f"Kolmogorov-Smirnov test of 20000 samples against N(mu(x), sigma(x)^2): p = {p_value:.2f}")
+print(f"20000 samples against N(mu(x), sigma(x)^2): p = {p_value:.2f}")
 assert p_value > 1e-3
 same(distributions.Normal(*encoder(phi, x)).rsample(eps), z)
 
 # %% [markdown]
-# The Kolmogorov-Smirnov test compares the distribution of samples with the one that they should have. A small $p$, say
-# below one in a thousand, would be a reason to doubt. `rsample` of npvae's distributions is our $g$.
+# `rsample` of npvae's distributions is our $g$.
 #
 # ## Nothing is lost: masses are kept
 #
@@ -109,7 +114,8 @@ same(distributions.Normal(*encoder(phi, x)).rsample(eps), z)
 # $$q_\phi(z|x) \, |dz| = p(\epsilon) \, |d\epsilon|$$
 #
 # In several dimensions $dz$ and $d\epsilon$ are small volumes, and their ratio is the determinant of the derivative of
-# $g$. To see something we need a $g$ that bends: $z = \exp(\mu + \sigma \epsilon)$, which makes a log-normal variable.
+# $g$ (its absolute value). To see something we need a $g$ that bends: $z = \exp(\mu + \sigma \epsilon)$, which makes
+# a log-normal variable.
 
 # %%
 mu, sigma = 0.3, 0.6
@@ -161,11 +167,10 @@ _ = bottom.set(xlabel=r"sample $z = \exp(\mu + \sigma \epsilon)$", ylabel="$q(z)
 # $$\int q_\phi(z|x) f(z) \, dz = \int p(\epsilon) f(g_\phi(\epsilon, x)) \, d\epsilon
 # \approx \frac 1 L \sum_{l=1}^L f(g_\phi(\epsilon^{(l)}, x))$$
 #
-# The first sign is an equality. Only the second one is an estimate.
+# The first step is an equality. Only the second one is an estimate. We take $f(z) = \log(1 + z)$ as an example.
 
 # %%
-f = np.log1p  # any function will do
-
+f = np.log1p
 
 # formula: expectation-over-noise
 over_z = integrate.quad(lambda z: log_normal.pdf(z) * f(z), 0, np.inf, epsabs=1e-12, epsrel=1e-12)[0]
@@ -186,9 +191,10 @@ assert abs(estimate - over_noise) < 4 * error
 # $$\mathbb E_{\mathcal N(z; \mu, \sigma^2)}[f(z)] = \mathbb E_{\mathcal N(\epsilon; 0, 1)}[f(\mu + \sigma \epsilon)]
 # \approx \frac 1 L \sum_{l=1}^L f(\mu + \sigma \epsilon^{(l)})$$
 #
-# with $\partial z / \partial \mu = 1$ and $\partial z / \partial \sigma = \epsilon$. For $f = \cos$ the truth is
-# known: $e^{-\sigma^2/2} \cos \mu$, and its derivatives. **Before you run it:** how many digits of the derivative by
-# $\sigma$ will 100000 samples give?
+# with $\partial z / \partial \mu = 1$ and $\partial z / \partial \sigma = \epsilon$. For $f = \cos$ we know the truth,
+# $e^{-\sigma^2/2} \cos \mu$, and its derivatives.
+#
+# **Before you run it:** how many digits of the derivative by $\sigma$ will 100000 samples give?
 
 # %%
 mu, sigma = 0.9, 0.8
@@ -207,9 +213,8 @@ for what, each in estimates.items():
     mean, error = each.mean(), each.std() / np.sqrt(each.size)
     print(f"E[cos z], {what:8}: {mean:.3f} +- {error:.3f}; exact {exact[what]:.3f}")
     assert abs(mean - exact[what]) < 4 * error
-nodes, weights = np.polynomial.hermite_e.hermegauss(60)  # a sum that is exact for a Gaussian times a polynomial
-by_nodes = weights @ np.cos(mu + sigma * nodes) / np.sqrt(2 * np.pi)
-same(by_nodes, exact["value"])
+under = lambda e: stats.norm.pdf(e) * np.cos(mu + sigma * e)
+same(integrate.quad(under, -9, 9, epsabs=1e-13)[0], exact["value"], 1e-10)
 from_library = distributions.Normal(mu, sigma).pullback(eps, dz=-np.sin(z))
 same(from_library["loc"], estimates["by mu"])
 same(from_library["scale"], estimates["by sigma"])
@@ -404,8 +409,8 @@ assert min(p_values.values()) > 1e-3
 # %% [markdown]
 # For vectors the scale is a matrix. $z = \text{loc} + L \epsilon$ with independent standard normal $\epsilon$ has the
 # covariance $L L^\top$, and $L$ may be taken lower triangular (the Cholesky factor). The chain rule for
-# $z_j = \text{loc}_j + \sum_k L_{jk} \epsilon_k$ gives $\partial z_j / \partial L_{jk} = \epsilon_k$. Noise with
-# Student's t distribution instead makes a variable with heavier tails.
+# $z_j = \text{loc}_j + \sum_k L_{jk} \epsilon_k$ gives $\partial z_j / \partial L_{jk} = \epsilon_k$. Noise that has
+# Student's t distribution instead makes a vector with heavier tails.
 
 # %%
 loc, factor = np.array([0.5, -1.0, 0.3]), np.array([[1.2, 0, 0], [0.7, 0.8, 0], [-0.4, 0.5, 1.5]])
@@ -723,29 +728,31 @@ path, score = both_gradients(1.0, rng.random(1_000_000))
 factor_exact = 488 / 80
 factor, factor_error = ratio_of_variances(path, score)
 print(f"gradient of E[z^2] at rate 1: path {path.mean():.2f}, score {score.mean():.2f}, exact {-4.0:.2f}")
-print(f"variance: score / path = {factor:.1f} +- {factor_error:.1f}; exact {factor_exact:.1f}")
+print(f"variance: score / path = {factor:.1f} +- {factor_error:.1f}; exact 488/80 = {factor_exact:.1f}")
 for each in (path, score):
     assert abs(each.mean() + 4) < 4 * each.std() / 1000
 assert abs(factor - factor_exact) < 5 * factor_error
 
 # figure: why-it-matters
 rates = np.geomspace(0.5, 3, 9)
-table = np.array([[(e.mean(), e.std() / 20) for e in both_gradients(r, rng.random(400))] for r in rates])
+table = np.array([[(e.mean(), e.std() / 40) for e in both_gradients(r, rng.random(1600))] for r in rates])
+assert np.all(table[:, 0, 1] < table[:, 1, 1])
 fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 ax.axhline(-4, color="k", label="exact")
 for i, (label, colour, shift) in enumerate((("path", "tab:blue", 0.985), ("score function", "tab:orange", 1.015))):
     mean, error = table[:, i].T * rates**3
     ax.errorbar(rates * shift, mean, 2 * error, fmt="o", color=colour, ms=4, capsize=2, label=label)
 ax.set(xscale="log", xlabel=r"rate $\lambda$", ylabel=r"gradient times $\lambda^3$")
-ax.set(title="400 samples for each point; bars are two standard errors")
+ax.set(title="1600 samples for each point; bars are two standard errors")
 ax.set_xticks([0.5, 1, 2, 3], ["0.5", "1", "2", "3"])
 ax.minorticks_off()
 _ = ax.legend()
 
 # %% [markdown]
-# *See:* both scatter about the truth; the blue bars are less than half as long, with the same number of samples.
+# *See:* both scatter about the truth; at each rate the blue bar is the shorter one, with the same number of samples.
 #
-# Six times fewer samples, for one parameter. Tutorial 04 showed how the ratio grows with the number of dimensions.
+# The score function needs six times as many samples for the same error, and this is one latent variable. Tutorial 04
+# showed how the ratio grows with their number.
 #
 # ## Does the path always win?
 #
@@ -770,28 +777,28 @@ def exact_variances(k):
 
 eps = rng.standard_normal(1_000_000)
 z = mu + sigma * eps
-reverse = {}
+ks, reverse = np.geomspace(0.2, 8, 200), {}
+fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 for k in (1, 4):
     path, score = -k * np.sin(k * z), np.cos(k * z) * eps / sigma
     reverse[k], error = ratio_of_variances(path, score)
     expected = exact_variances(k)[1] / exact_variances(k)[0]
     print(f"k = {k}: variance of score / path = {reverse[k]:.3f} +- {error:.3f}; exact {expected:.3f}")
     assert abs(reverse[k] - expected) < 5 * error
+    ax.plot([k, k], [path.var(), score.var()], "ko", label="measured" if k == 1 else None)
 assert reverse[1] > 1 > reverse[4]
 
-ks = np.geomspace(0.2, 8, 200)
-fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 # figure: why-it-matters
 for values, label, colour in zip(exact_variances(ks), ("path", "score function"), ("tab:blue", "tab:orange")):
     ax.loglog(ks, values, colour, label=label)
-ax.set(xlabel="k, the wiggles of f(z) = cos(kz)", ylabel="variance of one sample", title="Exact variances; they cross")
+ax.set(xlabel="k, the frequency of f(z) = cos(kz)", ylabel="variance of one gradient", title="The lines cross")
 ax.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["0.25", "0.5", "1", "2", "4", "8"])
 ax.minorticks_off()
-_ = ax.legend()
+_ = ax.legend(loc="lower right")
 
 # %% [markdown]
-# *See:* the score function does not care how fast $f$ wiggles; the path's variance grows as $k^2$. They cross near
-# $k = 1$, where one standard deviation of $q$ turns the cosine by one radian.
+# *See:* the score function's variance hardly depends on the frequency of $f$; the path's grows, and the lines (exact)
+# cross near $k = 1$, where one standard deviation of $q$ turns the cosine by one radian.
 #
 # So the rule is: the path wins where $f$ is smooth on the scale of $q$. A trained bound is such a function: the
 # decoder changes little over the width of $q(z|x)$, and the values of $f$ are large (minus a hundred nats for a
@@ -821,9 +828,10 @@ same(np.exp(bernoulli.log_prob([1.0, 0.0])).sum(), 1.0)
 same([bernoulli.probs, bernoulli.entropy()], [p, -p * np.log(p) - (1 - p) * np.log(1 - p)])
 
 # %% [markdown]
-# Zero, from every sample, without any noise: the quietest estimate of this tutorial is wrong. The sample jumps, its
-# derivative is zero almost everywhere, and the jump, where all the change happens, is never met. The proof needed $g$
-# to be differentiable. This is why the paper's latent variables are continuous.
+# Zero, from every sample, without any noise: the quietest estimate of this tutorial is wrong. As a function of $p$ the
+# sample jumps. Its derivative is zero almost everywhere, and the jump, where all the change happens, is never met. To
+# move the gradient inside, $g$ must be differentiable in the parameters. This is why the paper's latent variables are
+# continuous.
 
 # %%
 print(
