@@ -71,8 +71,10 @@ ax.axvline(bound, color="k", label="the bound, exact")
 ax.axvline(log_p, color="k", ls="--", label="log p(x), exact")
 ax.set(xlabel="estimate of the bound of one datapoint (nats)", ylabel="density", title="The mean of L samples")
 ax.legend()
-print(f"bound {bound:.1f} nats, log p(x) {log_p:.1f} nats; single samples above log p(x): {np.mean(f[0] > log_p):.0%}")
-assert bound < log_p and np.any(f[0] > log_p)
+above = np.mean(f[0] > log_p)
+print(f"bound {bound:.1f} nats, log p(x) {log_p:.1f} nats; ", end="")
+print(f"single samples above log p(x): {above:.0%} +- {np.sqrt(above * (1 - above) / 2000):.0%}")
+assert bound < log_p and above > 0
 assert abs(f.mean() - bound) < 4 * f.std() / np.sqrt(f.size)
 
 # %% [markdown]
@@ -198,30 +200,28 @@ def sgvb_a_of_square_solution(x, mu, log_var, eps, s):
     return np.mean(log_joint - log_normal(z, mu, np.exp(log_var / 2)))
 
 
-def _log_weights(x, mu, sigma, eps, s):
-    z = mu + sigma * eps
-    return stats.norm.logpdf(z) + stats.norm.logpdf(x, z**2, s) - stats.norm.logpdf(z, mu, sigma)
+def _log_weights(x, mu, log_var, eps, s, prior=stats.norm.logpdf):
+    z, sigma = mu + np.exp(log_var / 2) * eps, np.exp(log_var / 2)
+    return prior(z) + stats.norm.logpdf(x, z**2, s) - stats.norm.logpdf(z, mu, sigma)
 
 
 _calls = [(1.0, 0.8, -1.5, np.array([0.3, -1.2, 0.9]), 0.5), (2.1, -1.3, 0.4, np.array([-0.4, 0.7, 1.1, -0.1]), 0.8)]
 check_sgvb_a_of_square = Exercise(
     solution=sgvb_a_of_square_solution,
     mistakes={
-        "log p(z) is missing: log p(x, z) is log p(x|z) + log p(z)": lambda x, mu, log_var, eps, s: np.mean(
-            _log_weights(x, mu, np.exp(log_var / 2), eps, s) - stats.norm.logpdf(mu + np.exp(log_var / 2) * eps)
+        "log p(z) is missing: log p(x, z) is log p(x|z) + log p(z)": (
+            lambda *arguments: np.mean(_log_weights(*arguments, prior=np.zeros_like))
         ),
         "the logarithm of a mean, where the mean of logarithms is asked for: that estimates another, higher bound": (
-            lambda x, mu, log_var, eps, s: np.log(np.mean(np.exp(_log_weights(x, mu, np.exp(log_var / 2), eps, s))))
+            lambda *arguments: np.log(np.mean(np.exp(_log_weights(*arguments))))
         ),
-        "log_var is read as log sigma": lambda x, mu, log_var, eps, s: np.mean(
-            _log_weights(x, mu, np.exp(log_var), eps, s)
+        "log_var is read as log sigma": (
+            lambda x, mu, log_var, eps, s: np.mean(_log_weights(x, mu, 2 * log_var, eps, s))
         ),
-        "the sum over l, where the mean is asked for": lambda x, mu, log_var, eps, s: np.sum(
-            _log_weights(x, mu, np.exp(log_var / 2), eps, s)
-        ),
+        "the sum over l, where the mean is asked for": lambda *arguments: np.sum(_log_weights(*arguments)),
     },
     inputs=_calls,
-    expected=[np.mean(_log_weights(x, mu, np.exp(v / 2), eps, s)) for x, mu, v, eps, s in _calls],
+    expected=[np.mean(_log_weights(*arguments)) for arguments in _calls],
 )
 
 # %%
@@ -269,14 +269,15 @@ same(negative_entropy, integral(lambda z, j: log_normal(z, mu[j], sigma[j]), mu,
 same(negative_entropy, -distributions.Normal(mu, sigma).entropy().sum())
 
 # %% [markdown]
-# Their difference is the divergence, $D_{KL} = \int q \log q - \int q \log p$. The terms with $2\pi$ cancel:
+# Their difference is the KL divergence, $D_{KL} = \int q \log q - \int q \log p$. The terms with $2\pi$ cancel:
 #
 # $$D_{KL}(q_\phi(z|x) \| p(z)) = -\frac 1 2 \sum_{j=1}^J \left( 1 + \log \sigma_j^2 - \mu_j^2 - \sigma_j^2 \right)$$
 #
 # It is often written without the minus in front, as in
-# "$D_{KL} = \frac 1 2 \sum_j (1 + \log \sigma_j^2 - \mu_j^2 - \sigma_j^2)$". That is $-D_{KL}$, the term of the bound,
-# and a divergence would be negative. A quick test: for $\mu = 1, \sigma = 1$ the sum is $-1$, and the divergence must
-# be $+\frac 1 2$. Note also that the sum runs over all four terms.
+# "$D_{KL} = \int q \, (\log p - \log q) = \frac 1 2 \sum_j (1 + \log \sigma_j^2 - \mu_j^2 - \sigma_j^2)$". That is
+# $-D_{KL}$, the term of the bound. A quick test: for $\mu = 1, \sigma = 1$ the sum is $-1$. A KL divergence is never
+# negative, so it must be $+\frac 1 2$. Note also that the sum runs over all four terms, and that the parameters of $q$
+# are $\phi$: the often written $q_\theta(z)$ should be $q_\phi(z)$.
 
 # %%
 # formula: gaussian-kl
@@ -286,6 +287,7 @@ assert kl > 0
 same(kl, negative_entropy - expected_log_prior)
 same(kl, distributions.kl_divergence(distributions.Normal(mu, sigma), distributions.Normal()).sum())
 same(kl, integral(lambda z, j: log_normal(z, mu[j], sigma[j]) - log_normal(z, 0, 1), mu, sigma), 1e-10)
+# npvae knows it for any two Gaussians, here from N(0.4, 1.7^2):
 other = integral(lambda z, j: log_normal(z, mu[j], sigma[j]) - log_normal(z, 0.4, 1.7), mu, sigma)
 same(distributions.kl_divergence(distributions.Normal(mu, sigma), distributions.Normal(0.4, 1.7)).sum(), other, 1e-10)
 
@@ -363,7 +365,7 @@ _steps = [
 check_pull_of_prior = Exercise(
     solution=pull_of_prior_solution,
     mistakes={
-        "the sign is that of the divergence: it is subtracted from the bound": (
+        "the sign is that of the KL divergence, which is subtracted from the bound": (
             lambda mu, log_var: (mu, 0.5 * (np.exp(log_var) - 1))
         ),
         "1/2 is missing in the gradient by log_var": lambda mu, log_var: (-mu, 1 - np.exp(log_var)),
@@ -386,10 +388,9 @@ print(check_pull_of_prior(pull_of_prior))
 #
 # - $\log p(x|z)$ has the derivative $r = (x - zW - b) / s^2$ by the mean $zW + b$. So $\partial W = \sum z^\top r$,
 #   $\partial b = \sum r$, and $\partial z = r W^\top$.
-# - *Version A:* $\log p(z)$ adds $-z$ to $\partial z$. In
-#   $\log q = -\frac 1 2 \sum_j (\log 2\pi + \text{log\_var}_j + \epsilon_j^2)$, the sample stands at $\epsilon$
-#   whatever $\mu$ and $\sigma$ are, so only $\text{log\_var}$ itself remains: $-\log q$ adds $\frac 1 2$ to
-#   $\partial \text{log\_var}$.
+# - *Version A:* $\log p(z)$ adds $-z$ to $\partial z$. Whatever $\mu$ and $\sigma$ are, $(z - \mu) / \sigma = \epsilon$.
+#   So $\log q = -\frac 1 2 \sum_j (\log 2\pi + \text{log\_var}_j + \epsilon_j^2)$ depends on $\text{log\_var}$ only, and
+#   $-\log q$ adds $\frac 1 2$ to $\partial \text{log\_var}$.
 # - *Version B:* $-D_{KL}$ adds the pull of the prior to $\partial \mu$ and $\partial \text{log\_var}$.
 # - $z = \mu + e^{\text{log\_var} / 2} \epsilon$ hands $\partial z$ to $\mu$, and
 #   $\frac 1 2 \sigma \epsilon \, \partial z$ to $\text{log\_var}$ (tutorial 05).
@@ -430,8 +431,9 @@ for version, estimate in (("a", sgvb_a), ("b", sgvb_b)):
 # speaks. We give it the value that makes it $\log s^2$.) With the same parameters and the same noise, values and
 # gradients must be ours.
 #
-# Inside, `gaussian_latent` draws $z$ and gives either the divergence or its estimate $\log q(z|x) - \log p(z)$ sample
-# by sample; `gaussian_latent_backward` goes back. We compare these too, with weights that differ from row to row.
+# Inside, `gaussian_latent` draws $z$ and gives either the KL divergence or its estimate $\log q(z|x) - \log p(z)$
+# sample by sample; `gaussian_latent_backward` goes back. We compare these too, with weights that differ from row to
+# row.
 
 
 # %%
@@ -450,7 +452,7 @@ def in_npvae(p):
 
 
 def latent(q, analytic):
-    """What npvae calls a Gaussian latent: z (L M, J), and the divergence (M,) or its estimate for each row of z."""
+    """What npvae calls a Gaussian latent: z (L M, J), and the KL divergence (M,) or its estimate (L M,)."""
     sigma = np.exp(q["log_var"] / 2)
     z = q["mu"] + sigma * eps
     log_ratio = (log_normal(z, q["mu"], sigma) - log_normal(z, 0, 1)).sum(axis=2)
@@ -625,7 +627,10 @@ assert abs(gaps["right"]) < 4 and abs(gaps["wrong"]) > 10
 # = \frac N M \sum_{i=1}^M \tilde{\mathcal L}(\theta, \phi; x^{(i)})$$
 #
 # Two checks. Cut the data into minibatches; the mean of their estimates is the estimate from all data, exactly, when
-# the noise is the same. And npvae's value, a mean per datapoint, is this divided by $N$.
+# the noise is the same. And npvae's value, a mean per datapoint, is this divided by $N$. Then we draw many minibatches.
+#
+# **Before you run it:** is the estimate too high or too low on average if $M = 1$? How much narrower is it for
+# $M = 100$?
 
 
 # %%
@@ -656,9 +661,9 @@ for M, colour in ((1, "tab:orange"), (10, "tab:green"), (100, "tab:blue")):
     picks = rng.integers(N, size=(4000, M))
     noise = rng.standard_normal((1, 4000 * M, J))
     estimates = N * sgvb_b(p, X[picks.ravel()], noise).reshape(4000, M).mean(axis=1)
-    scale = estimates.std() / np.sqrt(4000)
-    print(f"M = {M}: mean {estimates.mean():.0f} +- {scale:.0f}, standard deviation {estimates.std():.0f} nats")
-    assert abs(estimates.mean() - full) < 4 * scale
+    error = estimates.std() / np.sqrt(4000)
+    print(f"M = {M}: mean {estimates.mean():.0f} +- {error:.0f}, standard deviation {estimates.std():.0f} nats")
+    assert abs(estimates.mean() - full) < 4 * error
     bins = np.linspace(2.5 * full / 1000, 0, 121)
     ax.hist(estimates / 1000, bins, density=True, alpha=0.6, color=colour, label=f"M = {M}")
 ax.axvline(full / 1000, color="k", label="exact, all data")
@@ -709,7 +714,7 @@ check_minibatch_scale = Exercise(
         ),
     },
     inputs=_calls,
-    # The average over "all data" made of copies of the minibatch: N/M copies have the sum that is estimated.
+    # As if all data were N/M copies of the minibatch:
     expected=[np.tile(bounds, N // len(bounds)).sum() + log_prior for bounds, log_prior, N in _calls],
 )
 
@@ -830,8 +835,8 @@ print(
 # %% [markdown]
 # ## What to take with you
 #
-# The bound of a datapoint is estimated from samples alone (version A), or from samples and a divergence in closed form
-# (version B); both have the same expectation, and comparing them finds mistakes that no gradient check can. B
+# The bound of a datapoint is estimated from samples alone (version A), or from samples and a KL divergence in closed
+# form (version B); both have the same expectation, and comparing them finds mistakes that no gradient check can. B
 # typically has the quieter gradient, A the quieter value once $q$ is near the posterior. The factor $N / M$ makes a
 # minibatch an unbiased estimate of the whole, and more datapoints are worth more than more samples.
 #
