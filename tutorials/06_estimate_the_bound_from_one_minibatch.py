@@ -388,8 +388,8 @@ print(check_pull_of_prior(pull_of_prior))
 #
 # - $\log p(x|z)$ has the derivative $r = (x - zW - b) / s^2$ by the mean $zW + b$. So $\partial W = \sum z^\top r$,
 #   $\partial b = \sum r$, and $\partial z = r W^\top$.
-# - *Version A:* $\log p(z)$ adds $-z$ to $\partial z$. Whatever $\mu$ and $\sigma$ are, $(z - \mu) / \sigma = \epsilon$.
-#   So $\log q = -\frac 1 2 \sum_j (\log 2\pi + \text{log\_var}_j + \epsilon_j^2)$ depends on $\text{log\_var}$ only, and
+# - *Version A:* $\log p(z)$ adds $-z$ to $\partial z$. For all $\mu$ and $\sigma$, $(z - \mu) / \sigma = \epsilon$, so
+#   $\log q = -\frac 1 2 \sum_j (\log 2\pi + \text{log\_var}_j + \epsilon_j^2)$ depends on $\text{log\_var}$ only:
 #   $-\log q$ adds $\frac 1 2$ to $\partial \text{log\_var}$.
 # - *Version B:* $-D_{KL}$ adds the pull of the prior to $\partial \mu$ and $\partial \text{log\_var}$.
 # - $z = \mu + e^{\text{log\_var} / 2} \epsilon$ hands $\partial z$ to $\mu$, and
