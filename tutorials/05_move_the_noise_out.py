@@ -48,13 +48,11 @@ ax.set(xlabel="mean of q", ylabel="estimate of E[cos z]", title="Twenty samples 
 ax.legend(loc="lower center", fontsize=8)
 
 step = means[1] - means[0]
+jumps = {}
 for name, curve in (("redrawn", redrawn_curve), ("kept", kept_curve)):
-    distance, jump = np.sqrt(np.mean((curve - truth) ** 2)), np.abs(np.diff(curve)).max()
-    print(
-        f"{name}: root mean square distance from the truth {distance:.2f}, largest step between neighbours {jump:.2f}"
-    )
-redrawn_jump, kept_jump = (np.abs(np.diff(curve)).max() for curve in (redrawn_curve, kept_curve))
-assert kept_jump <= step < redrawn_jump  # |d cos(mu + sigma eps) / d mu| <= 1, so a step of mu changes no more
+    distance, jumps[name] = np.sqrt(np.mean((curve - truth) ** 2)), np.abs(np.diff(curve)).max()
+    print(f"{name}: rms distance from the truth {distance:.2f}, largest step between neighbours {jumps[name]:.2f}")
+assert jumps["kept"] <= step < jumps["redrawn"]  # |d cos(mu + sigma eps) / d mu| <= 1, so a step of mu changes no more
 
 # %% [markdown]
 # *See:* both estimates are about equally far from the truth, but only the blue one is a curve: smooth, with a slope

@@ -520,7 +520,8 @@ for ax, (name, pair) in zip(axes, stations.items()):
             drawn = ax.violinplot(each, [place], showextrema=False, points=200)
             drawn["bodies"][0].set(facecolor=colour, alpha=0.7)
     low, high = np.quantile(np.concatenate(pair), [0.01, 1.0])
-    ax.set(xticks=[0, 1], xticklabels=["A", "B"], title=f"q: {name}", ylim=(low, max(high, log_p) + 0.1 * (high - low)))
+    ax.set(xticks=[0, 1], xticklabels=["A", "B"], xlabel="version", title=f"q: {name}")
+    ax.set_ylim(low, max(high, log_p) + 0.1 * (high - low))
 axes[0].set_ylabel("estimate from one sample (nats)")
 _ = axes[2].legend(loc="lower left", fontsize=8)
 
