@@ -55,8 +55,10 @@ for name, curve in (("redrawn", redrawn_curve), ("kept", kept_curve)):
 assert jumps["kept"] <= step < jumps["redrawn"]  # |d cos(mu + sigma eps) / d mu| <= 1, so a step of mu changes no more
 
 # %% [markdown]
-# *See:* both estimates are about equally far from the truth, but only the blue one is a curve: smooth, with a slope
-# that is nearly the right one everywhere.
+# *See:* both estimates are about equally far from the truth, but only the blue one is a smooth curve, with a slope.
+#
+# The blue curve is off to one side everywhere, because all of its points have the same twenty numbers. Other numbers
+# would move it elsewhere; on average it is at the truth, and so is its slope.
 #
 # Neighbours on the orange line differ because their samples differ, so its slope says nothing about $F$. This is the
 # whole idea of this tutorial: first draw noise, from a distribution without parameters; then make the sample from it.
@@ -117,7 +119,7 @@ same(distributions.Normal(*encoder(phi, x)).rsample(eps), z)
 
 # %%
 mu, sigma = 0.3, 0.6
-log_normal = stats.lognorm(s=sigma, scale=np.exp(mu))  # SciPy's log-normal: the oracle
+bent = stats.lognorm(s=sigma, scale=np.exp(mu))  # SciPy's log-normal: the oracle
 
 
 def bend(eps):
@@ -132,10 +134,10 @@ def slope_of_bend(eps):
 
 # formula: change-of-variables
 edges = special.ndtri(np.arange(11) / 10)  # ten bins of noise, each of mass 1/10; the outer two are infinite
-same(np.diff(log_normal.cdf(bend(edges))), np.full(10, 0.1))  # the bins of z have the same masses
+same(np.diff(bent.cdf(bend(edges))), np.full(10, 0.1))  # the bins of z have the same masses
 eps = np.linspace(-4, 4, 81)
 q = stats.norm.pdf(eps) / slope_of_bend(eps)  # q(z) = p(eps) / |dz / d eps|
-same(q, log_normal.pdf(bend(eps)))
+same(q, bent.pdf(bend(eps)))
 by_z = lambda z: stats.norm.pdf((np.log(z) - mu) / sigma) / (sigma * z)  # the same q, with eps found from z
 same(integrate.quad(by_z, 0, np.inf)[0], 1.0, 1e-9)
 
@@ -147,18 +149,20 @@ fine = np.linspace(-2.6, 2.6, 1041)
 for low, high, colour in zip(edges, edges[1:], colours):
     inside = fine[(fine >= low) & (fine <= high)]
     top.fill_between(inside, stats.norm.pdf(inside), color=colour)
-    bottom.fill_between(bend(inside), log_normal.pdf(bend(inside)), color=colour)
+    bottom.fill_between(bend(inside), bent.pdf(bend(inside)), color=colour)
 for edge in edges[1:-1]:
-    join = ConnectionPatch((edge, 0), (bend(edge), log_normal.pdf(bend(edge))), "data", "data", axesA=top, axesB=bottom)
+    join = ConnectionPatch((edge, 0), (bend(edge), bent.pdf(bend(edge))), "data", "data", axesA=top, axesB=bottom)
     join.set(color="0.5", lw=0.8)
     fig.add_artist(join)
-top.set(ylabel=r"$p(\epsilon)$", title="Ten bins of equal mass, before and after $g$")
-top.set_xlabel(r"noise $\epsilon$", loc="left")
+top.xaxis.tick_top()
+top.xaxis.set_label_position("top")
+top.set(ylabel=r"$p(\epsilon)$", xlabel=r"noise $\epsilon$", title="Ten bins of equal mass, before and after $g$")
 _ = bottom.set(xlabel=r"sample $z = \exp(\mu + \sigma \epsilon)$", ylabel="$q(z)$", xlim=(0, 6.5))
 
 # %% [markdown]
-# *See:* each colour has a tenth of the area above and a tenth below. Where $g$ is steep a bin gets wide and therefore
-# low; where $g$ is flat it gets narrow and high.
+# *See:* each colour has a tenth of the area above and a tenth below. Where $g$ is steep (on the right) a bin gets wide
+# and therefore low; where $g$ is flat it gets narrow and high. (The first and the last bin are infinite; compare the
+# others.)
 #
 # Now put a function $f$ into the integral. The mass at $z$ is the mass at $\epsilon$, so
 #
@@ -171,7 +175,7 @@ _ = bottom.set(xlabel=r"sample $z = \exp(\mu + \sigma \epsilon)$", ylabel="$q(z)
 f = np.log1p
 
 # formula: expectation-over-noise
-over_z = integrate.quad(lambda z: log_normal.pdf(z) * f(z), 0, np.inf, epsabs=1e-12, epsrel=1e-12)[0]
+over_z = integrate.quad(lambda z: bent.pdf(z) * f(z), 0, np.inf, epsabs=1e-12, epsrel=1e-12)[0]
 over_noise = integrate.quad(lambda e: stats.norm.pdf(e) * f(bend(e)), -9, 9, epsabs=1e-12, epsrel=1e-12)[0]
 samples = f(bend(rng.standard_normal(100_000)))
 estimate, error = samples.mean(), samples.std() / np.sqrt(samples.size)
@@ -224,7 +228,8 @@ same(from_library["scale"], estimates["by sigma"])
 #
 # ## For which distributions can we do this?
 #
-# The paper names three approaches. We write each, for several families, and compare with npvae's.
+# The paper names three approaches. We write each, for several families, and compare with npvae's. The rest of the
+# course needs only the Gaussian. At a first reading you may go on at "What is it worth?".
 #
 # ### First approach: invert the distribution function
 #
@@ -255,8 +260,9 @@ assert abs(z.mean() - 1 / 1.7) < 4 * z.std() / np.sqrt(z.size)
 # %% [markdown]
 # ### Exercise: the Gumbel distribution
 #
-# Its distribution function is $F(z) = \exp(-\exp(-(z - \text{loc}) / \text{scale}))$. Invert it. It will be the fourth
-# family of a table below.
+# Its distribution function is $F(z) = \exp(-\exp(-(z - \text{loc}) / \text{scale}))$. Invert it. (The folded
+# cell after yours has a solution and the checker. Run it even if you do not open it: the table below uses its
+# solution.)
 #
 # <details><summary>Hint</summary>
 #
@@ -299,9 +305,9 @@ print(check_gumbel_icdf(gumbel_icdf))
 # ### A table of inverses, and derivatives without differentiating
 #
 # Nine families have an inverse in one line. We could differentiate each by hand. But a check should not repeat the
-# algebra of what it checks. So we use the *complex step*: for a function made of powers, logarithms, exponentials and
-# the like, $g(a + ih) = g(a) + i h \, g'(a) + \dots$ with $i^2 = -1$. The imaginary part of $g(a + 10^{-30} i)$,
-# divided by $10^{-30}$, is the derivative to all digits: nothing is subtracted, so nothing cancels.
+# algebra of what it checks. So we use the *complex step* of tutorial 04: for a function made of powers, logarithms,
+# exponentials and the like, $g(a + ih) = g(a) + i h \, g'(a) + \dots$ with $i^2 = -1$. The imaginary part of
+# $g(a + 10^{-30} i)$, divided by $10^{-30}$, is the derivative to all digits, because nothing is subtracted.
 
 
 # %%
@@ -453,8 +459,7 @@ def exp_of_normal(eps, loc, scale):
     return np.exp(move_and_stretch(eps, loc, scale))
 
 
-log_normal = stats.lognorm(s=0.6, scale=np.exp(0.3))
-args = {"loc": 0.3, "scale": 0.6}, log_normal, np.linspace(-2.5, 2.5, 51), LOCATION_SCALE["Normal"][-1]
+args = {"loc": 0.3, "scale": 0.6}, bent, np.linspace(-2.5, 2.5, 51), LOCATION_SCALE["Normal"][-1]
 p_values["LogNormal"] = check(distributions.LogNormal, exp_of_normal, *args)
 u3 = np.stack([u, u[::-1] ** 0.5, u**2], axis=1)  # three columns of uniform noise
 args = {"rate": 1.9}, stats.gamma(3, scale=1 / 1.9), u3
@@ -496,9 +501,10 @@ assert all(test.pvalue < 1e-6 for test in tests.values()) and right.pvalue > 1e-
 # $$dz = \frac{d\epsilon - \frac{\partial F}{\partial a} \, da}{q(z; a)}, \qquad
 # \frac{\partial F(z; a)}{\partial a} = \int_0^z q(t; a) \, (\log t - \psi(a)) \, dt$$
 #
-# where $\psi$ is the derivative of $\log \Gamma$. (What stands beside $q$ under the integral is the score function of
-# tutorial 04.) In the code, $d\epsilon$ and $da$ are the imaginary parts of a complex step. So this $g$ hands
-# derivatives on like any other function.
+# The second formula is the derivative of $F = \int_0^z q \, dt$ under the integral: since
+# $q(t; a) = t^{a-1} e^{-t} / \Gamma(a)$, it is $\partial q / \partial a = q \, (\log t - \psi(a))$, where $\psi$ is the
+# derivative of $\log \Gamma$. (The bracket is the score function, as in tutorial 04.) In the code, $d\epsilon$ and $da$
+# are the imaginary parts of a complex step. So this $g$ hands derivatives on like any other function.
 
 
 # %%
@@ -525,11 +531,11 @@ same(by_shape, by_difference, 1e-6)  # the error of a central difference is of t
 #
 # If $z_1$ and $z_2$ are independent Gamma variables with shapes $a$ and $b$ (and equal rates), then
 # $z_1 / (z_1 + z_2)$ is Beta distributed with these shapes. Write it for real shapes, from two columns of uniform
-# noise.
+# noise. SciPy's inverse distribution function of a Gamma variable is `special.gammaincinv(a, u)`.
 #
 # <details><summary>Hint</summary>
 #
-# `special.gammaincinv(a, u)` is the inverse distribution function of a Gamma variable with shape `a`.
+# Make $z_1$ from the first column with shape $a$, and $z_2$ from the second one with shape $b$.
 #
 # </details>
 
@@ -614,8 +620,8 @@ print("p-values:", ", ".join(f"{name} {p_values[name]:.2f}" for name in [*rows, 
 assert min(p_values.values()) > 1e-3
 
 # %% [markdown]
-# All three approaches at one look: samples made by our $g$ from noise, sorted, against the quantiles that they should
-# have.
+# All three approaches at one look: quantiles of samples made by our $g$, against those that they should have. (A
+# quantile is the value below which a given share of the samples lies.)
 
 # %%
 noise = rng.random((20_000, 2))
@@ -623,7 +629,7 @@ pairs = {
     name: (INVERSE_CDF[name](noise[:, 0], **IN_SCIPY[name][0]), IN_SCIPY[name][1]) for name in ("Cauchy", "Gumbel")
 }
 pairs["Laplace"] = move_and_stretch(rng.laplace(size=20_000), 0.2, 1.4), LOCATION_SCALE["Laplace"][2]
-pairs["log-normal"] = exp_of_normal(rng.standard_normal(20_000), 0.3, 0.6), log_normal
+pairs["log-normal"] = exp_of_normal(rng.standard_normal(20_000), 0.3, 0.6), bent
 pairs["Erlang"] = sum_of_exponentials(rng.random((20_000, 3)), 1.9), stats.gamma(3, scale=1 / 1.9)
 pairs["Gamma(2.5)"] = special.gammaincinv(2.5, noise[:, 0]), target
 pairs["Beta"] = beta_from_gammas_solution(noise, 2.4, 0.8), stats.beta(2.4, 0.8)
@@ -703,7 +709,7 @@ print(check_laplace_gradient(laplace_gradient))
 # - *Score function* (tutorial 04): $z^2 \, \frac{d}{d\lambda} \log q(z) = z^2 (1 / \lambda - z)$.
 #
 # Their variances for $\lambda = 1$ need only $\mathbb E[z^k] = k!$. The path: $4 (4! - 2!^2) = 80$. The score:
-# $\mathbb E[z^4 (1 - z)^2] - 16 = 4! - 2 \cdot 5! + 6! - 16 = 488$.
+# $\mathbb E[z^4 (1 - z)^2] - 4^2 = 4! - 2 \cdot 5! + 6! - 16 = 488$, where $4^2$ is the squared mean.
 #
 # **Before you run it:** how many times as many samples does the score function need for the same error? Will the
 # measured ratio agree?
@@ -833,8 +839,8 @@ same([bernoulli.probs, bernoulli.entropy()], [p, -p * np.log(p) - (1 - p) * np.l
 
 # %%
 print(
-    f"Answer: {factor:.1f} +- {factor_error:.1f} times less variance for E[z^2] of an exponential; "
-    f"but {1 / reverse[4]:.0f} times more for cos(4z) of a Gaussian"
+    f"Answer: E[z^2] of an exponential: the score function has {factor:.1f} +- {factor_error:.1f} times the variance; "
+    f"cos(4z) of a Gaussian: the path has {1 / reverse[4]:.0f} times"
 )
 
 # %% [markdown]

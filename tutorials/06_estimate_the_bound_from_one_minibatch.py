@@ -78,8 +78,8 @@ assert bound < log_p and above > 0
 assert abs(f.mean() - bound) < 4 * f.std() / np.sqrt(f.size)
 
 # %% [markdown]
-# *See:* all three histograms have their mean at the solid line; with more samples they get narrower. Single samples do
-# exceed $\log p(x)$: the *expectation* is bounded, an estimate is not.
+# *See:* with more samples the histograms get narrower about the solid line. (The orange one is lopsided, but has its
+# mean there too.) Single samples do exceed $\log p(x)$: the *expectation* is bounded, an estimate is not.
 #
 # ## Samples instead of an integral
 #
@@ -121,7 +121,10 @@ def log_likelihood(p, x, z):
 
 
 p = {"A": rng.normal(0, 0.2, (D, J)), "a": np.array([0.2, -0.3]), "c": np.array([-0.7, 0.4])}
-p |= {"W": W + rng.normal(0, 0.3, (J, D)), "b": rng.normal(0, 0.3, D)}  # a generic model, neither good nor special
+p |= {
+    "W": W + rng.normal(0, 0.3, (J, D)),
+    "b": rng.normal(0, 0.3, D),
+}  # not a good model, so that nothing cancels by chance
 L, M = 5000, 4
 x, eps = X[:M], rng.standard_normal((L, M, J))
 
@@ -205,6 +208,16 @@ def _log_weights(x, mu, log_var, eps, s, prior=stats.norm.logpdf):
     return prior(z) + stats.norm.logpdf(x, z**2, s) - stats.norm.logpdf(z, mu, sigma)
 
 
+def _variance_for_sigma(x, mu, log_var, eps, s):
+    z = mu + np.exp(log_var / 2) * eps
+    return np.mean(log_normal(z, 0, 1) + log_normal(x, z**2, s**2) - log_normal(z, mu, np.exp(log_var)))
+
+
+def _noise_times_variance(x, mu, log_var, eps, s):
+    z = mu + np.exp(log_var) * eps
+    return np.mean(log_normal(z, 0, 1) + log_normal(x, z**2, s) - log_normal(z, mu, np.exp(log_var / 2)))
+
+
 _calls = [(1.0, 0.8, -1.5, np.array([0.3, -1.2, 0.9]), 0.5), (2.1, -1.3, 0.4, np.array([-0.4, 0.7, 1.1, -0.1]), 0.8)]
 check_sgvb_a_of_square = Exercise(
     solution=sgvb_a_of_square_solution,
@@ -215,6 +228,8 @@ check_sgvb_a_of_square = Exercise(
         "the logarithm of a mean, where the mean of logarithms is asked for: that estimates another, higher bound": (
             lambda *arguments: np.log(np.mean(np.exp(_log_weights(*arguments))))
         ),
+        "log_normal takes the standard deviation, not the variance": _variance_for_sigma,
+        "the noise is scaled by the variance: the standard deviation is exp(log_var / 2)": _noise_times_variance,
         "log_var is read as log sigma": (
             lambda x, mu, log_var, eps, s: np.mean(_log_weights(x, mu, 2 * log_var, eps, s))
         ),
@@ -369,6 +384,7 @@ check_pull_of_prior = Exercise(
             lambda mu, log_var: (mu, 0.5 * (np.exp(log_var) - 1))
         ),
         "1/2 is missing in the gradient by log_var": lambda mu, log_var: (-mu, 1 - np.exp(log_var)),
+        "log_var stands where the variance exp(log_var) should": lambda mu, log_var: (-mu, 0.5 * (1 - log_var)),
         "the second is the gradient by sigma, 1/sigma - sigma": (
             lambda mu, log_var: (-mu, np.exp(-log_var / 2) - np.exp(log_var / 2))
         ),
@@ -384,7 +400,9 @@ print(check_pull_of_prior(pull_of_prior))
 # ### From the samples back to the parameters
 #
 # Let $F$ be the mean of $\tilde{\mathcal L}$ over the $M$ datapoints, so each of the $L \cdot M$ samples has the
-# weight $1 / LM$. We write $\partial W$ for $\partial F / \partial W$, and leave the weight out. Going backwards:
+# weight $1 / LM$. We write $\partial W$ for $\partial F / \partial W$, and leave the weight out. In the code, what comes
+# from one sample has the weight $1 / LM$; what comes from a datapoint, or is the same for its $L$ samples, $1 / M$.
+# Going backwards:
 #
 # - $\log p(x|z)$ has the derivative $r = (x - zW - b) / s^2$ by the mean $zW + b$. So $\partial W = \sum z^\top r$,
 #   $\partial b = \sum r$, and $\partial z = r W^\top$.
@@ -411,7 +429,7 @@ def gradient(p, x, eps, version):
         dmu, dlog_var = (pull / M for pull in pull_of_prior_solution(mu, log_var))
     dmu = dmu + dz.sum(axis=0)
     dlog_var = dlog_var + 0.5 * sigma * np.sum(dz * eps, axis=0)
-    dW = np.einsum("lmj,lmd->jd", z, r)
+    dW = np.einsum("lmj,lmd->jd", z, r)  # z^T r, summed over samples l and datapoints m
     return {"A": x.T @ dmu, "a": dmu.sum(axis=0), "c": dlog_var.sum(axis=0), "W": dW, "b": r.sum(axis=(0, 1))}
 
 
@@ -425,6 +443,8 @@ for version, estimate in (("a", sgvb_a), ("b", sgvb_b)):
 
 # %% [markdown]
 # ## npvae's estimators
+#
+# (This section compares with the library. You may skip it.)
 #
 # In npvae a model has named arrays, an estimator takes noise of shape $(L M, J)$, the first samples of all datapoints
 # first, and the log-variance of the decoder is an output like any other. (It has a lower limit, of which tutorial 10
@@ -446,7 +466,7 @@ def in_npvae(p):
     parameters = model.parameters(np.zeros(model.layout.size))
     for name, array in p.items():
         parameters[NAMES[name]][...] = array
-    floor = formulas.MIN_LOG_VAR
+    floor = formulas.MIN_LOG_VAR  # npvae's log-variance is floor + log(1 + exp(b - floor)); solve for b
     parameters["decoder.log_var.b"][...] = floor + np.log(np.expm1(np.log(s**2) - floor))
     return parameters
 
@@ -483,10 +503,10 @@ print("npvae's values and gradients are ours, for A and B, with 4 samples of 3 d
 # ## Is B always the quieter one?
 #
 # Lecture notes on this method often write that version B "has less variance". The paper says "typically". We fix one
-# datapoint and the decoder that made the data, and let $q$ walk from the prior (an untrained encoder) over half the
-# way to the exact posterior. At each of these stations we draw single-sample estimates of the bound, by A and by B.
+# datapoint and the decoder that made the data, and take three $q$: the prior (an untrained encoder), the exact
+# posterior, and one half-way between. For each we draw single-sample estimates of the bound, by A and by B.
 #
-# **Before you run it:** at which station does A vary most? At which least?
+# **Before you run it:** for which $q$ does A vary most? For which least?
 
 # %%
 posterior_mean, posterior_covariance = exact.posterior(X[:1])
@@ -537,8 +557,10 @@ _ = axes[2].legend(loc="lower left", fontsize=8)
 # ## And the gradient?
 #
 # Training needs the gradient. At the exact posterior it can be written down. Take one latent with mean $\mu$ and
-# variance $\sigma^2$. By Bayes' rule, $\log p(x|z)$ is $\log p(z|x) - \log p(z)$ plus a constant, so its slope at
-# $z = \mu + \sigma \epsilon$ is $z - \epsilon / \sigma$. Going back to the parameters as above, one sample gives
+# variance $\sigma^2$. By Bayes' rule, $\log p(x|z)$ is $\log p(z|x) - \log p(z)$ plus a constant. At
+# $z = \mu + \sigma \epsilon$ the slope of the first is $-(z - \mu) / \sigma^2 = -\epsilon / \sigma$, that of
+# $-\log p(z)$ is $z$, so that of $\log p(x|z)$ is $z - \epsilon / \sigma$. Going back to the parameters as above, one
+# sample gives
 #
 # - by $\mu$: version A $-\epsilon / \sigma$, version B $-(1 - \sigma^2) \, \epsilon / \sigma$;
 # - by $\text{log\_var}$: version A $\frac 1 2 (1 - \epsilon^2)$, version B
@@ -551,8 +573,8 @@ _ = axes[2].legend(loc="lower left", fontsize=8)
 # | $\mu$ | $1 / \sigma^2$ | $(1 - \sigma^2)^2 / \sigma^2$ |
 # | $\text{log\_var}$ | $1 / 2$ | $(1 - \sigma^2)^2 / 2 + \sigma^2 \mu^2 / 4$ |
 #
-# In our model $\sigma^2 < 1$, so for $\mu$ the variance of B is always the smaller one. For $\text{log\_var}$ there is
-# a term with $\mu^2$.
+# In our model the posterior is narrower than the prior, $\sigma^2 < 1$, so for $\mu$ the variance of B is always the
+# smaller one. For $\text{log\_var}$ there is a term with $\mu^2$.
 #
 # **Before you run it:** we compare an ordinary datapoint and one that lies far from the mean of the data. For which of
 # the two will A have less variance?
@@ -673,14 +695,17 @@ ax.set_xlabel("estimate of the bound of all data (thousands of nats)")
 _ = ax.legend()
 
 # %% [markdown]
-# *See:* three histograms with their mean at the same line, narrower by $\sqrt{10}$ each time. (That of $M = 1$ has a
-# long tail, which leaves the figure on the left.) That is what the factor $N / M$ is for.
+# *See:* the estimates gather about the line, their spread smaller by $\sqrt{10}$ each time. For $M = 1$ most of them
+# lie to the right of it, and a few datapoints with a very low bound, beyond the left edge, carry the mean back.
+#
+# The printed means agree with the exact bound for each $M$. That is what the factor $N / M$ is for.
 #
 # ### Exercise: the scale of a minibatch
 #
 # When something else is added to the bound of all data (a log-prior of the weights, in tutorial 08), the factor
 # decides how much it counts. Write the minibatch estimator of $\mathcal L(X) + \log p(\theta)$, from the estimates
-# $\tilde{\mathcal L}$ of the datapoints in the minibatch.
+# $\tilde{\mathcal L}$ of the datapoints in the minibatch. (Tutorial 00 had the mean per datapoint, and divided
+# $\log p(\theta)$ by $N$. This is $N$ times that.)
 #
 # <details><summary>Hint</summary>
 #
@@ -710,6 +735,9 @@ check_minibatch_scale = Exercise(
         "M/N instead of N/M: the sum shrinks where it must grow": (
             lambda bounds, log_prior, N: len(bounds) / N * np.sum(bounds) + log_prior
         ),
+        "the prior is divided by N: that belongs to a mean per datapoint, this is a sum": (
+            lambda bounds, log_prior, N: N / len(bounds) * np.sum(bounds) + log_prior / N
+        ),
         "the prior is scaled too: it would be counted N/M times": (
             lambda bounds, log_prior, N: N / len(bounds) * (np.sum(bounds) + log_prior)
         ),
@@ -730,7 +758,8 @@ print(check_minibatch_scale(minibatch_scale))
 # $(1, 100)$: the variance of the gradient, summed over the parameters of the encoder and of the decoder. Once at small
 # random parameters, once at the decoder that made the data with its exact posterior.
 #
-# Half the squared distance of two independent gradients has the variance as its expectation, so we need no mean.
+# For two independent gradients, $\mathbb E|g_1 - g_2|^2$ is twice the variance. So we draw pairs, and take half of the
+# squared distance.
 #
 # **Before you run it:** in which of the four cases (encoder or decoder, start or trained) does the choice matter
 # least?
@@ -764,16 +793,15 @@ for i, where in enumerate(("start", "trained")):
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained", sharey=True)
 for k, (ax, where) in enumerate(zip(axes, ("start", "trained"))):
     for i, (group, colour) in enumerate((("encoder", "tab:blue"), ("decoder", "tab:orange"))):
-        places = np.arange(4) + 0.4 * i - 0.2
-        ax.bar(places, values[k, :, i], 0.38, yerr=2 * errors[k, :, i], color=colour, label=group)
+        ax.errorbar(range(4), values[k, :, i], 2 * errors[k, :, i], fmt="o-", color=colour, capsize=3, label=group)
     ax.set(yscale="log", title=where, xlabel="datapoints M x samples L")
     ax.set_xticks(range(4), [f"{M} x {L}" for M, L in CHOICES])
 axes[0].set_ylabel("variance of the gradient")
 _ = axes[0].legend()
 
 # %% [markdown]
-# *See:* at the start all bars grow from left to right, by nearly two orders of magnitude; on the right only those of
-# the decoder do.
+# *See:* at the start (left) both lines rise, by one to two orders of magnitude; on the right only that of the decoder
+# does. Bars are two standard errors.
 
 # %%
 ratio = values[:, -1] / values[:, 0]
@@ -799,8 +827,9 @@ assert min(ratio[0, 0], ratio[0, 1], ratio[1, 1]) > 10
 #
 # ## The library's measurement
 #
-# `npvae.evaluation.gradient_variance` measures this for a whole model. We let it do so for the initial parameters of a
-# `VAE`, and compare with gradients that we keep and whose variance we take in the plain way.
+# `npvae.evaluation.gradient_variance` measures this for a whole model: the variance over minibatches and noise, and the
+# part that is due to the noise alone. We let it do so for the initial parameters of a `VAE`, and compare with
+# estimates that we keep and whose variance we take in the plain way: from one of each pair, and within the pairs.
 
 # %%
 vae = npvae.VAE(J, hidden_layer_sizes=(), likelihood="gaussian", init_std=0.1, backend="reference", dtype="float64")
@@ -809,6 +838,7 @@ measured = {(m.estimator, m.group): m for m in evaluation.gradient_variance(vae,
 architecture, data, vector, backend = vae.starting_point(X)
 inner = Model(architecture, backend, "float64")
 parameters, rows = inner.parameters(vector), inner.gather(data, np.arange(N), Buffers(backend, "float64"))
+far_off = []  # differences in standard errors
 for name in settings["estimators"]:
     estimator, kept = SGVB(inner, 2, name == "sgvb-b"), {"value": [], "encoder": [], "decoder": []}
     for k in range(2 * 1500):
@@ -822,15 +852,15 @@ for name in settings["estimators"]:
     for group, estimates in kept.items():
         m, pairs = measured[name, group], np.reshape(estimates, (1500, 2, -1))
         plain, of_noise = pairs[:, 0].var(axis=0).sum(), pairs.var(axis=1, ddof=1).mean(axis=0).sum()
-        print(f"{name}, {group}: measured {m.variance:.3g} +- {m.variance_error:.1g}, plain {plain:.3g}; ", end="")
-        print(f"due to sampling z: {m.noise_variance:.3g} +- {m.noise_variance_error:.1g}, plain {of_noise:.3g}")
-        assert abs(m.variance - plain) < 6 * m.variance_error
-        assert abs(m.noise_variance - of_noise) < 6 * m.noise_variance_error
+        far_off += [abs(m.variance - plain) / m.variance_error]
+        far_off += [abs(m.noise_variance - of_noise) / m.noise_variance_error]
+print(f"{len(far_off)} variances: the largest difference is {max(far_off):.1f} standard errors of npvae's")
+assert len(far_off) == 12 and max(far_off) < 6
 
 # %%
 print(
-    f"Answer: 100 datapoints have {ratio[0, 1]:.0f} +- {ratio_error[0, 1]:.0f} times less variance than one with "
-    f"100 samples (decoder, start); no less for a perfect encoder: {ratio[1, 0]:.1f} +- {ratio_error[1, 0]:.1f}"
+    f"Answer: one datapoint with 100 samples has {ratio[0, 1]:.0f} +- {ratio_error[0, 1]:.0f} times the variance of "
+    f"100 with one (decoder, start); {ratio[1, 0]:.1f} +- {ratio_error[1, 0]:.1f} times for a perfect encoder"
 )
 
 # %% [markdown]
