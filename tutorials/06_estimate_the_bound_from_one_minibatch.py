@@ -400,9 +400,9 @@ print(check_pull_of_prior(pull_of_prior))
 # ### From the samples back to the parameters
 #
 # Let $F$ be the mean of $\tilde{\mathcal L}$ over the $M$ datapoints, so each of the $L \cdot M$ samples has the
-# weight $1 / LM$. We write $\partial W$ for $\partial F / \partial W$, and leave the weight out. In the code, what comes
-# from one sample has the weight $1 / LM$; what comes from a datapoint, or is the same for its $L$ samples, $1 / M$.
-# Going backwards:
+# weight $1 / LM$. We write $\partial W$ for $\partial F / \partial W$, and leave the weight out. (In the code, what
+# comes from one sample has the weight $1 / LM$; what comes from a datapoint, or is the same for its $L$ samples,
+# $1 / M$.) Going backwards:
 #
 # - $\log p(x|z)$ has the derivative $r = (x - zW - b) / s^2$ by the mean $zW + b$. So $\partial W = \sum z^\top r$,
 #   $\partial b = \sum r$, and $\partial z = r W^\top$.
