@@ -564,6 +564,9 @@ check_beta_from_gammas = Exercise(
         "it is z1 / z2, which is not confined to (0, 1)": (
             lambda u, a, b: special.gammaincinv(a, u[:, 0]) / special.gammaincinv(b, u[:, 1])
         ),
+        "an exponential variable is stretched by the shape: that is not a Gamma variable of this shape": (
+            lambda u, a, b: 1 / (1 + b * np.log(1 - u[:, 1]) / (a * np.log(1 - u[:, 0])))
+        ),
         "both Gamma variables have the same noise: they must be independent": (
             lambda u, a, b: beta_from_gammas_solution(u[:, [0, 0]], a, b)
         ),

@@ -208,14 +208,18 @@ def _log_weights(x, mu, log_var, eps, s, prior=stats.norm.logpdf):
     return prior(z) + stats.norm.logpdf(x, z**2, s) - stats.norm.logpdf(z, mu, sigma)
 
 
+def _log_joint(x, z, s):
+    return log_normal(z, 0, 1) + log_normal(x, z**2, s)
+
+
 def _variance_for_sigma(x, mu, log_var, eps, s):
     z = mu + np.exp(log_var / 2) * eps
-    return np.mean(log_normal(z, 0, 1) + log_normal(x, z**2, s**2) - log_normal(z, mu, np.exp(log_var)))
+    return np.mean(_log_joint(x, z, s**2) - log_normal(z, mu, np.exp(log_var)))
 
 
 def _noise_times_variance(x, mu, log_var, eps, s):
     z = mu + np.exp(log_var) * eps
-    return np.mean(log_normal(z, 0, 1) + log_normal(x, z**2, s) - log_normal(z, mu, np.exp(log_var / 2)))
+    return np.mean(_log_joint(x, z, s) - log_normal(z, mu, np.exp(log_var / 2)))
 
 
 _calls = [(1.0, 0.8, -1.5, np.array([0.3, -1.2, 0.9]), 0.5), (2.1, -1.3, 0.4, np.array([-0.4, 0.7, 1.1, -0.1]), 0.8)]
@@ -224,6 +228,9 @@ check_sgvb_a_of_square = Exercise(
     mistakes={
         "log p(z) is missing: log p(x, z) is log p(x|z) + log p(z)": (
             lambda *arguments: np.mean(_log_weights(*arguments, prior=np.zeros_like))
+        ),
+        "log q(z|x) is missing: the bound has the difference of both": (
+            lambda x, mu, v, eps, s: np.mean(_log_joint(x, mu + np.exp(v / 2) * eps, s))
         ),
         "the logarithm of a mean, where the mean of logarithms is asked for: that estimates another, higher bound": (
             lambda *arguments: np.log(np.mean(np.exp(_log_weights(*arguments))))
