@@ -356,54 +356,6 @@ def complex_step(function, p):
 
 
 # %% [markdown]
-# ### Exercise: the pull of the prior
-#
-# Version B adds the gradient of $-D_{KL}$ to what comes from the samples. Write this gradient, for one row or many.
-#
-# <details><summary>Hint</summary>
-#
-# $-D_{KL} = \frac 1 2 \sum_j (1 + \text{log\_var}_j - \mu_j^2 - e^{\text{log\_var}_j})$. Differentiate by $\mu_j$ and
-# by $\text{log\_var}_j$, not by $\sigma_j$.
-#
-# </details>
-
-
-# %%
-def pull_of_prior(mu, log_var):
-    """Gradients of -D_KL(N(mu, exp(log_var)) || N(0, I)) by mu and by log_var: two arrays like mu (M, J)."""
-    ...  # your code, about one line
-
-
-# %% tags=["hide-cell"]
-def pull_of_prior_solution(mu, log_var):
-    return -mu, 0.5 * (1 - np.exp(log_var))
-
-
-_calls = [tuple(rng.normal(0, 0.8, (2, 3, 2))), tuple(rng.normal(0, 0.8, (2, 1, 4)))]
-_steps = [
-    complex_step(lambda q: -kl_from_prior(q["mu"], q["log_var"]).sum(), {"mu": mu, "log_var": log_var})
-    for mu, log_var in _calls
-]
-check_pull_of_prior = Exercise(
-    solution=pull_of_prior_solution,
-    mistakes={
-        "the sign is that of the KL divergence, which is subtracted from the bound": (
-            lambda mu, log_var: (mu, 0.5 * (np.exp(log_var) - 1))
-        ),
-        "1/2 is missing in the gradient by log_var": lambda mu, log_var: (-mu, 1 - np.exp(log_var)),
-        "log_var stands where the variance exp(log_var) should": lambda mu, log_var: (-mu, 0.5 * (1 - log_var)),
-        "the second is the gradient by sigma, 1/sigma - sigma": (
-            lambda mu, log_var: (-mu, np.exp(-log_var / 2) - np.exp(log_var / 2))
-        ),
-    },
-    inputs=_calls,
-    expected=[(step["mu"], step["log_var"]) for step in _steps],
-)
-
-# %%
-print(check_pull_of_prior(pull_of_prior))
-
-# %% [markdown]
 # ### From the samples back to the parameters
 #
 # Let $F$ be the mean of $\tilde{\mathcal L}$ over the $M$ datapoints, so each of the $L \cdot M$ samples has the
@@ -416,7 +368,8 @@ print(check_pull_of_prior(pull_of_prior))
 # - *Version A:* $\log p(z)$ adds $-z$ to $\partial z$. For all $\mu$ and $\sigma$, $(z - \mu) / \sigma = \epsilon$, so
 #   $\log q = -\frac 1 2 \sum_j (\log 2\pi + \text{log\_var}_j + \epsilon_j^2)$ depends on $\text{log\_var}$ only:
 #   $-\log q$ adds $\frac 1 2$ to $\partial \text{log\_var}$.
-# - *Version B:* $-D_{KL}$ adds the pull of the prior to $\partial \mu$ and $\partial \text{log\_var}$.
+# - *Version B:* $-D_{KL}$ adds $-\mu$ to $\partial \mu$, and $\frac 1 2 (1 - \sigma^2)$ to
+#   $\partial \text{log\_var}$ (tutorial 03).
 # - $z = \mu + e^{\text{log\_var} / 2} \epsilon$ hands $\partial z$ to $\mu$, and
 #   $\frac 1 2 \sigma \epsilon \, \partial z$ to $\text{log\_var}$ (tutorial 05).
 
@@ -433,7 +386,7 @@ def gradient(p, x, eps, version):
         dz = dz - z / (L * M)
         dmu, dlog_var = 0.0, 0.5 / M
     else:
-        dmu, dlog_var = (pull / M for pull in pull_of_prior_solution(mu, log_var))
+        dmu, dlog_var = -mu / M, 0.5 * (1 - np.exp(log_var)) / M
     dmu = dmu + dz.sum(axis=0)
     dlog_var = dlog_var + 0.5 * sigma * np.sum(dz * eps, axis=0)
     dW = np.einsum("lmj,lmd->jd", z, r)  # z^T r, summed over samples l and datapoints m
