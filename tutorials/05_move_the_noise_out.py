@@ -26,8 +26,8 @@ from npvae.exercises import Exercise
 #
 # We want to climb $F(\mu) = \mathbb E_q[f(z)]$ by changing the mean $\mu$ of $q = \mathcal N(\mu, \sigma^2)$. Here
 # $f(z) = \cos z$, because then the truth is known: $F(\mu) = e^{-\sigma^2/2} \cos \mu$. We estimate $F$ from $L = 20$
-# samples, at 121 values of $\mu$. Once we draw new samples for each $\mu$. And once we draw twenty numbers
-# $\epsilon \sim \mathcal N(0, 1)$, keep them, and use $z = \mu + \sigma \epsilon$ for every $\mu$.
+# samples, at 121 values of $\mu$. First we draw new samples for each $\mu$. Then we draw twenty numbers
+# $\epsilon \sim \mathcal N(0, 1)$ only once, keep them, and use $z = \mu + \sigma \epsilon$ for every $\mu$.
 #
 # **Before you run it:** both use twenty samples from the right distribution. Which of the two could you differentiate?
 
@@ -48,16 +48,20 @@ ax.set(xlabel="mean of q", ylabel="estimate of E[cos z]", title="Twenty samples 
 ax.legend(loc="lower center", fontsize=8)
 
 step = means[1] - means[0]
-redrawn_jump, kept_jump = (np.abs(np.diff(curve)).max() for curve in (redrawn_curve, kept_curve))
-print(f"largest change from one mean to the next: redrawn {redrawn_jump:.2f}, kept {kept_jump:.2f}")
-assert kept_jump <= step < redrawn_jump  # |d cos(mu + sigma eps) / d mu| <= 1, so a step of mu changes no more
+jumps = {}
+for name, curve in (("redrawn", redrawn_curve), ("kept", kept_curve)):
+    distance, jumps[name] = np.sqrt(np.mean((curve - truth) ** 2)), np.abs(np.diff(curve)).max()
+    print(f"{name}: rms distance from the truth {distance:.2f}, largest step between neighbours {jumps[name]:.2f}")
+assert jumps["kept"] <= step < jumps["redrawn"]  # |d cos(mu + sigma eps) / d mu| <= 1, so a step of mu changes no more
 
 # %% [markdown]
-# *See:* both estimates are about equally far from the truth, but only the blue one is a curve: smooth, with a slope
-# that is nearly the right one everywhere.
+# *See:* both estimates are about equally far from the truth, but only the blue one is a smooth curve, with a slope.
 #
-# The orange points have no slope to speak of: neighbours differ because the luck differs. This is the whole idea of
-# this tutorial. Draw luck first, from a distribution without parameters. Then make the sample from it.
+# The blue curve is off to one side everywhere, because all of its points have the same twenty numbers. Other numbers
+# would move it elsewhere; on average it is at the truth, and so is its slope.
+#
+# Neighbours on the orange line differ because their samples differ, so its slope says nothing about $F$. This is the
+# whole idea of this tutorial: first draw noise, from a distribution without parameters; then make the sample from it.
 #
 # ## A sample as a function
 #
@@ -65,8 +69,10 @@ assert kept_jump <= step < redrawn_jump  # |d cos(mu + sigma eps) / d mu| <= 1, 
 #
 # $$z = g_\phi(\epsilon, x), \qquad \epsilon \sim p(\epsilon)$$
 #
-# where $p(\epsilon)$ has no parameters. (You may find $\epsilon \in p(\epsilon)$ written for
-# $\epsilon \sim p(\epsilon)$; what is meant is "drawn from".) The small encoder below has three parameters.
+# where $p(\epsilon)$ has no parameters. (Lecture notes on this method often write $\epsilon \in p(\epsilon)$. It
+# should be $\epsilon \sim p(\epsilon)$, "drawn from".) The small encoder below has three parameters. We test its
+# samples with the Kolmogorov-Smirnov test, which compares their distribution with the one that they should have. A
+# small $p$, say below one in a thousand, would be a reason to doubt.
 
 
 # %%
@@ -92,13 +98,12 @@ phi, x = (0.7, -0.4, 0.2), 1.5
 eps = rng.standard_normal(20_000)
 z = g(phi, eps, x)
 p_value = stats.kstest(z, stats.norm(*encoder(phi, x)).cdf).pvalue
-print(f"Kolmogorov-Smirnov test of 20000 samples against N(mu(x), sigma(x)^2): p = {p_value:.2f}")
+print(f"20000 samples against N(mu(x), sigma(x)^2): p = {p_value:.2f}")
 assert p_value > 1e-3
 same(distributions.Normal(*encoder(phi, x)).rsample(eps), z)
 
 # %% [markdown]
-# The Kolmogorov-Smirnov test compares the distribution of samples with the one that they should have. A small $p$, say
-# below one in a thousand, would be a reason to doubt. `rsample` of npvae's distributions is our $g$.
+# `rsample` of npvae's distributions is our $g$.
 #
 # ## Nothing is lost: masses are kept
 #
@@ -109,11 +114,12 @@ same(distributions.Normal(*encoder(phi, x)).rsample(eps), z)
 # $$q_\phi(z|x) \, |dz| = p(\epsilon) \, |d\epsilon|$$
 #
 # In several dimensions $dz$ and $d\epsilon$ are small volumes, and their ratio is the determinant of the derivative of
-# $g$. To see something we need a $g$ that bends: $z = \exp(\mu + \sigma \epsilon)$, which makes a log-normal variable.
+# $g$ (its absolute value). To see something we need a $g$ that bends: $z = \exp(\mu + \sigma \epsilon)$, which makes
+# a log-normal variable.
 
 # %%
 mu, sigma = 0.3, 0.6
-log_normal = stats.lognorm(s=sigma, scale=np.exp(mu))  # SciPy's log-normal: the oracle
+bent = stats.lognorm(s=sigma, scale=np.exp(mu))  # SciPy's log-normal: the oracle
 
 
 def bend(eps):
@@ -128,10 +134,10 @@ def slope_of_bend(eps):
 
 # formula: change-of-variables
 edges = special.ndtri(np.arange(11) / 10)  # ten bins of noise, each of mass 1/10; the outer two are infinite
-same(np.diff(log_normal.cdf(bend(edges))), np.full(10, 0.1))  # the bins of z have the same masses
+same(np.diff(bent.cdf(bend(edges))), np.full(10, 0.1))  # the bins of z have the same masses
 eps = np.linspace(-4, 4, 81)
 q = stats.norm.pdf(eps) / slope_of_bend(eps)  # q(z) = p(eps) / |dz / d eps|
-same(q, log_normal.pdf(bend(eps)))
+same(q, bent.pdf(bend(eps)))
 by_z = lambda z: stats.norm.pdf((np.log(z) - mu) / sigma) / (sigma * z)  # the same q, with eps found from z
 same(integrate.quad(by_z, 0, np.inf)[0], 1.0, 1e-9)
 
@@ -143,32 +149,33 @@ fine = np.linspace(-2.6, 2.6, 1041)
 for low, high, colour in zip(edges, edges[1:], colours):
     inside = fine[(fine >= low) & (fine <= high)]
     top.fill_between(inside, stats.norm.pdf(inside), color=colour)
-    bottom.fill_between(bend(inside), log_normal.pdf(bend(inside)), color=colour)
+    bottom.fill_between(bend(inside), bent.pdf(bend(inside)), color=colour)
 for edge in edges[1:-1]:
-    join = ConnectionPatch((edge, 0), (bend(edge), log_normal.pdf(bend(edge))), "data", "data", axesA=top, axesB=bottom)
+    join = ConnectionPatch((edge, 0), (bend(edge), bent.pdf(bend(edge))), "data", "data", axesA=top, axesB=bottom)
     join.set(color="0.5", lw=0.8)
     fig.add_artist(join)
-top.set(ylabel=r"$p(\epsilon)$", title="Ten bins of equal mass, before and after $g$")
-top.set_xlabel(r"noise $\epsilon$", loc="left")
+top.xaxis.tick_top()
+top.xaxis.set_label_position("top")
+top.set(ylabel=r"$p(\epsilon)$", xlabel=r"noise $\epsilon$", title="Ten bins of equal mass, before and after $g$")
 _ = bottom.set(xlabel=r"sample $z = \exp(\mu + \sigma \epsilon)$", ylabel="$q(z)$", xlim=(0, 6.5))
 
 # %% [markdown]
-# *See:* each colour has a tenth of the area above and a tenth below. Where $g$ is steep a bin gets wide and therefore
-# low; where $g$ is flat it gets narrow and high.
+# *See:* each colour has a tenth of the area above and a tenth below. Where $g$ is steep (on the right) a bin gets wide
+# and therefore low; where $g$ is flat it gets narrow and high. (The first and the last bin are infinite; compare the
+# others.)
 #
 # Now put a function $f$ into the integral. The mass at $z$ is the mass at $\epsilon$, so
 #
 # $$\int q_\phi(z|x) f(z) \, dz = \int p(\epsilon) f(g_\phi(\epsilon, x)) \, d\epsilon
 # \approx \frac 1 L \sum_{l=1}^L f(g_\phi(\epsilon^{(l)}, x))$$
 #
-# The first sign is an equality. Only the second one is an estimate.
+# The first step is an equality. Only the second one is an estimate. We take $f(z) = \log(1 + z)$ as an example.
 
 # %%
-f = np.log1p  # any function will do
-
+f = np.log1p
 
 # formula: expectation-over-noise
-over_z = integrate.quad(lambda z: log_normal.pdf(z) * f(z), 0, np.inf, epsabs=1e-12, epsrel=1e-12)[0]
+over_z = integrate.quad(lambda z: bent.pdf(z) * f(z), 0, np.inf, epsabs=1e-12, epsrel=1e-12)[0]
 over_noise = integrate.quad(lambda e: stats.norm.pdf(e) * f(bend(e)), -9, 9, epsabs=1e-12, epsrel=1e-12)[0]
 samples = f(bend(rng.standard_normal(100_000)))
 estimate, error = samples.mean(), samples.std() / np.sqrt(samples.size)
@@ -186,9 +193,10 @@ assert abs(estimate - over_noise) < 4 * error
 # $$\mathbb E_{\mathcal N(z; \mu, \sigma^2)}[f(z)] = \mathbb E_{\mathcal N(\epsilon; 0, 1)}[f(\mu + \sigma \epsilon)]
 # \approx \frac 1 L \sum_{l=1}^L f(\mu + \sigma \epsilon^{(l)})$$
 #
-# with $\partial z / \partial \mu = 1$ and $\partial z / \partial \sigma = \epsilon$. For $f = \cos$ the truth is
-# known: $e^{-\sigma^2/2} \cos \mu$, and its derivatives. **Before you run it:** how many digits of the derivative by
-# $\sigma$ will 100000 samples give?
+# with $\partial z / \partial \mu = 1$ and $\partial z / \partial \sigma = \epsilon$. For $f = \cos$ we know the truth,
+# $e^{-\sigma^2/2} \cos \mu$, and its derivatives.
+#
+# **Before you run it:** how many digits of the derivative by $\sigma$ will 100000 samples give?
 
 # %%
 mu, sigma = 0.9, 0.8
@@ -207,9 +215,8 @@ for what, each in estimates.items():
     mean, error = each.mean(), each.std() / np.sqrt(each.size)
     print(f"E[cos z], {what:8}: {mean:.3f} +- {error:.3f}; exact {exact[what]:.3f}")
     assert abs(mean - exact[what]) < 4 * error
-nodes, weights = np.polynomial.hermite_e.hermegauss(60)  # a sum that is exact for a Gaussian times a polynomial
-by_nodes = weights @ np.cos(mu + sigma * nodes) / np.sqrt(2 * np.pi)
-same(by_nodes, exact["value"])
+under = lambda e: stats.norm.pdf(e) * np.cos(mu + sigma * e)
+same(integrate.quad(under, -9, 9, epsabs=1e-13)[0], exact["value"], 1e-10)
 from_library = distributions.Normal(mu, sigma).pullback(eps, dz=-np.sin(z))
 same(from_library["loc"], estimates["by mu"])
 same(from_library["scale"], estimates["by sigma"])
@@ -221,46 +228,41 @@ same(from_library["scale"], estimates["by sigma"])
 #
 # ## For which distributions can we do this?
 #
-# The paper names three approaches. We write each, for several families, and compare with npvae's.
+# The paper names three approaches. We write each, for several families, and compare with npvae's. The rest of the
+# course needs only the Gaussian. At a first reading you may go on at "What is it worth?".
 #
 # ### First approach: invert the distribution function
 #
 # $F(z)$, the probability of a value up to $z$, climbs from 0 to 1. If $\epsilon$ is uniform on $(0, 1)$, then the $z$
-# with $F(z) = \epsilon$ has the distribution $F$:
+# with $F(z) = \epsilon$ has the distribution function $F$:
 #
 # $$\epsilon \sim U(0, 1), \qquad z = F^{-1}(\epsilon)$$
 #
-# (The paper writes $U(0, I)$, which is meant as: each component is uniform on (0, 1), and they are independent.) For
-# the exponential distribution, $F(z) = 1 - e^{-\lambda z}$. Solve $1 - e^{-\lambda z} = \epsilon$ for $z$, and
-# differentiate the solution by $\lambda$.
+# (The paper writes $U(0, I)$. It means: each component is uniform on $(0, 1)$, and the components are independent.)
+# For the exponential distribution, $F(z) = 1 - e^{-\lambda z}$. Solve $1 - e^{-\lambda z} = \epsilon$ for $z$.
 
 # %%
-rate = 1.7
 u = (np.arange(20_000) + rng.random(20_000)) / 20_000  # uniform noise, evenly spread
 
 
 # formula: inverse-cdf
-def exponential(u, rate):
-    """The z with 1 - exp(-rate z) = u."""
-    return -np.log1p(-u) / rate
+def exponential(eps, rate):
+    """The z with 1 - exp(-rate z) = eps."""
+    return -np.log1p(-eps) / rate
 
 
-z = exponential(u, rate)
-same(1 - np.exp(-rate * z), u)  # F(z) = eps
-same(integrate.quad(lambda z: rate * np.exp(-rate * z), 0, np.inf)[0], 1.0)  # the density has mass 1
-by_rate = -z / rate  # dz / d rate
-q = distributions.Exponential(rate)
-same(q.rsample(u), z)
-same(q.log_prob(z), np.log(rate) - rate * z)
-same(q.pullback(u, dz=np.cos(z))["rate"], np.cos(z) * by_rate)
-print(f"exponential: mean of the samples {z.mean():.3f}, exact {1 / rate:.3f}")
-assert abs(z.mean() - 1 / rate) < 4 * z.std() / np.sqrt(z.size)
+z = exponential(u, rate=1.7)
+same(1 - np.exp(-1.7 * z), u)  # F(z) = eps
+same(integrate.quad(lambda z: 1.7 * np.exp(-1.7 * z), 0, np.inf)[0], 1.0)  # the density has mass 1
+print(f"exponential: mean of the samples {z.mean():.3f}, exact {1 / 1.7:.3f}")
+assert abs(z.mean() - 1 / 1.7) < 4 * z.std() / np.sqrt(z.size)
 
 # %% [markdown]
 # ### Exercise: the Gumbel distribution
 #
-# Its distribution function is $F(z) = \exp(-\exp(-(z - \text{loc}) / \text{scale}))$. Invert it. It will be the fourth
-# family of a table below.
+# Its distribution function is $F(z) = \exp(-\exp(-(z - \text{loc}) / \text{scale}))$. Invert it. (The folded
+# cell after yours has a solution and the checker. Run it even if you do not open it: the table below uses its
+# solution.)
 #
 # <details><summary>Hint</summary>
 #
@@ -302,11 +304,10 @@ print(check_gumbel_icdf(gumbel_icdf))
 # %% [markdown]
 # ### A table of inverses, and derivatives without differentiating
 #
-# Nine families have an inverse in closed form that is worth a line. We could differentiate each by hand, as above. But
-# a check should not repeat the algebra of what it checks. So we use a small miracle: for a function made of powers,
-# logarithms, exponentials and the like, $g(a + ih) = g(a) + i h \, g'(a) + \dots$ with $i^2 = -1$, so the imaginary
-# part of $g(a + 10^{-30} i)$, divided by $10^{-30}$, is the derivative to all digits. Nothing is subtracted, so
-# nothing cancels.
+# Nine families have an inverse in one line. We could differentiate each by hand. But a check should not repeat the
+# algebra of what it checks. So we use the *complex step* of tutorial 04: for a function made of powers, logarithms,
+# exponentials and the like, $g(a + ih) = g(a) + i h \, g'(a) + \dots$ with $i^2 = -1$. The imaginary part of
+# $g(a + 10^{-30} i)$, divided by $10^{-30}$, is the derivative to all digits, because nothing is subtracted.
 
 
 # %%
@@ -315,8 +316,8 @@ def derivative(function, arguments, name):
     return np.imag(function(**{**arguments, name: arguments[name] + 1e-30j})) / 1e-30
 
 
-INVERSE_CDF = {
-    "Exponential": lambda eps, rate: -np.log(1 - eps) / rate,
+INVERSE_CDF = {  # by their names in npvae
+    "Exponential": exponential,
     "Cauchy": lambda eps, loc, scale: loc + scale * np.tan(np.pi * (eps - 0.5)),
     "Logistic": lambda eps, loc, scale: loc + scale * np.log(eps / (1 - eps)),
     "Gumbel": lambda eps, loc, scale: gumbel_icdf_solution(eps, loc, scale),
@@ -326,7 +327,7 @@ INVERSE_CDF = {
     "Reciprocal": lambda eps, low, high: low * (high / low) ** eps,
     "Gompertz": lambda eps, concentration, rate: np.log(1 - np.log(1 - eps) / concentration) / rate,
 }
-FROZEN = {  # the same distributions in SciPy, whose names and parameters differ
+IN_SCIPY = {  # parameters, and the same distribution in SciPy
     "Exponential": ({"rate": 1.7}, stats.expon(scale=1 / 1.7)),
     "Cauchy": ({"loc": -0.6, "scale": 0.7}, stats.cauchy(-0.6, 0.7)),
     "Logistic": ({"loc": 0.3, "scale": 1.4}, stats.logistic(0.3, 1.4)),
@@ -339,50 +340,45 @@ FROZEN = {  # the same distributions in SciPy, whose names and parameters differ
 }
 
 
-def log_uniform(eps):
-    """log U(eps; 0, 1): the density of uniform noise is 1."""
-    return np.zeros_like(eps)
+def check(family, g, parameters, oracle, eps, log_noise=np.zeros_like):
+    """Compare a family of npvae with g and with SciPy; return the p-value of the samples that npvae draws.
 
-
-def mass_of(q, oracle):
-    """The integral of the density of q, with z = F^-1(p) as the variable: dz = dp / F'(z)."""
-    ratio = lambda p: np.exp(q.log_prob(oracle.ppf(p)) - oracle.logpdf(oracle.ppf(p)))
-    return integrate.quad(ratio, 0, 1)[0]
-
-
-def check_one_number(name, g, log_noise, eps):
-    """Check a family whose samples need one number of noise each; return the p-value of npvae's own samples."""
-    arguments, oracle = FROZEN[name]
-    q = getattr(distributions, name)(**arguments)
-    z, dz = g(eps, **arguments), np.cos(eps)  # dz: any derivatives to bring back
-    same(q.rsample(eps), z)
+    The noise is eps, (n,) or (n, K) if a sample needs K numbers; log_noise is its log-density, 0 if it is uniform.
+    """
+    q, z = family(**parameters), np.real(g(eps, **parameters))
+    same(q.rsample(eps), z, 1e-11)
     same(q.log_prob(z), oracle.logpdf(z), 1e-10)
-    slope = derivative(g, {"eps": eps, **arguments}, "eps")
-    same(q.log_prob(z) + np.log(np.abs(slope)), log_noise(eps), 1e-10)  # q(z) |dz| = p(eps) |d eps|
     same(q.log_prob_noise(eps), log_noise(eps))
-    by_hand = {parameter: derivative(g, {"eps": eps, **arguments}, parameter) for parameter in arguments}
-    found, gradients = q.pullback(eps, dz), q.gradients(eps)
-    assert found.keys() == by_hand.keys()
-    same(gradients["eps"], slope, 1e-10)
-    for parameter, gradient in by_hand.items():
-        same(found[parameter], dz * gradient, 1e-10)
-        same(gradients[parameter], gradient, 1e-10)
+    density_ratio = lambda p: np.exp(q.log_prob(oracle.ppf(p)) - oracle.logpdf(oracle.ppf(p)))
+    same(integrate.quad(density_ratio, 0, 1)[0], 1.0, 1e-9)  # the mass of q: dz = dp / F'(z) for z = F^-1(p)
+    names = list(parameters) + ["eps"] * (eps.ndim == 1)
+    by_step = {name: derivative(g, {"eps": eps, **parameters}, name) for name in names}
+    gradients, dz = q.gradients(eps), np.cos(9 * z)  # dz: any derivatives f'(z) to bring back
+    assert gradients.keys() == by_step.keys()
+    for name in names:
+        same(gradients[name], by_step[name], 1e-10)
+    for name, found in q.pullback(eps, dz).items():
+        same(found, dz * by_step[name], 1e-10)
+    if eps.ndim == 1:  # q(z) |dz| = p(eps) |d eps|
+        same(q.log_prob(z) + np.log(np.abs(by_step["eps"])), log_noise(eps), 1e-10)
     if hasattr(q, "entropy"):
         same(q.entropy(), oracle.entropy(), 1e-8)
     if hasattr(q, "icdf"):
         same(q.icdf([0.02, 0.3, 0.5, 0.96]), oracle.ppf([0.02, 0.3, 0.5, 0.96]), 1e-9)
-    same(mass_of(q, oracle), 1.0, 1e-9)
     return stats.kstest(q.rsample(q.draw(rng, 20_000)), oracle.cdf).pvalue
 
 
-u = np.linspace(0.02, 0.98, 49)
-p_values = {name: check_one_number(name, g, log_uniform, u) for name, g in INVERSE_CDF.items()}
-print("p-values of the samples:", ", ".join(f"{name} {p:.2f}" for name, p in p_values.items()))
+u, p_values = np.linspace(0.02, 0.98, 49), {}
+for name, inverse in INVERSE_CDF.items():
+    p_values[name] = check(getattr(distributions, name), inverse, *IN_SCIPY[name], u)
+print(
+    f"{len(INVERSE_CDF)} inverses agree with npvae; the smallest p of npvae's samples is {min(p_values.values()):.2f}"
+)
 assert min(p_values.values()) > 1e-3
 
 # %% [markdown]
-# All nine agree with npvae's samples, densities and gradients. (The paper's list has a tenth, the Erlang distribution.
-# Its distribution function has no inverse in closed form. It belongs to the third approach.)
+# (The paper's list has a tenth, the Erlang distribution. Its distribution function has no inverse in closed form. It
+# belongs to the third approach.)
 #
 # ### Second approach: location and scale
 #
@@ -392,59 +388,52 @@ assert min(p_values.values()) > 1e-3
 #
 # The derivatives are the simplest possible: 1 for the location, $\epsilon$ for the scale.
 
+
 # %%
-STANDARD = {  # log-densities of the noise
-    "Normal": lambda eps: -0.5 * np.log(2 * np.pi) - eps**2 / 2,
-    "Laplace": lambda eps: -np.log(2) - np.abs(eps),
-    "Triangular": lambda eps: np.log(1 - np.abs(eps)),
-}
-FROZEN |= {
-    "Normal": ({"loc": 1.5, "scale": 0.6}, stats.norm(1.5, 0.6)),
-    "Laplace": ({"loc": 0.2, "scale": 1.4}, stats.laplace(0.2, 1.4)),
-    "Triangular": ({"loc": 0.9, "scale": 2.5}, stats.triang(0.5, 0.9 - 2.5, 5.0)),
-    "Uniform": ({"low": -0.9, "high": 2.5}, stats.uniform(-0.9, 3.4)),
-}
-
-
 # formula: location-scale
 def move_and_stretch(eps, loc, scale):
     """z = loc + scale eps."""
     return loc + scale * eps
 
 
+LOCATION_SCALE = {  # name in npvae: (location, scale, the same in SciPy, log-density of the noise)
+    "Normal": (1.5, 0.6, stats.norm(1.5, 0.6), lambda eps: -0.5 * np.log(2 * np.pi) - eps**2 / 2),
+    "Laplace": (0.2, 1.4, stats.laplace(0.2, 1.4), lambda eps: -np.log(2) - np.abs(eps)),
+    "Triangular": (0.9, 2.5, stats.triang(0.5, 0.9 - 2.5, 5.0), lambda eps: np.log(1 - np.abs(eps))),
+}
 eps = np.linspace(-0.97, 0.98, 50)
-for name, log_noise in STANDARD.items():
-    p_values[name] = check_one_number(name, move_and_stretch, log_noise, eps)
-p_values["Uniform"] = check_one_number("Uniform", lambda eps, low, high: low + (high - low) * eps, log_uniform, u)
-print("p-values:", ", ".join(f"{name} {p_values[name]:.2f}" for name in [*STANDARD, "Uniform"]))
+for name, (loc, scale, oracle, log_noise) in LOCATION_SCALE.items():
+    family, parameters = getattr(distributions, name), {"loc": loc, "scale": scale}
+    p_values[name] = check(family, move_and_stretch, parameters, oracle, eps, log_noise)
+between, ends = lambda eps, low, high: low + (high - low) * eps, {"low": -0.9, "high": 2.5}
+p_values["Uniform"] = check(distributions.Uniform, between, ends, stats.uniform(-0.9, 3.4), u)
+print("p-values:", ", ".join(f"{name} {p_values[name]:.2f}" for name in [*LOCATION_SCALE, "Uniform"]))
 assert min(p_values.values()) > 1e-3
 
 # %% [markdown]
 # For vectors the scale is a matrix. $z = \text{loc} + L \epsilon$ with independent standard normal $\epsilon$ has the
 # covariance $L L^\top$, and $L$ may be taken lower triangular (the Cholesky factor). The chain rule for
-# $z_j = \text{loc}_j + \sum_k L_{jk} \epsilon_k$ gives $\partial z_j / \partial L_{jk} = \epsilon_k$.
+# $z_j = \text{loc}_j + \sum_k L_{jk} \epsilon_k$ gives $\partial z_j / \partial L_{jk} = \epsilon_k$. Noise that has
+# Student's t distribution instead makes a vector with heavier tails.
 
 # %%
 loc, factor = np.array([0.5, -1.0, 0.3]), np.array([[1.2, 0, 0], [0.7, 0.8, 0], [-0.4, 0.5, 1.5]])
 eps, dz = rng.standard_normal((2, 7, 3))
-q, oracle = distributions.MultivariateNormal(loc, factor), stats.multivariate_normal(loc, factor @ factor.T)
-z = loc + eps @ factor.T
-same(q.rsample(eps), z)
-same(q.log_prob(z), oracle.logpdf(z), 1e-10)
-same(q.log_prob(z) + np.log(np.diag(factor)).sum(), stats.norm.logpdf(eps).sum(axis=1), 1e-10)  # det L dz = d eps
-same(q.entropy(), oracle.entropy(), 1e-10)
-axis = np.arange(-16, 16.1, 0.5)
-grid = np.stack(np.meshgrid(axis, axis, axis), axis=-1)  # smooth densities: sums over a grid are nearly exact
-same(np.exp(q.log_prob(grid)).sum() * 0.5**3, 1.0, 1e-9)
-same(q.pullback(eps, dz)["loc"], dz)
-same(q.pullback(eps, dz)["scale_tril"], [np.tril(np.outer(d, e)) for d, e in zip(dz, eps)])
-heavy = distributions.MultivariateStudentT(loc, factor, df=6.0)
-oracle = stats.multivariate_t(loc, factor @ factor.T, df=6)
-same(heavy.rsample(eps), z)
-same(heavy.log_prob(z), oracle.logpdf(z), 1e-10)
-same(heavy.entropy(), oracle.entropy(), 1e-8)
-for family, one_axis in ((q, stats.norm), (heavy, stats.t(6))):
-    drawn = family.rsample(family.draw(rng, 20_000))[:, 1]
+z, axis = loc + eps @ factor.T, np.arange(-16, 16.1, 0.5)
+grid = np.stack(np.meshgrid(axis, axis, axis), axis=-1)  # for a smooth density, the sum over a grid is nearly exact
+normal, student = distributions.MultivariateNormal(loc, factor), distributions.MultivariateStudentT(loc, factor, df=6.0)
+same(np.exp(normal.log_prob(grid)).sum() * 0.5**3, 1.0, 1e-9)
+same(normal.pullback(eps, dz)["loc"], dz)
+same(normal.pullback(eps, dz)["scale_tril"], [np.tril(np.outer(d, e)) for d, e in zip(dz, eps)])
+for q, oracle, one_axis in (
+    (normal, stats.multivariate_normal(loc, factor @ factor.T), stats.norm),
+    (student, stats.multivariate_t(loc, factor @ factor.T, df=6), stats.t(6)),
+):
+    same(q.rsample(eps), z)
+    same(q.log_prob(z), oracle.logpdf(z), 1e-10)
+    same(q.log_prob(z) + np.log(np.diag(factor)).sum(), q.log_prob_noise(eps), 1e-10)  # q(z) det L = p(eps)
+    same(q.entropy(), oracle.entropy(), 1e-8)
+    drawn = q.rsample(q.draw(rng, 20_000))[:, 1]
     assert stats.kstest((drawn - loc[1]) / np.hypot(0.7, 0.8), one_axis.cdf).pvalue > 1e-3
 
 # %% [markdown]
@@ -457,30 +446,26 @@ for family, one_axis in ((q, stats.norm), (heavy, stats.t(6))):
 # A log-normal variable is the exponential of a normal one. A sum of $n$ independent exponential variables with the
 # same rate has a Gamma distribution of shape $n$, called Erlang.
 
+
 # %%
-FROZEN["LogNormal"] = {"loc": 0.3, "scale": 0.6}, stats.lognorm(s=0.6, scale=np.exp(0.3))
-eps = np.linspace(-2.5, 2.5, 51)
-p_values["LogNormal"] = check_one_number(
-    "LogNormal", lambda eps, loc, scale: np.exp(loc + scale * eps), STANDARD["Normal"], eps
-)
-
-
 # formula: composition
-def sum_of_exponentials(u, rate):
-    """z = h(z_1, z_2, ...) = z_1 + z_2 + ... with z_k = F^-1(u_k): a sample for each row of uniform noise u."""
-    return exponential(u, rate).sum(axis=1)
+def sum_of_exponentials(eps, rate):
+    """z = h(z_1, z_2, ...) = z_1 + z_2 + ... with z_k = F^-1(eps_k): a sample for each row of uniform noise eps."""
+    return exponential(eps, rate).sum(axis=1)
 
 
-u3 = rng.random((20_000, 3))
-z, erlang = sum_of_exponentials(u3, 1.9), distributions.Erlang(3, 1.9)
-same(erlang.rsample(u3), z)
-same(erlang.pullback(u3, np.cos(z))["rate"], np.cos(z) * -z / 1.9)
-same(erlang.log_prob(z), stats.gamma(3, scale=1 / 1.9).logpdf(z), 1e-10)
-p_values["Erlang"] = stats.kstest(z, stats.gamma(3, scale=1 / 1.9).cdf).pvalue
-mass = integrate.quad(lambda z: np.exp(erlang.log_prob(z)), 0, np.inf)[0]
-print(f"shape 3: p = {p_values['Erlang']:.2f}; the density has mass {mass:.6f}")
-same(mass, 1.0, 1e-8)
-assert p_values["Erlang"] > 1e-3
+def exp_of_normal(eps, loc, scale):
+    """z = h(z_1) = exp(z_1) with z_1 = loc + scale eps."""
+    return np.exp(move_and_stretch(eps, loc, scale))
+
+
+args = {"loc": 0.3, "scale": 0.6}, bent, np.linspace(-2.5, 2.5, 51), LOCATION_SCALE["Normal"][-1]
+p_values["LogNormal"] = check(distributions.LogNormal, exp_of_normal, *args)
+u3 = np.stack([u, u[::-1] ** 0.5, u**2], axis=1)  # three columns of uniform noise
+args = {"rate": 1.9}, stats.gamma(3, scale=1 / 1.9), u3
+p_values["Erlang"] = check(lambda rate: distributions.Erlang(3, rate), sum_of_exponentials, *args)
+print("p-values:", ", ".join(f"{name} {p_values[name]:.2f}" for name in ("LogNormal", "Erlang")))
+assert min(p_values.values()) > 1e-3
 
 # %% [markdown]
 # ## A Gamma variable whose shape is not a whole number
@@ -504,47 +489,40 @@ assert all(test.pvalue < 1e-6 for test in tests.values()) and right.pvalue > 1e-
 # %% [markdown]
 # Wrong, and visibly so. The rule holds for whole numbers only. Worse: a whole number has no derivative, so even where
 # the sum is right, nothing can be learnt about the shape through it. The same holds for chi-squared variables, which
-# are Gamma variables of shape $\text{df}/2$, and whatever is built from those.
+# are twice a Gamma variable of shape $\text{df}/2$ (df: degrees of freedom), and for whatever is built from those.
 #
 # ### The way out: differentiate the inverse without having it
 #
-# Numerically, $z = F^{-1}(u; a)$ can be found for any shape $a$. Its derivative comes from the equation that it
-# solves. $F(z(a); a) = u$ holds for every $a$, so the total derivative of the left side is zero:
-# $q(z) \, dz/da + \partial F / \partial a = 0$. This is the implicit function theorem, and
+# Numerically, the $z$ with $F(z; a) = \epsilon$ can be found for any shape $a$; SciPy does it. The paper says the same
+# of its last resort: a good approximation of the inverse. Its derivatives come from the equation that it solves. If
+# $a$ and $\epsilon$ change a little, $z$ must change so that both sides stay equal:
+# $q(z; a) \, dz + \frac{\partial F}{\partial a} da = d\epsilon$. This is the implicit function theorem, and
 #
-# $$\frac{dz}{da} = - \frac{\partial F(z; a) / \partial a}{q(z; a)}, \qquad
+# $$dz = \frac{d\epsilon - \frac{\partial F}{\partial a} \, da}{q(z; a)}, \qquad
 # \frac{\partial F(z; a)}{\partial a} = \int_0^z q(t; a) \, (\log t - \psi(a)) \, dt$$
 #
-# with $\psi$ the derivative of $\log \Gamma$. (The score function of the last tutorial is under this integral.)
+# The second formula is the derivative of $F = \int_0^z q \, dt$ under the integral: since
+# $q(t; a) = t^{a-1} e^{-t} / \Gamma(a)$, it is $\partial q / \partial a = q \, (\log t - \psi(a))$, where $\psi$ is the
+# derivative of $\log \Gamma$. (The bracket is the score function, as in tutorial 04.) In the code, $d\epsilon$ and $da$
+# are the imaginary parts of a complex step. So this $g$ hands derivatives on like any other function.
+
 
 # %%
-a, rate = 2.5, 1.9
+def gamma(eps, a):
+    """The z of shape a and rate 1 with F(z; a) = eps, for eps (n,); imaginary parts are small steps of eps and a."""
+    shape, z = np.real(a), special.gammaincinv(np.real(a), np.real(eps))
+    q = lambda t: np.exp((shape - 1) * np.log(t) - t - special.gammaln(shape))
+    score = lambda t: np.log(t) - special.digamma(shape)
+    dF = [integrate.quad(lambda t: q(t) * score(t), 0, end, epsabs=1e-13, epsrel=1e-13)[0] for end in z]
+    return z + 1j * (np.imag(eps) - np.array(dF) * np.imag(a)) / q(z)
 
 
-def gamma_quantile(a, u):
-    """z of shape a and rate 1 with F(z; a) = u, and dz / da by the implicit function theorem; u is (n,)."""
-    z, q = special.gammaincinv(a, u), stats.gamma(a)
-    score = lambda t: q.pdf(t) * (np.log(t) - special.digamma(a))
-    by_shape = [-integrate.quad(score, 0, end, epsabs=1e-13, epsrel=1e-13)[0] / q.pdf(end) for end in z]
-    return z, np.array(by_shape)
-
-
-u = np.array([0.03, 0.2, 0.45, 0.8, 0.97])
-z, by_shape = gamma_quantile(a, u)
-same(stats.gamma(a).cdf(z), u)
-h = 1e-4
-by_difference = (special.gammaincinv(a + h, u) - special.gammaincinv(a - h, u)) / (2 * h)
+few = np.array([0.03, 0.2, 0.45, 0.8, 0.97])
+by_shape, h = derivative(gamma, {"eps": few, "a": 2.5}, "a"), 1e-4
+by_difference = (special.gammaincinv(2.5 + h, few) - special.gammaincinv(2.5 - h, few)) / (2 * h)
+print(f"dz/da at the noise 0.03 .. 0.97: {by_shape.round(3)}")
+same(target.cdf(np.real(gamma(few, 2.5))), few)
 same(by_shape, by_difference, 1e-6)  # the error of a central difference is of the order h^2
-q, dz = distributions.Gamma(a, rate), np.cos(z)
-same(q.rsample(u), z / rate)
-same(q.log_prob(z / rate), stats.gamma(a, scale=1 / rate).logpdf(z / rate), 1e-10)
-found = q.pullback(u, dz)
-same(found["concentration"], dz * by_shape / rate, 1e-9)
-same(found["rate"], dz * -z / rate**2, 1e-10)
-same(q.gradients(u)["eps"], 1 / stats.gamma(a, scale=1 / rate).pdf(z / rate), 1e-9)  # dz / du = 1 / q(z)
-p_values["Gamma"] = stats.kstest(q.rsample(q.draw(rng, 20_000)), stats.gamma(a, scale=1 / rate).cdf).pvalue
-print(f"dz/da at u = 0.03 .. 0.97: {by_shape.round(3)}; samples of Gamma(2.5, 1.9): p = {p_values['Gamma']:.2f}")
-assert p_values["Gamma"] > 1e-3
 
 # %% [markdown]
 # With this one family, composition reaches the rest: chi-squared, Beta, F, Student's t, Dirichlet.
@@ -553,11 +531,11 @@ assert p_values["Gamma"] > 1e-3
 #
 # If $z_1$ and $z_2$ are independent Gamma variables with shapes $a$ and $b$ (and equal rates), then
 # $z_1 / (z_1 + z_2)$ is Beta distributed with these shapes. Write it for real shapes, from two columns of uniform
-# noise.
+# noise. SciPy's inverse distribution function of a Gamma variable is `special.gammaincinv(a, u)`.
 #
 # <details><summary>Hint</summary>
 #
-# `special.gammaincinv(a, u)` is the inverse distribution function of a Gamma variable with shape `a`.
+# Make $z_1$ from the first column with shape $a$, and $z_2$ from the second one with shape $b$.
 #
 # </details>
 
@@ -586,6 +564,9 @@ check_beta_from_gammas = Exercise(
         "it is z1 / z2, which is not confined to (0, 1)": (
             lambda u, a, b: special.gammaincinv(a, u[:, 0]) / special.gammaincinv(b, u[:, 1])
         ),
+        "an exponential variable is stretched by the shape: that is not a Gamma variable of this shape": (
+            lambda u, a, b: 1 / (1 + b * np.log(1 - u[:, 1]) / (a * np.log(1 - u[:, 0])))
+        ),
         "both Gamma variables have the same noise: they must be independent": (
             lambda u, a, b: beta_from_gammas_solution(u[:, [0, 0]], a, b)
         ),
@@ -598,85 +579,64 @@ check_beta_from_gammas = Exercise(
 print(check_beta_from_gammas(beta_from_gammas))
 
 # %% [markdown]
-# The gradient goes through the composition by the chain rule: $\partial z / \partial z_1 = z_2 / (z_1 + z_2)^2$ and
-# $\partial z / \partial z_2 = -z_1 / (z_1 + z_2)^2$, times the derivatives of $z_1$ and $z_2$ by their shapes.
-
-
-# %%
-def check_composed(q, oracle, noise, z, by_hand):
-    """Compare a composed family with samples z (n,) and gradients made by hand; return the p-value of its samples."""
-    same(q.rsample(noise), z, 1e-10)
-    same(q.log_prob(z), oracle.logpdf(z), 1e-10)
-    found, gradients = q.pullback(noise, dz=np.cos(7 * z)), q.gradients(noise)
-    assert found.keys() == by_hand.keys()
-    for parameter, gradient in by_hand.items():
-        same(found[parameter], np.cos(7 * z) * gradient, 1e-8)
-        same(gradients[parameter], gradient, 1e-8)
-    same(mass_of(q, oracle), 1.0, 1e-9)
-    return stats.kstest(q.rsample(q.draw(rng, 20_000)), oracle.cdf).pvalue
-
-
-u2 = np.stack([u, u[::-1] ** 0.5], axis=1)  # two columns of noise
-(z1, d1), (z2, d2) = gamma_quantile(2.4, u2[:, 0]), gamma_quantile(0.8, u2[:, 1])
-z = beta_from_gammas_solution(u2, 2.4, 0.8)
-by_hand = {"concentration1": z2 / (z1 + z2) ** 2 * d1, "concentration0": -z1 / (z1 + z2) ** 2 * d2}
-p_values["Beta"] = check_composed(distributions.Beta(2.4, 0.8), stats.beta(2.4, 0.8), u2, z, by_hand)
-levels = np.linspace(0.02, 0.98, 49)
-same(distributions.Beta(0.8, 2.4).log_prob(levels), stats.beta(0.8, 2.4).logpdf(levels), 1e-10)
-print(f"Beta: equal, p = {p_values['Beta']:.2f}")
-assert p_values["Beta"] > 1e-3
-
-# %% [markdown]
-# Three more have the same form. A chi-squared variable with df degrees of freedom is twice a Gamma variable of shape
-# $\text{df} / 2$. F is the ratio of two of them, each divided by its degrees of freedom. Student's t is a normal
-# variable over the root of one divided by its degrees of freedom, then moved and stretched.
+# F is the ratio of two chi-squared variables, each divided by its degrees of freedom; the factors 2 cancel. Student's
+# t is a normal variable over the root of a chi-squared one divided by its degrees of freedom, then moved and
+# stretched. A Dirichlet vector has the shares $z_k / \sum_j z_j$ of several Gamma variables.
 
 # %%
-c, by_half = gamma_quantile(5.3 / 2, u)  # a chi-squared variable is twice a Gamma variable of shape df / 2
-p_values["Chi2"] = check_composed(distributions.Chi2(5.3), stats.chi2(5.3), u, 2 * c, {"df": by_half})
+COMPOSED = {
+    "Gamma": lambda eps, concentration, rate: gamma(eps, concentration) / rate,
+    "Chi2": lambda eps, df: 2 * gamma(eps, df / 2),
+    "Beta": lambda eps, concentration1, concentration0: (
+        1 / (1 + gamma(eps[:, 1], concentration0) / gamma(eps[:, 0], concentration1))
+    ),
+    "FisherSnedecor": lambda eps, df1, df2: gamma(eps[:, 0], df1 / 2) / df1 / (gamma(eps[:, 1], df2 / 2) / df2),
+    "StudentT": lambda eps, df, loc, scale: loc + scale * eps[:, 0] / np.sqrt(2 * gamma(eps[:, 1], df / 2) / df),
+}
+u2, mixed = u3[:, :2], np.stack([special.ndtri(u3[:, 2]), u], axis=1)  # mixed: a normal number and a uniform one
+log_mixed = lambda eps: np.stack([stats.norm.logpdf(eps[:, 0]), np.zeros(len(eps))], axis=1)
+rows = {  # parameters, the same distribution in SciPy, noise and its log-density
+    "Gamma": ({"concentration": 2.5, "rate": 1.9}, stats.gamma(2.5, scale=1 / 1.9), u),
+    "Chi2": ({"df": 5.3}, stats.chi2(5.3), u),
+    "Beta": ({"concentration1": 2.4, "concentration0": 0.8}, stats.beta(2.4, 0.8), u2),
+    "FisherSnedecor": ({"df1": 4.8, "df2": 1.6}, stats.f(4.8, 1.6), u2),
+    "StudentT": ({"df": 5.3, "loc": 0.4, "scale": 1.3}, stats.t(5.3, 0.4, 1.3), mixed, log_mixed),
+}
+p_values |= {name: check(getattr(distributions, name), COMPOSED[name], *row) for name, row in rows.items()}
 
-z = (z1 / 2.4) / (z2 / 0.8)  # F with 4.8 and 1.6 degrees of freedom; the shapes are half of these
-by_hand = {"df1": z * (d1 / z1 - 1 / 2.4) / 2, "df2": -z * (d2 / z2 - 1 / 0.8) / 2}
-p_values["F"] = check_composed(distributions.FisherSnedecor(4.8, 1.6), stats.f(4.8, 1.6), u2, z, by_hand)
 
-eps = np.stack([special.ndtri(u2[:, 1]), u], axis=1)  # a normal number, and a uniform one for the chi-squared variable
-t = eps[:, 0] * np.sqrt(5.3 / (2 * c))
-by_hand = {"df": 1.3 * t * (1 / 5.3 - by_half / (2 * c)) / 2, "loc": np.ones(5), "scale": t}
-student = distributions.StudentT(5.3, 0.4, 1.3)
-p_values["Student's t"] = check_composed(student, stats.t(5.3, 0.4, 1.3), eps, 0.4 + 1.3 * t, by_hand)
-same(student.log_prob_noise(eps), np.stack([stats.norm.logpdf(eps[:, 0]), np.zeros(5)], axis=1))
-print("p-values:", ", ".join(f"{name} {p_values[name]:.2f}" for name in ("Chi2", "F", "Student's t")))
+def shares(eps, concentration):
+    """A vector of shares (K,) for each row of noise."""
+    gammas = np.stack([gamma(column, a) for column, a in zip(eps.T, concentration)], axis=1)
+    return gammas / gammas.sum(axis=1, keepdims=True)
+
+
+shapes, dz = np.array([2.4, 0.8, 1.7]), np.cos(9 * u3)
+q, z = distributions.Dirichlet(shapes), np.real(shares(u3, shapes))
+same(q.rsample(u3), z, 1e-11)
+same(q.log_prob(z), [stats.dirichlet(shapes).logpdf(row) for row in z], 1e-9)
+for k, step in enumerate(1e-30j * np.eye(3)):  # the gradient of sum_j dz_j z_j by each concentration
+    by_step = np.imag(np.sum(dz * shares(u3, shapes + step), axis=1)) / 1e-30
+    same(q.pullback(u3, dz)["concentration"][:, k], by_step, 1e-10)
+p_values["Dirichlet"] = stats.kstest(q.rsample(q.draw(rng, 20_000))[:, 0], stats.beta(2.4, 2.5).cdf).pvalue
+print("p-values:", ", ".join(f"{name} {p_values[name]:.2f}" for name in [*rows, "Dirichlet"]))
 assert min(p_values.values()) > 1e-3
 
 # %% [markdown]
-# And for vectors: a Dirichlet variable has the shares $z_k / \sum_j z_j$ of several Gamma variables.
+# All three approaches at one look: quantiles of samples made by our $g$, against those that they should have. (A
+# quantile is the value below which a given share of the samples lies.)
 
 # %%
-shapes, noise = np.array([2.4, 0.8, 1.7]), np.stack([u, u[::-1] ** 0.5, u**2], axis=1)
-pairs = [gamma_quantile(shape, column) for shape, column in zip(shapes, noise.T)]
-gammas, by_shape = (np.stack(columns, axis=1) for columns in zip(*pairs))
-total, dz = gammas.sum(axis=1, keepdims=True), np.cos(9 * noise)
-q, z = distributions.Dirichlet(shapes), gammas / total
-same(q.rsample(noise), z, 1e-10)
-same(q.log_prob(z), [stats.dirichlet(shapes).logpdf(row) for row in z], 1e-9)
-same(q.pullback(noise, dz)["concentration"], (dz - (dz * z).sum(axis=1, keepdims=True)) / total * by_shape, 1e-8)
-p_values["Dirichlet"] = stats.kstest(q.rsample(q.draw(rng, 20_000))[:, 0], stats.beta(2.4, 2.5).cdf).pvalue
-print(f"Dirichlet: equal, p = {p_values['Dirichlet']:.2f}")
-assert p_values["Dirichlet"] > 1e-3
-
-# %% [markdown]
-# All of them at one look: samples made by our $g$ from noise, sorted, against the quantiles that they should have.
-
-# %%
-pairs = {}  # (samples, oracle)
-for name in ("Exponential", "Cauchy", "Gumbel"):
-    pairs[name] = INVERSE_CDF[name](rng.random(20_000), **FROZEN[name][0]), FROZEN[name][1]
-pairs["Laplace"] = move_and_stretch(rng.laplace(size=20_000), **FROZEN["Laplace"][0]), FROZEN["Laplace"][1]
-normal = move_and_stretch(rng.standard_normal(20_000), **FROZEN["LogNormal"][0])
-pairs["log-normal"] = np.exp(normal), FROZEN["LogNormal"][1]
-pairs["Gamma(2.5)"] = special.gammaincinv(2.5, rng.random(20_000)), target
-pairs["Beta"] = beta_from_gammas_solution(rng.random((20_000, 2)), 2.4, 0.8), stats.beta(2.4, 0.8)
-pairs["2 exponentials\nas Gamma(2.5)"] = sum_of_exponentials(rng.random((20_000, 2)), 1.0), target
+noise = rng.random((20_000, 2))
+pairs = {
+    name: (INVERSE_CDF[name](noise[:, 0], **IN_SCIPY[name][0]), IN_SCIPY[name][1]) for name in ("Cauchy", "Gumbel")
+}
+pairs["Laplace"] = move_and_stretch(rng.laplace(size=20_000), 0.2, 1.4), LOCATION_SCALE["Laplace"][2]
+pairs["log-normal"] = exp_of_normal(rng.standard_normal(20_000), 0.3, 0.6), bent
+pairs["Erlang"] = sum_of_exponentials(rng.random((20_000, 3)), 1.9), stats.gamma(3, scale=1 / 1.9)
+pairs["Gamma(2.5)"] = special.gammaincinv(2.5, noise[:, 0]), target
+pairs["Beta"] = beta_from_gammas_solution(noise, 2.4, 0.8), stats.beta(2.4, 0.8)
+pairs["2 exponentials\nas Gamma(2.5)"] = sum_of_exponentials(noise, 1.0), target
 
 *right_ones, wrong_one = (stats.kstest(samples, oracle.cdf).pvalue for samples, oracle in pairs.values())
 assert min(right_ones) > 1e-3 and wrong_one < 1e-6
@@ -752,7 +712,7 @@ print(check_laplace_gradient(laplace_gradient))
 # - *Score function* (tutorial 04): $z^2 \, \frac{d}{d\lambda} \log q(z) = z^2 (1 / \lambda - z)$.
 #
 # Their variances for $\lambda = 1$ need only $\mathbb E[z^k] = k!$. The path: $4 (4! - 2!^2) = 80$. The score:
-# $\mathbb E[z^4 (1 - z)^2] - 16 = 4! - 2 \cdot 5! + 6! - 16 = 488$.
+# $\mathbb E[z^4 (1 - z)^2] - 4^2 = 4! - 2 \cdot 5! + 6! - 16 = 488$, where $4^2$ is the squared mean.
 #
 # **Before you run it:** how many times as many samples does the score function need for the same error? Will the
 # measured ratio agree?
@@ -775,29 +735,31 @@ path, score = both_gradients(1.0, rng.random(1_000_000))
 factor_exact = 488 / 80
 factor, factor_error = ratio_of_variances(path, score)
 print(f"gradient of E[z^2] at rate 1: path {path.mean():.2f}, score {score.mean():.2f}, exact {-4.0:.2f}")
-print(f"variance: score / path = {factor:.1f} +- {factor_error:.1f}; exact {factor_exact:.1f}")
+print(f"variance: score / path = {factor:.1f} +- {factor_error:.1f}; exact 488/80 = {factor_exact:.1f}")
 for each in (path, score):
     assert abs(each.mean() + 4) < 4 * each.std() / 1000
 assert abs(factor - factor_exact) < 5 * factor_error
 
 # figure: why-it-matters
 rates = np.geomspace(0.5, 3, 9)
-table = np.array([[(e.mean(), e.std() / 20) for e in both_gradients(r, rng.random(400))] for r in rates])
+table = np.array([[(e.mean(), e.std() / 40) for e in both_gradients(r, rng.random(1600))] for r in rates])
+assert np.all(table[:, 0, 1] < table[:, 1, 1])
 fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 ax.axhline(-4, color="k", label="exact")
 for i, (label, colour, shift) in enumerate((("path", "tab:blue", 0.985), ("score function", "tab:orange", 1.015))):
     mean, error = table[:, i].T * rates**3
     ax.errorbar(rates * shift, mean, 2 * error, fmt="o", color=colour, ms=4, capsize=2, label=label)
 ax.set(xscale="log", xlabel=r"rate $\lambda$", ylabel=r"gradient times $\lambda^3$")
-ax.set(title="400 samples for each point; bars are two standard errors")
+ax.set(title="1600 samples for each point; bars are two standard errors")
 ax.set_xticks([0.5, 1, 2, 3], ["0.5", "1", "2", "3"])
 ax.minorticks_off()
 _ = ax.legend()
 
 # %% [markdown]
-# *See:* both scatter about the truth; the blue bars are less than half as long, with the same number of samples.
+# *See:* both scatter about the truth; at each rate the blue bar is the shorter one, with the same number of samples.
 #
-# Six times fewer samples, for one parameter. Tutorial 04 showed how the ratio grows with the number of dimensions.
+# The score function needs six times as many samples for the same error, and this is one latent variable. Tutorial 04
+# showed how the ratio grows with their number.
 #
 # ## Does the path always win?
 #
@@ -822,28 +784,28 @@ def exact_variances(k):
 
 eps = rng.standard_normal(1_000_000)
 z = mu + sigma * eps
-reverse = {}
+ks, reverse = np.geomspace(0.2, 8, 200), {}
+fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 for k in (1, 4):
     path, score = -k * np.sin(k * z), np.cos(k * z) * eps / sigma
     reverse[k], error = ratio_of_variances(path, score)
     expected = exact_variances(k)[1] / exact_variances(k)[0]
     print(f"k = {k}: variance of score / path = {reverse[k]:.3f} +- {error:.3f}; exact {expected:.3f}")
     assert abs(reverse[k] - expected) < 5 * error
+    ax.plot([k, k], [path.var(), score.var()], "ko", label="measured" if k == 1 else None)
 assert reverse[1] > 1 > reverse[4]
 
-ks = np.geomspace(0.2, 8, 200)
-fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 # figure: why-it-matters
 for values, label, colour in zip(exact_variances(ks), ("path", "score function"), ("tab:blue", "tab:orange")):
     ax.loglog(ks, values, colour, label=label)
-ax.set(xlabel="k, the wiggles of f(z) = cos(kz)", ylabel="variance of one sample", title="Exact variances; they cross")
+ax.set(xlabel="k, the frequency of f(z) = cos(kz)", ylabel="variance of one gradient", title="The lines cross")
 ax.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["0.25", "0.5", "1", "2", "4", "8"])
 ax.minorticks_off()
-_ = ax.legend()
+_ = ax.legend(loc="lower right")
 
 # %% [markdown]
-# *See:* the score function does not care how fast $f$ wiggles; the path's variance grows as $k^2$. They cross near
-# $k = 1$, where one standard deviation of $q$ turns the cosine by one radian.
+# *See:* the score function's variance hardly depends on the frequency of $f$; the path's grows, and the lines (exact)
+# cross near $k = 1$, where one standard deviation of $q$ turns the cosine by one radian.
 #
 # So the rule is: the path wins where $f$ is smooth on the scale of $q$. A trained bound is such a function: the
 # decoder changes little over the width of $q(z|x)$, and the values of $f$ are large (minus a hundred nats for a
@@ -873,14 +835,15 @@ same(np.exp(bernoulli.log_prob([1.0, 0.0])).sum(), 1.0)
 same([bernoulli.probs, bernoulli.entropy()], [p, -p * np.log(p) - (1 - p) * np.log(1 - p)])
 
 # %% [markdown]
-# Zero, from every sample, without any noise: the quietest estimate of this tutorial is wrong. The sample jumps, its
-# derivative is zero almost everywhere, and the jump, where all the change happens, is never met. The proof needed $g$
-# to be differentiable. This is why the paper's latent variables are continuous.
+# Zero, from every sample, without any noise: the quietest estimate of this tutorial is wrong. As a function of $p$ the
+# sample jumps. Its derivative is zero almost everywhere, and the jump, where all the change happens, is never met. To
+# move the gradient inside, $g$ must be differentiable in the parameters. This is why the paper's latent variables are
+# continuous.
 
 # %%
 print(
-    f"Answer: {factor:.1f} +- {factor_error:.1f} times less variance for E[z^2] of an exponential; "
-    f"but {1 / reverse[4]:.0f} times more for cos(4z) of a Gaussian"
+    f"Answer: E[z^2] of an exponential: the score function has {factor:.1f} +- {factor_error:.1f} times the variance; "
+    f"cos(4z) of a Gaussian: the path has {1 / reverse[4]:.0f} times"
 )
 
 # %% [markdown]

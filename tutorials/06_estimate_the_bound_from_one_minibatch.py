@@ -7,8 +7,8 @@
 # **You will do:** write both of the paper's estimators of the bound by hand, with their gradients; let each check the
 # other; scale a minibatch up to the whole data; and measure how noisy all of this is.
 #
-# **You will learn:** where the KL divergence of two Gaussians comes from; which version is the quieter one, for the
-# value and for the gradient, and when it is not; and what a check of gradients cannot find.
+# **You will learn:** where the KL divergence of two Gaussians comes from; which version has the smaller variance, for
+# the value and for the gradient, and when it has not; and how each version can check the other.
 #
 # **You need:** both forms of the bound (tutorial 03), samples as functions of noise (tutorial 05), and the chain rule
 # for matrix products.
@@ -71,13 +71,15 @@ ax.axvline(bound, color="k", label="the bound, exact")
 ax.axvline(log_p, color="k", ls="--", label="log p(x), exact")
 ax.set(xlabel="estimate of the bound of one datapoint (nats)", ylabel="density", title="The mean of L samples")
 ax.legend()
-print(f"bound {bound:.1f} nats, log p(x) {log_p:.1f} nats; single samples above log p(x): {np.mean(f[0] > log_p):.0%}")
-assert bound < log_p and np.any(f[0] > log_p)
+above = np.mean(f[0] > log_p)
+print(f"bound {bound:.1f} nats, log p(x) {log_p:.1f} nats; ", end="")
+print(f"single samples above log p(x): {above:.0%} +- {np.sqrt(above * (1 - above) / 2000):.0%}")
+assert bound < log_p and above > 0
 assert abs(f.mean() - bound) < 4 * f.std() / np.sqrt(f.size)
 
 # %% [markdown]
-# *See:* all three histograms have their mean at the solid line; with more samples they get narrower. Single samples do
-# exceed $\log p(x)$: the *expectation* is bounded, an estimate is not.
+# *See:* with more samples the histograms get narrower about the solid line. (The orange one is lopsided, but has its
+# mean there too.) Single samples do exceed $\log p(x)$: the *expectation* is bounded, an estimate is not.
 #
 # ## Samples instead of an integral
 #
@@ -97,6 +99,11 @@ def same(found, right, tolerance=1e-12):
     assert np.shape(found) == np.shape(right) and np.allclose(found, right, rtol=tolerance, atol=tolerance)
 
 
+def with_error(statistic, values, pieces=50):
+    """A statistic of values (n,) with its standard error, from equal pieces of them."""
+    return statistic(values), np.std([statistic(piece) for piece in np.split(values, pieces)]) / np.sqrt(pieces)
+
+
 def encode(p, x):
     """Mean and log-variance of q(z|x): (M, J) each."""
     return x @ p["A"] + p["a"], p["c"] + np.zeros((len(x), J))
@@ -114,7 +121,10 @@ def log_likelihood(p, x, z):
 
 
 p = {"A": rng.normal(0, 0.2, (D, J)), "a": np.array([0.2, -0.3]), "c": np.array([-0.7, 0.4])}
-p |= {"W": W + rng.normal(0, 0.3, (J, D)), "b": rng.normal(0, 0.3, D)}  # a generic model, neither good nor special
+p |= {
+    "W": W + rng.normal(0, 0.3, (J, D)),
+    "b": rng.normal(0, 0.3, D),
+}  # not a good model, so that nothing cancels by chance
 L, M = 5000, 4
 x, eps = X[:M], rng.standard_normal((L, M, J))
 
@@ -122,8 +132,7 @@ x, eps = X[:M], rng.standard_normal((L, M, J))
 f = log_likelihood(p, x, g(p, eps, x))  # f may be any function of z; here it is log p(x|z)
 estimate, error = f.mean(axis=0), f.std(axis=0) / np.sqrt(L)
 mu, log_var = encode(p, x)
-spread = np.exp(log_var) @ (p["W"] ** 2).sum(axis=1) / s**2 / 2  # E|(z - mu) W|^2 / 2 s^2
-closed = log_likelihood(p, x, mu) - spread
+closed = log_likelihood(p, x, mu) - np.exp(log_var) @ (p["W"] ** 2).sum(axis=1) / s**2 / 2  # E|(z - mu) W|^2 / 2 s^2
 for i in range(M):
     print(f"datapoint {i}: E[log p(x|z)] = {estimate[i]:.1f} +- {error[i]:.1f}; exact {closed[i]:.1f} nats")
 assert np.all(np.abs(estimate - closed) < 4 * error)
@@ -156,12 +165,16 @@ def exact_bound(p, x):
     return evaluation.LinearGaussian(p["W"], p["b"], np.full(D, s**2)).elbo(x, *encode(p, x))
 
 
-pieces = np.array([sgvb_a(p, x, piece) for piece in np.split(eps, 100)])
-estimate, error = pieces.mean(axis=0), pieces.std(axis=0) / 10
-same(estimate, sgvb_a(p, x, eps))  # the mean of the means is the mean
-line = lambda numbers: ", ".join(f"{number:.1f}" for number in numbers)
-print(f"version A: {line(estimate)} +- {line(error)}; exact {line(exact_bound(p, x))} nats")
-assert np.all(np.abs(estimate - exact_bound(p, x)) < 4 * error)
+def compare_with_oracle(version):
+    """Print a version's estimate of the bound of each datapoint from L samples; assert that it is right."""
+    pieces = np.array([version(p, x, piece) for piece in np.split(eps, 100)])
+    same(version(p, x, eps), pieces.mean(axis=0))  # the mean of the means is the mean
+    estimate, error, right = pieces.mean(axis=0), pieces.std(axis=0) / 10, exact_bound(p, x)
+    print(", ".join(f"{a:.1f} +- {b:.1f} (exact {c:.1f})" for a, b, c in zip(estimate, error, right)), "nats")
+    assert np.all(np.abs(estimate - right) < 4 * error)
+
+
+compare_with_oracle(sgvb_a)
 
 # %% [markdown]
 # ### Exercise: version A for another model
@@ -190,30 +203,47 @@ def sgvb_a_of_square_solution(x, mu, log_var, eps, s):
     return np.mean(log_joint - log_normal(z, mu, np.exp(log_var / 2)))
 
 
-def _log_weights(x, mu, sigma, eps, s):
-    z = mu + sigma * eps
-    return stats.norm.logpdf(z) + stats.norm.logpdf(x, z**2, s) - stats.norm.logpdf(z, mu, sigma)
+def _log_weights(x, mu, log_var, eps, s, prior=stats.norm.logpdf):
+    z, sigma = mu + np.exp(log_var / 2) * eps, np.exp(log_var / 2)
+    return prior(z) + stats.norm.logpdf(x, z**2, s) - stats.norm.logpdf(z, mu, sigma)
+
+
+def _log_joint(x, z, s):
+    return log_normal(z, 0, 1) + log_normal(x, z**2, s)
+
+
+def _variance_for_sigma(x, mu, log_var, eps, s):
+    z = mu + np.exp(log_var / 2) * eps
+    return np.mean(_log_joint(x, z, s**2) - log_normal(z, mu, np.exp(log_var)))
+
+
+def _noise_times_variance(x, mu, log_var, eps, s):
+    z = mu + np.exp(log_var) * eps
+    return np.mean(_log_joint(x, z, s) - log_normal(z, mu, np.exp(log_var / 2)))
 
 
 _calls = [(1.0, 0.8, -1.5, np.array([0.3, -1.2, 0.9]), 0.5), (2.1, -1.3, 0.4, np.array([-0.4, 0.7, 1.1, -0.1]), 0.8)]
 check_sgvb_a_of_square = Exercise(
     solution=sgvb_a_of_square_solution,
     mistakes={
-        "log p(z) is missing: log p(x, z) is log p(x|z) + log p(z)": lambda x, mu, log_var, eps, s: np.mean(
-            _log_weights(x, mu, np.exp(log_var / 2), eps, s) - stats.norm.logpdf(mu + np.exp(log_var / 2) * eps)
+        "log p(z) is missing: log p(x, z) is log p(x|z) + log p(z)": (
+            lambda *arguments: np.mean(_log_weights(*arguments, prior=np.zeros_like))
+        ),
+        "log q(z|x) is missing: the bound has the difference of both": (
+            lambda x, mu, v, eps, s: np.mean(_log_joint(x, mu + np.exp(v / 2) * eps, s))
         ),
         "the logarithm of a mean, where the mean of logarithms is asked for: that estimates another, higher bound": (
-            lambda x, mu, log_var, eps, s: np.log(np.mean(np.exp(_log_weights(x, mu, np.exp(log_var / 2), eps, s))))
+            lambda *arguments: np.log(np.mean(np.exp(_log_weights(*arguments))))
         ),
-        "log_var is read as log sigma": lambda x, mu, log_var, eps, s: np.mean(
-            _log_weights(x, mu, np.exp(log_var), eps, s)
+        "log_normal takes the standard deviation, not the variance": _variance_for_sigma,
+        "the noise is scaled by the variance: the standard deviation is exp(log_var / 2)": _noise_times_variance,
+        "log_var is read as log sigma": (
+            lambda x, mu, log_var, eps, s: np.mean(_log_weights(x, mu, 2 * log_var, eps, s))
         ),
-        "the sum over l, where the mean is asked for": lambda x, mu, log_var, eps, s: np.sum(
-            _log_weights(x, mu, np.exp(log_var / 2), eps, s)
-        ),
+        "the sum over l, where the mean is asked for": lambda *arguments: np.sum(_log_weights(*arguments)),
     },
     inputs=_calls,
-    expected=[np.mean(_log_weights(x, mu, np.exp(v / 2), eps, s)) for x, mu, v, eps, s in _calls],
+    expected=[np.mean(_log_weights(*arguments)) for arguments in _calls],
 )
 
 # %%
@@ -261,14 +291,15 @@ same(negative_entropy, integral(lambda z, j: log_normal(z, mu[j], sigma[j]), mu,
 same(negative_entropy, -distributions.Normal(mu, sigma).entropy().sum())
 
 # %% [markdown]
-# Their difference is the divergence, $D_{KL} = \int q \log q - \int q \log p$. The terms with $2\pi$ cancel:
+# Their difference is the KL divergence, $D_{KL} = \int q \log q - \int q \log p$. The terms with $2\pi$ cancel:
 #
 # $$D_{KL}(q_\phi(z|x) \| p(z)) = -\frac 1 2 \sum_{j=1}^J \left( 1 + \log \sigma_j^2 - \mu_j^2 - \sigma_j^2 \right)$$
 #
 # It is often written without the minus in front, as in
-# "$D_{KL} = \frac 1 2 \sum_j (1 + \log \sigma_j^2 - \mu_j^2 - \sigma_j^2)$". That is $-D_{KL}$, the term of the bound,
-# and a divergence would be negative. A quick test: for $\mu = 1, \sigma = 1$ the sum is $-1$, and the divergence must
-# be $+\frac 1 2$. Note also that the sum runs over all four terms.
+# "$D_{KL} = \int q \, (\log p - \log q) = \frac 1 2 \sum_j (1 + \log \sigma_j^2 - \mu_j^2 - \sigma_j^2)$". That is
+# $-D_{KL}$, the term of the bound. A quick test: for $\mu = 1, \sigma = 1$ the sum is $-1$. A KL divergence is never
+# negative, so it must be $+\frac 1 2$. Note also that the sum runs over all four terms, and that the parameters of $q$
+# are $\phi$: the often written $q_\theta(z)$ should be $q_\phi(z)$.
 
 # %%
 # formula: gaussian-kl
@@ -278,6 +309,7 @@ assert kl > 0
 same(kl, negative_entropy - expected_log_prior)
 same(kl, distributions.kl_divergence(distributions.Normal(mu, sigma), distributions.Normal()).sum())
 same(kl, integral(lambda z, j: log_normal(z, mu[j], sigma[j]) - log_normal(z, 0, 1), mu, sigma), 1e-10)
+# npvae knows it for any two Gaussians, here from N(0.4, 1.7^2):
 other = integral(lambda z, j: log_normal(z, mu[j], sigma[j]) - log_normal(z, 0.4, 1.7), mu, sigma)
 same(distributions.kl_divergence(distributions.Normal(mu, sigma), distributions.Normal(0.4, 1.7)).sum(), other, 1e-10)
 
@@ -300,10 +332,7 @@ def sgvb_b(p, x, eps):
     return -kl_from_prior(*encode(p, x)) + np.mean(log_likelihood(p, x, g(p, eps, x)), axis=0)
 
 
-pieces = np.array([sgvb_b(p, x, piece) for piece in np.split(eps, 100)])
-estimate, error = pieces.mean(axis=0), pieces.std(axis=0) / 10
-print(f"version B: {line(estimate)} +- {line(error)}; exact {line(exact_bound(p, x))} nats")
-assert np.all(np.abs(estimate - exact_bound(p, x)) < 4 * error)
+compare_with_oracle(sgvb_b)
 
 # %% [markdown]
 # ## The gradients, by hand
@@ -326,71 +355,21 @@ def complex_step(function, p):
     return found
 
 
-point = {"u": np.array([[0.3, -1.2]]), "v": np.array([0.8])}
-found = complex_step(lambda p: np.sum(p["u"] ** 3) + np.exp(p["v"][0]) * p["u"][0, 1], point)
-same(found["u"], 3 * point["u"] ** 2 + np.array([[0, np.exp(0.8)]]))
-same(found["v"], -1.2 * np.exp(point["v"]))
-
-# %% [markdown]
-# ### Exercise: the pull of the prior
-#
-# Version B adds the gradient of $-D_{KL}$ to what comes from the samples. Write this gradient, for one row or many.
-#
-# <details><summary>Hint</summary>
-#
-# $-D_{KL} = \frac 1 2 \sum_j (1 + \text{log\_var}_j - \mu_j^2 - e^{\text{log\_var}_j})$. Differentiate by $\mu_j$ and
-# by $\text{log\_var}_j$, not by $\sigma_j$.
-#
-# </details>
-
-
-# %%
-def pull_of_prior(mu, log_var):
-    """Gradients of -D_KL(N(mu, exp(log_var)) || N(0, I)) by mu and by log_var: two arrays like mu (M, J)."""
-    ...  # your code, about one line
-
-
-# %% tags=["hide-cell"]
-def pull_of_prior_solution(mu, log_var):
-    return -mu, 0.5 * (1 - np.exp(log_var))
-
-
-_calls = [tuple(rng.normal(0, 0.8, (2, 3, 2))), tuple(rng.normal(0, 0.8, (2, 1, 4)))]
-_steps = [
-    complex_step(lambda q: -kl_from_prior(q["mu"], q["log_var"]).sum(), {"mu": mu, "log_var": log_var})
-    for mu, log_var in _calls
-]
-check_pull_of_prior = Exercise(
-    solution=pull_of_prior_solution,
-    mistakes={
-        "the sign is that of the divergence: it is subtracted from the bound": (
-            lambda mu, log_var: (mu, 0.5 * (np.exp(log_var) - 1))
-        ),
-        "1/2 is missing in the gradient by log_var": lambda mu, log_var: (-mu, 1 - np.exp(log_var)),
-        "the second is the gradient by sigma, 1/sigma - sigma": (
-            lambda mu, log_var: (-mu, np.exp(-log_var / 2) - np.exp(log_var / 2))
-        ),
-    },
-    inputs=_calls,
-    expected=[(step["mu"], step["log_var"]) for step in _steps],
-)
-
-# %%
-print(check_pull_of_prior(pull_of_prior))
-
 # %% [markdown]
 # ### From the samples back to the parameters
 #
 # Let $F$ be the mean of $\tilde{\mathcal L}$ over the $M$ datapoints, so each of the $L \cdot M$ samples has the
-# weight $1 / LM$. We write $\partial W$ for $\partial F / \partial W$, and leave the weight out. Going backwards:
+# weight $1 / LM$. We write $\partial W$ for $\partial F / \partial W$, and leave the weight out. (In the code, what
+# comes from one sample has the weight $1 / LM$; what comes from a datapoint, or is the same for its $L$ samples,
+# $1 / M$.) Going backwards:
 #
 # - $\log p(x|z)$ has the derivative $r = (x - zW - b) / s^2$ by the mean $zW + b$. So $\partial W = \sum z^\top r$,
 #   $\partial b = \sum r$, and $\partial z = r W^\top$.
-# - *Version A:* $\log p(z)$ adds $-z$ to $\partial z$. In
-#   $\log q = -\frac 1 2 \sum_j (\log 2\pi + \text{log\_var}_j + \epsilon_j^2)$, the sample stands at $\epsilon$
-#   whatever $\mu$ and $\sigma$ are, so only $\text{log\_var}$ itself remains: $-\log q$ adds $\frac 1 2$ to
-#   $\partial \text{log\_var}$.
-# - *Version B:* $-D_{KL}$ adds the pull of the prior to $\partial \mu$ and $\partial \text{log\_var}$.
+# - *Version A:* $\log p(z)$ adds $-z$ to $\partial z$. For all $\mu$ and $\sigma$, $(z - \mu) / \sigma = \epsilon$, so
+#   $\log q = -\frac 1 2 \sum_j (\log 2\pi + \text{log\_var}_j + \epsilon_j^2)$ depends on $\text{log\_var}$ only:
+#   $-\log q$ adds $\frac 1 2$ to $\partial \text{log\_var}$.
+# - *Version B:* $-D_{KL}$ adds $-\mu$ to $\partial \mu$, and $\frac 1 2 (1 - \sigma^2)$ to
+#   $\partial \text{log\_var}$ (tutorial 03).
 # - $z = \mu + e^{\text{log\_var} / 2} \epsilon$ hands $\partial z$ to $\mu$, and
 #   $\frac 1 2 \sigma \epsilon \, \partial z$ to $\text{log\_var}$ (tutorial 05).
 
@@ -407,10 +386,10 @@ def gradient(p, x, eps, version):
         dz = dz - z / (L * M)
         dmu, dlog_var = 0.0, 0.5 / M
     else:
-        dmu, dlog_var = (pull / M for pull in pull_of_prior_solution(mu, log_var))
+        dmu, dlog_var = -mu / M, 0.5 * (1 - np.exp(log_var)) / M
     dmu = dmu + dz.sum(axis=0)
     dlog_var = dlog_var + 0.5 * sigma * np.sum(dz * eps, axis=0)
-    dW = np.einsum("lmj,lmd->jd", z, r)
+    dW = np.einsum("lmj,lmd->jd", z, r)  # z^T r, summed over samples l and datapoints m
     return {"A": x.T @ dmu, "a": dmu.sum(axis=0), "c": dlog_var.sum(axis=0), "W": dW, "b": r.sum(axis=(0, 1))}
 
 
@@ -425,10 +404,16 @@ for version, estimate in (("a", sgvb_a), ("b", sgvb_b)):
 # %% [markdown]
 # ## npvae's estimators
 #
+# (This section compares with the library. You may skip it.)
+#
 # In npvae a model has named arrays, an estimator takes noise of shape $(L M, J)$, the first samples of all datapoints
-# first, and the log-variance of the decoder is an output like any other. (It has a soft lower limit,
-# $\text{softplus}$, of which tutorial 10 speaks. We give it the value that makes it $\log s^2$.) With the same
-# parameters and the same noise, values and gradients must be ours.
+# first, and the log-variance of the decoder is an output like any other. (It has a lower limit, of which tutorial 10
+# speaks. We give it the value that makes it $\log s^2$.) With the same parameters and the same noise, values and
+# gradients must be ours.
+#
+# Inside, `gaussian_latent` draws $z$ and gives either the KL divergence or its estimate $\log q(z|x) - \log p(z)$
+# sample by sample; `gaussian_latent_backward` goes back. We compare these too, with weights that differ from row to
+# row.
 
 
 # %%
@@ -441,96 +426,47 @@ def in_npvae(p):
     parameters = model.parameters(np.zeros(model.layout.size))
     for name, array in p.items():
         parameters[NAMES[name]][...] = array
-    floor = formulas.MIN_LOG_VAR
+    floor = formulas.MIN_LOG_VAR  # npvae's log-variance is floor + log(1 + exp(b - floor)); solve for b
     parameters["decoder.log_var.b"][...] = floor + np.log(np.expm1(np.log(s**2) - floor))
     return parameters
 
 
+def latent(q, analytic):
+    """What npvae calls a Gaussian latent: z (L M, J), and the KL divergence (M,) or its estimate (L M,)."""
+    sigma = np.exp(q["log_var"] / 2)
+    z = q["mu"] + sigma * eps
+    log_ratio = (log_normal(z, q["mu"], sigma) - log_normal(z, 0, 1)).sum(axis=2)
+    return z.reshape(-1, J), kl_from_prior(q["mu"], q["log_var"]) if analytic else log_ratio.ravel()
+
+
+q, dz = dict(zip(("mu", "log_var"), rng.normal(0, 0.8, (2, 3, J)))), rng.normal(0, 1, (12, J))
 for version, estimate in (("a", sgvb_a), ("b", sgvb_b)):
-    estimator = SGVB(model, n_samples=4, analytic_kl=version == "b")
-    value, elbo, found = estimator.value_and_grad(in_npvae(p), x, eps.reshape(-1, J))
-    same(value, np.mean(estimate(p, x, eps)))
-    assert elbo == value
+    analytic, flat = version == "b", eps.reshape(-1, J)
+    value, elbo, found = SGVB(model, n_samples=4, analytic_kl=analytic).value_and_grad(in_npvae(p), x, flat)
+    same([value, elbo], [np.mean(estimate(p, x, eps))] * 2)
     for name, array in gradient(p, x, eps, version).items():
         same(found[NAMES[name]], array)
-drawn = SGVB(model, n_samples=4).draw(rng, 2500)
-assert drawn.shape == (10_000, J) and stats.kstest(drawn.ravel(), "norm").pvalue > 1e-3
-
-# %% [markdown]
-# Inside, one function draws $z$ and gives either the divergence or its estimate $\log q(z|x) - \log p(z)$ sample by
-# sample; another goes back. We compare these too, with weights that differ from row to row.
-
-# %%
-mu, log_var = rng.normal(0, 0.8, (2, 3, J))
-flat, dz = eps.reshape(-1, J), rng.normal(0, 1, (12, J))
-for analytic in (True, False):
-    weights = rng.uniform(0.2, 1, 3 if analytic else 12)
-
-    def objective(q, analytic=analytic, weights=weights):
-        """-sum(weights kl) + sum(dz z): any function of z, as far as its derivative dz says."""
-        sigma = np.exp(q["log_var"] / 2)
-        z = (q["mu"] + sigma * eps).reshape(-1, J)
-        log_ratio = log_normal(z, np.tile(q["mu"], (4, 1)), np.tile(sigma, (4, 1))) - log_normal(z, 0, 1)
-        kl = kl_from_prior(q["mu"], q["log_var"]) if analytic else log_ratio.sum(axis=1)
-        return z, kl, np.sum(dz * z) - np.sum(weights * kl)
-
-    z, kl, _ = objective({"mu": mu, "log_var": log_var})
-    found = reference.gaussian_latent(mu, log_var, flat, analytic)
+    (z, kl), found = latent(q, analytic), reference.gaussian_latent(q["mu"], q["log_var"], flat, analytic)
     same(found[0], z)
     same(found[1], kl)
-    right = complex_step(lambda q: objective(q)[2], {"mu": mu, "log_var": log_var})
-    found = reference.gaussian_latent_backward(mu, log_var, flat, dz, analytic, weights)
+    weights = rng.uniform(0.2, 1, len(kl))
+    weighted = lambda z, kl, weights=weights: np.sum(dz * z) - np.sum(weights * kl)  # dz: any derivatives by z
+    right = complex_step(lambda q, analytic=analytic, total=weighted: total(*latent(q, analytic)), q)
+    found = reference.gaussian_latent_backward(q["mu"], q["log_var"], flat, dz, analytic, weights)
     same(found[0], right["mu"])
     same(found[1], right["log_var"])
+drawn = SGVB(model, n_samples=4).draw(rng, 2500)
+assert drawn.shape == (10_000, J) and stats.kstest(drawn.ravel(), "norm").pvalue > 1e-3
+print("npvae's values and gradients are ours, for A and B, with 4 samples of 3 datapoints")
 
 # %% [markdown]
-# ### Another family for q
-#
-# Where did we use that the noise is Gaussian? Only in $\log q$ and in the divergence. Take Laplace noise of variance 1
-# instead, with $z = \mu + \sigma \epsilon$ as before. By the change of variables,
-# $\log q(z|x) = \sum_j (\log p(\epsilon_j) - \log \sigma_j)$. The expected log-prior depends on mean and variance
-# alone, so it is the same. The entropy of $q$ is that of the noise plus $\sum_j \log \sigma_j$. Hence the divergence
-# is that of the Gaussian plus a constant for each latent, the entropy of $\mathcal N(0, 1)$ minus that of the noise.
-#
-# **Before you run it:** what has to change in `gradient`?
-
-# %%
-scale = np.sqrt(0.5)  # a Laplace variable has the variance 2 scale^2
-log_noise = lambda e: -np.abs(e) / scale - np.log(2 * scale)
-constant = 0.5 * (1 + np.log(2 * np.pi)) - (1 + np.log(2 * scale))  # the difference of both entropies
-under = lambda e: np.exp(log_noise(e)) * (log_noise(e) - np.log(1.4) - log_normal(0.7 + 1.4 * e, 0, 1))
-mass, variance, divergence = (
-    sum(integrate.quad(function, *ends, epsabs=1e-12)[0] for ends in ((-40, 0), (0, 40)))
-    for function in (lambda e: np.exp(log_noise(e)), lambda e: np.exp(log_noise(e)) * e**2, under)
-)
-same([mass, variance], [1.0, 1.0], 1e-9)
-same(divergence, kl_from_prior(np.array([0.7]), np.log(np.array([1.4**2]))) + constant, 1e-9)
-
-other = Architecture(D, J, (), likelihood="gaussian", constant_log_var=True, posterior="laplace")
-for version in "ab":
-    estimator = SGVB(Model(other, reference, "float64"), n_samples=4, analytic_kl=version == "b")
-    drawn = estimator.draw(rng, 2500)
-    assert stats.kstest(drawn.ravel(), stats.laplace(scale=scale).cdf).pvalue > 1e-3
-    noise = drawn[:12].reshape(4, 3, J)
-    z, (mu, log_var) = g(p, noise, x), encode(p, x)
-    log_ratio = (log_noise(noise) - log_var / 2 - log_normal(z, 0, 1)).sum(axis=2)
-    kl = log_ratio.mean(axis=0) if version == "a" else kl_from_prior(mu, log_var) + J * constant
-    value, _, found = estimator.value_and_grad(in_npvae(p), x, noise.reshape(-1, J))
-    same(value, np.mean(log_likelihood(p, x, z).mean(axis=0) - kl))
-    for name, array in gradient(p, x, noise, version).items():
-        same(found[NAMES[name]], array)
-print(f"Laplace noise: the divergence is larger by {constant:.3f} nats a latent; the gradients are those of `gradient`")
-
-# %% [markdown]
-# Nothing has to change: a constant has no gradient. This works for every family of the second approach of tutorial 05.
-#
 # ## Is B always the quieter one?
 #
 # Lecture notes on this method often write that version B "has less variance". The paper says "typically". We fix one
-# datapoint and the decoder that made the data, and let $q$ walk from the prior (an untrained encoder) over half the
-# way to the exact posterior. At each of these stations we draw single-sample estimates of the bound, by A and by B.
+# datapoint and the decoder that made the data, and take three $q$: the prior (an untrained encoder), the exact
+# posterior, and one half-way between. For each we draw single-sample estimates of the bound, by A and by B.
 #
-# **Before you run it:** at which station does A vary most? At which least?
+# **Before you run it:** for which $q$ does A vary most? For which least?
 
 # %%
 posterior_mean, posterior_covariance = exact.posterior(X[:1])
@@ -545,8 +481,9 @@ for name, share in (("prior", 0.0), ("half-way", 0.5), ("posterior", 1.0)):
     many = np.repeat(x, 20_000, axis=0)
     stations[name] = [estimate(q | decoder, many, eps) for estimate in (sgvb_a, sgvb_b)]
 for name, (a, b) in stations.items():
-    spread = [np.std([piece.std() for piece in np.split(each, 50)]) / np.sqrt(50) for each in (a, b)]
-    print(f"{name}: standard deviation A {a.std():.2f} +- {spread[0]:.2f}, B {b.std():.2f} +- {spread[1]:.2f} nats")
+    for version, each in (("A", a), ("B", b)):
+        spread, error = with_error(np.std, each)
+        print(f"{name}, version {version}: standard deviation {spread:.2f} +- {error:.2f} nats")
     assert abs(a.mean() - b.mean()) <= 4 * np.hypot(a.std(), b.std()) / np.sqrt(20_000)
 same(stations["prior"][0], stations["prior"][1], 1e-10)  # q is the prior: log p(z) - log q(z) = 0 for every z
 assert stations["posterior"][0].var() < 1e-12 < 0.5 < stations["posterior"][1].var()
@@ -563,24 +500,27 @@ for ax, (name, pair) in zip(axes, stations.items()):
             drawn = ax.violinplot(each, [place], showextrema=False, points=200)
             drawn["bodies"][0].set(facecolor=colour, alpha=0.7)
     low, high = np.quantile(np.concatenate(pair), [0.01, 1.0])
-    ax.set(xticks=[0, 1], xticklabels=["A", "B"], title=f"q: {name}", ylim=(low, max(high, log_p) + 0.1 * (high - low)))
+    ax.set(xticks=[0, 1], xticklabels=["A", "B"], xlabel="version", title=f"q: {name}")
+    ax.set_ylim(low, max(high, log_p) + 0.1 * (high - low))
 axes[0].set_ylabel("estimate from one sample (nats)")
-_ = axes[0].legend(loc="lower left", fontsize=8)
+_ = axes[2].legend(loc="lower left", fontsize=8)
 
 # %% [markdown]
 # *See:* on the left A and B are the same; on the right A is a line, at $\log p(x)$, and B still varies. (The three
 # axes have different scales.)
 #
-# Each has a reason. Where $q$ is the prior, $\log p(z) - \log q(z|x)$ is zero for every $z$, and the two versions are
-# one. Where $q$ is the posterior, $\log p(x, z) - \log q(z|x) = \log p(x)$ by Bayes' rule, for *every* $z$: version A
-# is exact with a single sample. In version B, the varying $\log p(x|z)$ has lost the partner that cancelled it. So for
-# the *value*, the claim is false where it matters most, at the end of training.
+# Both ends have a reason. Where $q$ is the prior, $\log p(z) - \log q(z|x)$ is zero for every $z$, and the two versions
+# are one. Where $q$ is the posterior, $\log p(x, z) - \log q(z|x) = \log p(x)$ by Bayes' rule, for *every* $z$: version
+# A is exact with a single sample. In version B, the varying $\log p(x|z)$ has lost the partner that cancelled it. So
+# for the *value*, the claim is false where it matters most, at the end of training.
 #
 # ## And the gradient?
 #
 # Training needs the gradient. At the exact posterior it can be written down. Take one latent with mean $\mu$ and
-# variance $\sigma^2$. By Bayes' rule, $\log p(x|z)$ is $\log p(z|x) - \log p(z)$ plus a constant, so its slope at
-# $z = \mu + \sigma \epsilon$ is $z - \epsilon / \sigma$. Going back to the parameters as above, one sample gives
+# variance $\sigma^2$. By Bayes' rule, $\log p(x|z)$ is $\log p(z|x) - \log p(z)$ plus a constant. At
+# $z = \mu + \sigma \epsilon$ the slope of the first is $-(z - \mu) / \sigma^2 = -\epsilon / \sigma$, that of
+# $-\log p(z)$ is $z$, so that of $\log p(x|z)$ is $z - \epsilon / \sigma$. Going back to the parameters as above, one
+# sample gives
 #
 # - by $\mu$: version A $-\epsilon / \sigma$, version B $-(1 - \sigma^2) \, \epsilon / \sigma$;
 # - by $\text{log\_var}$: version A $\frac 1 2 (1 - \epsilon^2)$, version B
@@ -593,95 +533,72 @@ _ = axes[0].legend(loc="lower left", fontsize=8)
 # | $\mu$ | $1 / \sigma^2$ | $(1 - \sigma^2)^2 / \sigma^2$ |
 # | $\text{log\_var}$ | $1 / 2$ | $(1 - \sigma^2)^2 / 2 + \sigma^2 \mu^2 / 4$ |
 #
-# For $\mu$, B is always the quieter one. For $\text{log\_var}$ there is a term with $\mu^2$. **Before you run it:** we
-# compare an ordinary datapoint and one that lies far from the mean of the data. For which of the two will A be
-# quieter?
+# In our model the posterior is narrower than the prior, $\sigma^2 < 1$, so for $\mu$ the variance of B is always the
+# smaller one. For $\text{log\_var}$ there is a term with $\mu^2$.
+#
+# **Before you run it:** we compare an ordinary datapoint and one that lies far from the mean of the data. For which of
+# the two will A have less variance?
 
 
 # %%
 def one_sample_gradients(x, version, n=200_000):
-    """One-sample gradients by mu and log_var at the exact posterior of one datapoint x (1, D): (n, 2 J)."""
-    mu, variance = exact.posterior(x)[0][0], posterior_variance
-    eps = rng.standard_normal((n, J))
-    sigma, z = np.sqrt(variance), mu + np.sqrt(variance) * eps
-    dz = (x - z @ W) @ W.T / s**2
+    """One-sample gradients at the exact posterior of x (1, D), by mu and log_var of the second latent: (n,) each."""
+    mu, eps = exact.posterior(x)[0][0, 1], rng.standard_normal(n)
+    z = mu + np.sqrt(v) * eps
+    slope = (x[0] @ W[1] - z * (W[1] @ W[1])) / s**2  # of log p(x|z); the rows of W are orthogonal
     if version == "a":
-        dz, dmu, dlog_var = dz - z, 0, 0.5
-    else:
-        dmu, dlog_var = -mu, 0.5 * (1 - variance)
-    return np.hstack([dz + dmu, 0.5 * sigma * eps * dz + dlog_var])
+        return slope - z, 0.5 * np.sqrt(v) * eps * (slope - z) + 0.5
+    return slope - mu, 0.5 * np.sqrt(v) * eps * slope + 0.5 * (1 - v)
 
 
+v, ratios = posterior_variance[1], {}
 far = 4.0 * W[1:] / (W[1] @ W[1]) * np.sqrt(W[1] @ W[1] + s**2)  # four standard deviations along the second row of W
-v = posterior_variance[1]
-ratios = []
 for name, point in (("ordinary", x), ("far", far)):
     mean = exact.posterior(point)[0][0, 1]
-    found = {version: one_sample_gradients(point, version)[:, [1, 3]] for version in "ab"}
-    closed = {"a": [1 / v, 0.5], "b": [(1 - v) ** 2 / v, (1 - v) ** 2 / 2 + v * mean**2 / 4]}
+    closed = {"a": (1 / v, 0.5), "b": ((1 - v) ** 2 / v, (1 - v) ** 2 / 2 + v * mean**2 / 4)}
+    found = {version: one_sample_gradients(point, version) for version in "ab"}
     for i, by in enumerate(("mu", "log_var")):
-        variance = {version: found[version][:, i].var() for version in "ab"}
-        error = {
-            version: np.std([piece[:, i].var() for piece in np.split(found[version], 50)]) / np.sqrt(50)
-            for version in "ab"
-        }
-        for version in "ab":
-            assert abs(found[version][:, i].mean()) < 4 * np.sqrt(variance[version] / 200_000)  # q is optimal
-            assert abs(variance[version] - closed[version][i]) < 5 * error[version]
-        ratios.append(variance["b"] / variance["a"])
-        spread = ratios[-1] * np.hypot(error["a"] / variance["a"], error["b"] / variance["b"])
-        print(f"{name} datapoint, gradient by {by}: variance B / A = {ratios[-1]:.3f} +- {spread:.3f}")
-assert ratios[0] < 1 and ratios[1] < 1 and ratios[2] < 1 < ratios[3]
+        (a, a_error), (b, b_error) = (with_error(np.var, found[version][i]) for version in "ab")
+        assert abs(a - closed["a"][i]) < 5 * a_error and abs(b - closed["b"][i]) < 5 * b_error
+        for each in (found["a"][i], found["b"][i]):
+            assert abs(each.mean()) < 4 * each.std() / np.sqrt(each.size)  # q is optimal
+        ratios[name, by], error = b / a, b / a * np.hypot(a_error / a, b_error / b)
+        print(f"{name} datapoint, gradient by {by}: variance B / A = {b / a:.3f} +- {error:.3f}")
+over_data = np.mean((1 - v) ** 2 / 2 + v * exact.posterior(X)[0][:, 1] ** 2 / 4) / 0.5
+print(f"by log_var, mean over the data of the closed form: B / A = {over_data:.2f}")
+assert max(ratios["ordinary", "mu"], ratios["ordinary", "log_var"], ratios["far", "mu"], over_data) < 1
+assert ratios["far", "log_var"] > 1
 
 # %% [markdown]
-# For ordinary datapoints B has the quieter gradient, for all parameters. For a datapoint whose posterior is wide and
-# far from the origin it does not: the divergence in B is smooth, but what is left to the samples pulls hard. Such
-# datapoints are rare, so on average over data B wins. "Typically" is the right word; it was lost on the way.
+# For the ordinary datapoint B has the smaller variance in both gradients. For a datapoint whose posterior mean is far
+# from the origin it has not: the term $\sigma^2 \mu^2 / 4$ is that of $\log p(x|z)$, whose slope is steep there. Such
+# datapoints are rare, so on average over the data B wins. "Typically" is the right word, and it should not be left out.
 #
 # ## What each version says about the other
 #
 # A and B have the same expectation. This is a test, and a strong one. Suppose that somebody writes
 # $z = \mu + e^{\text{log\_var}} \epsilon$, and forgets that the standard deviation is $e^{\text{log\_var} / 2}$. It is
-# a common mistake, also in published code. Will a gradient check find it?
+# a common mistake. The gradient of such a bound can be quite right: it is the gradient of a wrong function. The
+# difference of one sample of both is $A - B = \log p(z) - \log q(z|x) + D_{KL}$; its mean should be zero.
 #
-# **Before you run it:** guess for both tests, the gradient check and $\mathbb E[A] = \mathbb E[B]$.
-
+# **Before you run it:** will it be zero for the wrong samples?
 
 # %%
-def wrong_g(p, eps, x):
-    """The mistake: the noise is scaled by the variance."""
-    mu, log_var = encode(p, x)
-    return mu + np.exp(log_var) * eps
-
-
-def difference(p, x, eps, g):
-    """A - B of each sample (L, M), in nats, with the same noise in both: log p(z) - log q(z|x) + D_KL."""
-    z, (mu, log_var) = g(p, eps, x), encode(p, x)
-    log_q = log_normal(z, mu, np.exp(log_var / 2)).sum(axis=-1)
-    return log_normal(z, 0, 1).sum(axis=-1) - log_q + kl_from_prior(mu, log_var)
-
-
 x, eps = X[:50], rng.standard_normal((400, 50, J))
-outcomes = {}
-for name, function in (("right", g), ("wrong", wrong_g)):
-    each = difference(p, x, eps, function)
-    outcomes[name] = each.mean(), each.std() / np.sqrt(each.size)
-    print(f"{name} noise: E[A] - E[B] = {outcomes[name][0]:.3f} +- {outcomes[name][1]:.3f} nats")
-assert abs(outcomes["right"][0]) < 4 * outcomes["right"][1]
-assert abs(outcomes["wrong"][0]) > 10 * outcomes["wrong"][1]
-
-small = eps[:3, :2]
-value = lambda c: np.mean(log_likelihood(p, x[:2], wrong_g({**p, "c": c}, small, x[:2])))
-z = wrong_g(p, small, x[:2])
-dz = (x[:2] - z @ p["W"] - p["b"]) @ p["W"].T / s**2 / 6
-by_hand = np.sum(dz * small * np.exp(p["c"]), axis=(0, 1))  # the right derivative of the wrong samples
-same(by_hand, complex_step(lambda q: value(q["c"]), {"c": p["c"]})["c"])
-print("gradient check of the wrong samples: passes")
+mu, log_var = encode(p, x)
+gaps = {}
+for name, sigma in (("right", np.exp(log_var / 2)), ("wrong", np.exp(log_var))):
+    z = mu + sigma * eps
+    log_ratio = (log_normal(z, 0, 1) - log_normal(z, mu, np.exp(log_var / 2))).sum(axis=-1)
+    each = log_ratio + kl_from_prior(mu, log_var)
+    gap, error = each.mean(), each.std() / np.sqrt(each.size)
+    gaps[name] = gap / error
+    print(f"{name} samples: mean of A - B = {gap:.3f} +- {error:.3f} nats")
+assert abs(gaps["right"]) < 4 and abs(gaps["wrong"]) > 10
 
 # %% [markdown]
-# The gradient check compares a function with its own derivative, and the derivative of the wrong bound is the right
-# derivative of the wrong bound. It cannot know which function you meant. The comparison of two estimators of the same
-# number can.
+# It is not. Tutorial 07 takes this mistake through a whole model, together with the check of the gradient, which it
+# passes.
 #
 # ## The minibatch
 #
@@ -693,7 +610,10 @@ print("gradient check of the wrong samples: passes")
 # = \frac N M \sum_{i=1}^M \tilde{\mathcal L}(\theta, \phi; x^{(i)})$$
 #
 # Two checks. Cut the data into minibatches; the mean of their estimates is the estimate from all data, exactly, when
-# the noise is the same. And npvae's value, a mean per datapoint, is this divided by $N$.
+# the noise is the same. And npvae's value, a mean per datapoint, is this divided by $N$. Then we draw many minibatches.
+#
+# **Before you run it:** is the estimate too high or too low on average if $M = 1$? How much narrower is it for
+# $M = 100$?
 
 
 # %%
@@ -724,34 +644,28 @@ for M, colour in ((1, "tab:orange"), (10, "tab:green"), (100, "tab:blue")):
     picks = rng.integers(N, size=(4000, M))
     noise = rng.standard_normal((1, 4000 * M, J))
     estimates = N * sgvb_b(p, X[picks.ravel()], noise).reshape(4000, M).mean(axis=1)
-    scale = estimates.std() / np.sqrt(4000)
-    print(f"M = {M}: mean {estimates.mean():.0f} +- {scale:.0f}, standard deviation {estimates.std():.0f} nats")
-    assert abs(estimates.mean() - full) < 4 * scale
-    ax.hist(
-        estimates / 1000,
-        np.linspace(2.5 * full / 1000, 0, 121),
-        density=True,
-        alpha=0.6,
-        color=colour,
-        label=f"M = {M}",
-    )
+    error = estimates.std() / np.sqrt(4000)
+    print(f"M = {M}: mean {estimates.mean():.0f} +- {error:.0f}, standard deviation {estimates.std():.0f} nats")
+    assert abs(estimates.mean() - full) < 4 * error
+    bins = np.linspace(2.5 * full / 1000, 0, 121)
+    ax.hist(estimates / 1000, bins, density=True, alpha=0.6, color=colour, label=f"M = {M}")
 ax.axvline(full / 1000, color="k", label="exact, all data")
-ax.set(
-    xlabel="estimate of the bound of all data (thousands of nats)",
-    ylabel="density",
-    title=r"$N/M$ times the sum over a minibatch",
-)
+ax.set(title=r"$N/M$ times the sum over a minibatch", ylabel="density")
+ax.set_xlabel("estimate of the bound of all data (thousands of nats)")
 _ = ax.legend()
 
 # %% [markdown]
-# *See:* three histograms about the same line, narrower by $\sqrt{10}$ each time; none is shifted. That is what the
-# factor $N / M$ is for.
+# *See:* the estimates gather about the line, their spread smaller by $\sqrt{10}$ each time. For $M = 1$ most of them
+# lie to the right of it, and a few datapoints with a very low bound, beyond the left edge, carry the mean back.
+#
+# The printed means agree with the exact bound for each $M$. That is what the factor $N / M$ is for.
 #
 # ### Exercise: the scale of a minibatch
 #
 # When something else is added to the bound of all data (a log-prior of the weights, in tutorial 08), the factor
 # decides how much it counts. Write the minibatch estimator of $\mathcal L(X) + \log p(\theta)$, from the estimates
-# $\tilde{\mathcal L}$ of the datapoints in the minibatch.
+# $\tilde{\mathcal L}$ of the datapoints in the minibatch. (Tutorial 00 had the mean per datapoint, and divided
+# $\log p(\theta)$ by $N$. This is $N$ times that.)
 #
 # <details><summary>Hint</summary>
 #
@@ -781,12 +695,15 @@ check_minibatch_scale = Exercise(
         "M/N instead of N/M: the sum shrinks where it must grow": (
             lambda bounds, log_prior, N: len(bounds) / N * np.sum(bounds) + log_prior
         ),
+        "the prior is divided by N: that belongs to a mean per datapoint, this is a sum": (
+            lambda bounds, log_prior, N: N / len(bounds) * np.sum(bounds) + log_prior / N
+        ),
         "the prior is scaled too: it would be counted N/M times": (
             lambda bounds, log_prior, N: N / len(bounds) * (np.sum(bounds) + log_prior)
         ),
     },
     inputs=_calls,
-    # The average over "all data" made of copies of the minibatch: N/M copies have the sum that is estimated.
+    # As if all data were N/M copies of the minibatch:
     expected=[np.tile(bounds, N // len(bounds)).sum() + log_prior for bounds, log_prior, N in _calls],
 )
 
@@ -801,7 +718,8 @@ print(check_minibatch_scale(minibatch_scale))
 # $(1, 100)$: the variance of the gradient, summed over the parameters of the encoder and of the decoder. Once at small
 # random parameters, once at the decoder that made the data with its exact posterior.
 #
-# Half the squared distance of two independent gradients has the variance as its expectation, so we need no mean.
+# For two independent gradients, $\mathbb E|g_1 - g_2|^2$ is twice the variance. So we draw pairs, and take half of the
+# squared distance.
 #
 # **Before you run it:** in which of the four cases (encoder or decoder, start or trained) does the choice matter
 # least?
@@ -824,106 +742,92 @@ def variances(p, M, L, pairs=400):
     return halves.mean(axis=0), halves.std(axis=0) / np.sqrt(pairs)
 
 
-table = {(where, M, L): variances(p, M, L) for where, p in (("start", start), ("trained", trained)) for M, L in CHOICES}
-for (where, M, L), (value, error) in table.items():
-    print(
-        f"{where}, M = {M}, L = {L}: encoder {value[0]:.3g} +- {error[0]:.1g}, decoder {value[1]:.3g} +- {error[1]:.1g}"
-    )
+table = np.array([[variances(p, M, L) for M, L in CHOICES] for p in (start, trained)])
+values, errors = table[:, :, 0], table[:, :, 1]  # axes: start or trained, choice, encoder or decoder
+for i, where in enumerate(("start", "trained")):
+    for (M, L), value, error in zip(CHOICES, values[i], errors[i]):
+        numbers = (f"{name} {v:.3g} +- {e:.1g}" for name, v, e in zip(("encoder", "decoder"), value, error))
+        print(f"{where}, M = {M}, L = {L}: " + ", ".join(numbers))
 
 # figure: minibatch
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained", sharey=True)
-for ax, where in zip(axes, ("start", "trained")):
+for k, (ax, where) in enumerate(zip(axes, ("start", "trained"))):
     for i, (group, colour) in enumerate((("encoder", "tab:blue"), ("decoder", "tab:orange"))):
-        found = [table[where, M, L] for M, L in CHOICES]
-        places = np.arange(4) + 0.4 * i - 0.2
-        ax.bar(places, [v[i] for v, _ in found], 0.38, yerr=[2 * e[i] for _, e in found], color=colour, label=group)
+        ax.errorbar(range(4), values[k, :, i], 2 * errors[k, :, i], fmt="o-", color=colour, capsize=3, label=group)
     ax.set(yscale="log", title=where, xlabel="datapoints M x samples L")
     ax.set_xticks(range(4), [f"{M} x {L}" for M, L in CHOICES])
 axes[0].set_ylabel("variance of the gradient")
 _ = axes[0].legend()
 
 # %% [markdown]
-# *See:* at the start all bars grow from left to right, by nearly two orders of magnitude; on the right only those of
-# the decoder do.
+# *See:* at the start (left) both lines rise, by one to two orders of magnitude; on the right only that of the decoder
+# does. Bars are two standard errors.
 
 # %%
-ratio = {
-    (where, group): table[where, 1, 100][0][i] / table[where, 100, 1][0][i]
-    for where in ("start", "trained")
-    for i, group in enumerate(("encoder", "decoder"))
-}
-relative = lambda key, i: table[key][1][i] / table[key][0][i]
-ratio_error = {
-    (where, group): ratio[where, group] * np.hypot(relative((where, 1, 100), i), relative((where, 100, 1), i))
-    for where in ("start", "trained")
-    for i, group in enumerate(("encoder", "decoder"))
-}
-for (where, group), value in ratio.items():
-    print(
-        f"{where}, {group}: variance of 1 x 100 over that of 100 x 1 = {value:.1f} +- {ratio_error[where, group]:.1f}"
-    )
-assert min(ratio.values()) == ratio["trained", "encoder"]
+ratio = values[:, -1] / values[:, 0]
+ratio_error = ratio * np.hypot(errors[:, -1] / values[:, -1], errors[:, 0] / values[:, 0])
+for i, where in enumerate(("start", "trained")):
+    for j, group in enumerate(("encoder", "decoder")):
+        print(f"{where}, {group}: variance of 1 x 100 over 100 x 1 = {ratio[i, j]:.1f} +- {ratio_error[i, j]:.1f}")
+assert abs(ratio[1, 0] - 1) < 4 * ratio_error[1, 0]
+assert min(ratio[0, 0], ratio[0, 1], ratio[1, 1]) > 10
 
 # %% [markdown]
 # Three of the four say the same: take many datapoints. One datapoint with a hundred samples gives a precise gradient
 # of the wrong thing, the bound of one datapoint. More samples remove the noise of $z$, but not the luck of which
-# datapoints were drawn. (At the start the factor for the encoder is about a hundred: nearly all of its noise is that
-# luck.)
+# datapoints were drawn. (If all of the noise were that luck, the factor would be 100. At the start it is not far below
+# this for the encoder.)
 #
 # The exception is the trained encoder. If every $q(z|x^{(i)})$ is the posterior, then the expected gradient is zero
 # for each datapoint by itself. There is no luck in the choice of datapoints. What remains is the noise of sampling
 # $z$, and it depends on the number of draws alone. For the decoder this is not so: in the best fit, the gradients of
-# the datapoints cancel in their sum, but each of them pulls.
+# the datapoints cancel in their sum, but no single one is zero.
 #
-# So the paper's advice holds, with a reason. For a perfect encoder the choice does not matter, and there the advice
-# does no harm.
+# So the paper's advice holds, with a reason. Where it does not help, for a perfect encoder, it does no harm.
 #
 # ## The library's measurement
 #
-# `npvae.evaluation.gradient_variance` measures this for a whole model. We let it do so for the initial parameters of a
-# `VAE`, and compare with gradients that we keep and whose variance we take in the plain way.
+# `npvae.evaluation.gradient_variance` measures this for a whole model: the variance over minibatches and noise, and the
+# part that is due to the noise alone. We let it do so for the initial parameters of a `VAE`, and compare with
+# estimates that we keep and whose variance we take in the plain way: from one of each pair, and within the pairs.
 
 # %%
 vae = npvae.VAE(J, hidden_layer_sizes=(), likelihood="gaussian", init_std=0.1, backend="reference", dtype="float64")
 settings = {"estimators": ["sgvb-a", "sgvb-b"], "n_samples": [2], "batch_sizes": [5], "repeats": 1500}
-found = evaluation.gradient_variance(vae, X, **settings)
+measured = {(m.estimator, m.group): m for m in evaluation.gradient_variance(vae, X, **settings)}
 architecture, data, vector, backend = vae.starting_point(X)
 inner = Model(architecture, backend, "float64")
-parameters, x = inner.parameters(vector), inner.gather(data, np.arange(N), Buffers(backend, "float64"))
-for name, analytic in (("sgvb-a", False), ("sgvb-b", True)):
-    estimator, kept = SGVB(inner, 2, analytic), {"value": [], "encoder": [], "decoder": []}
-    for _ in range(1500):
-        batch = x[rng.integers(N, size=5)]
-        pair = {group: [] for group in kept}  # two estimates of the same minibatch
-        for _ in range(2):
-            result = estimator.value_and_grad(parameters, batch, rng.standard_normal((10, J)))
-            pair["value"].append([result.elbo])
-            for group in ("encoder", "decoder"):
-                arrays = [array.ravel() for key, array in result.gradient.items() if key.startswith(group)]
-                pair[group].append(np.concatenate(arrays))
-        for group in kept:
-            kept[group].append(pair[group])
-    for m in (m for m in found if m.estimator == name):
-        all_pairs = np.array(kept[m.group])  # (repeats, 2, parameters)
-        plain = all_pairs[:, 0].var(axis=0).sum()
-        of_noise = all_pairs.var(axis=1, ddof=1).mean(axis=0).sum()
-        print(f"{name}, {m.group}: measured {m.variance:.3g} +- {m.variance_error:.1g}, plain {plain:.3g}; ", end="")
-        print(f"due to sampling z: {m.noise_variance:.3g} +- {m.noise_variance_error:.1g}, plain {of_noise:.3g}")
-        assert abs(m.variance - plain) < 6 * m.variance_error
-        assert abs(m.noise_variance - of_noise) < 6 * m.noise_variance_error
+parameters, rows = inner.parameters(vector), inner.gather(data, np.arange(N), Buffers(backend, "float64"))
+far_off = []  # differences in standard errors
+for name in settings["estimators"]:
+    estimator, kept = SGVB(inner, 2, name == "sgvb-b"), {"value": [], "encoder": [], "decoder": []}
+    for k in range(2 * 1500):
+        if k % 2 == 0:  # two estimates of each minibatch
+            batch = rows[rng.integers(N, size=5)]
+        result = estimator.value_and_grad(parameters, batch, rng.standard_normal((10, J)))
+        kept["value"].append([result.elbo])
+        for group in ("encoder", "decoder"):
+            arrays = [array.ravel() for key, array in result.gradient.items() if key.startswith(group)]
+            kept[group].append(np.concatenate(arrays))
+    for group, estimates in kept.items():
+        m, pairs = measured[name, group], np.reshape(estimates, (1500, 2, -1))
+        plain, of_noise = pairs[:, 0].var(axis=0).sum(), pairs.var(axis=1, ddof=1).mean(axis=0).sum()
+        far_off += [abs(m.variance - plain) / m.variance_error]
+        far_off += [abs(m.noise_variance - of_noise) / m.noise_variance_error]
+print(f"{len(far_off)} variances: the largest difference is {max(far_off):.1f} standard errors of npvae's")
+assert len(far_off) == 12 and max(far_off) < 6
 
 # %%
 print(
-    f"Answer: 100 datapoints have {ratio['start', 'decoder']:.0f} +- {ratio_error['start', 'decoder']:.0f} times less "
-    f"variance than one with 100 samples (decoder, start); no less for a perfect encoder: "
-    f"{ratio['trained', 'encoder']:.1f} +- {ratio_error['trained', 'encoder']:.1f}"
+    f"Answer: one datapoint with 100 samples has {ratio[0, 1]:.0f} +- {ratio_error[0, 1]:.0f} times the variance of "
+    f"100 with one (decoder, start); {ratio[1, 0]:.1f} +- {ratio_error[1, 0]:.1f} times for a perfect encoder"
 )
 
 # %% [markdown]
 # ## What to take with you
 #
-# The bound of a datapoint is estimated from samples alone (version A), or from samples and a divergence in closed form
-# (version B); both have the same expectation, and comparing them finds mistakes that no gradient check can. B
+# The bound of a datapoint is estimated from samples alone (version A), or from samples and a KL divergence in closed
+# form (version B); both have the same expectation, and comparing them finds mistakes that no gradient check can. B
 # typically has the quieter gradient, A the quieter value once $q$ is near the posterior. The factor $N / M$ makes a
 # minibatch an unbiased estimate of the whole, and more datapoints are worth more than more samples.
 #
