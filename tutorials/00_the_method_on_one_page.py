@@ -42,9 +42,10 @@ ax.set(xlabel="10 rows of X, 28 pixels wide each", xticks=[], yticks=[])
 # parameters $\theta = (W_1, b_1, W_2, b_2)$, turned $z$ into a probability $y_d$ for each pixel $d$ to be white.
 #
 # Nobody tells us the code of a picture. So a second network, the **encoder** with parameters
-# $\phi = (W_3, b_3, W_4, b_4, W_5, b_5)$, looks at $x$ and answers with a distribution over codes, $q(z|x)$: each number
-# of the code is normal, with a mean $\mu_j$ and a variance $\sigma_j^2$. The network gives $\log \sigma^2$, because a
-# logarithm may be any number, and a variance may not. It also gives $\mu$; both read the same **hidden units** $h$.
+# $\phi = (W_3, b_3, W_4, b_4, W_5, b_5)$, looks at $x$ and answers with a distribution over codes, $q(z|x)$: each
+# number of the code is normal, with a mean $\mu_j$ and a variance $\sigma_j^2$. The network gives $\log \sigma^2$,
+# because a logarithm may be any number, and a variance may not. It also gives $\mu$; both read the same **hidden
+# units** $h$.
 #
 # $$h = \tanh(x W_3 + b_3), \quad \mu = h W_4 + b_4, \quad \log \sigma^2 = h W_5 + b_5$$
 #
@@ -86,14 +87,14 @@ def sigmoid(a):
 # $$\log p(x) \ge \mathcal L = \mathbb E_{q(z|x)}[\log p(x|z)] - D_{KL}(q(z|x) \| p(z))$$
 #
 # The first term asks the codes to explain the picture: it is the mean over $q(z|x)$ of
-# $\log p(x|z) = \sum_d [x_d \log y_d + (1 - x_d) \log(1 - y_d)]$, and we estimate it with $L$ samples of $z$. The second
-# term is the **KL divergence**, the price of an answer that differs from the prior. It is zero if they are equal; here
-# it is $\frac12 \sum_j (\mu_j^2 + \sigma_j^2 - 1 - \log \sigma_j^2)$.
+# $\log p(x|z) = \sum_d [x_d \log y_d + (1 - x_d) \log(1 - y_d)]$, and we estimate it with $L$ samples of $z$. The
+# second term is the **KL divergence**, the price of an answer that differs from the prior. It is zero if they are
+# equal; here it is $\frac12 \sum_j (\mu_j^2 + \sigma_j^2 - 1 - \log \sigma_j^2)$.
 #
 # The trick is how to draw $z$: take noise $\epsilon$ from $\mathcal N(0, I)$, and let $z = \mu + \sigma \epsilon$. Then
-# $z$ has a derivative with respect to $\mu$ and to $\sigma$, so the chain rule leads from the pixels back to the encoder.
-# In the code, `da` is the derivative of the bound with respect to `a`, and likewise for the others. The first half of
-# the function computes the bound; the second half goes through the same lines in reverse order.
+# $z$ has a derivative with respect to $\mu$ and to $\sigma$, so the chain rule leads from the pixels back to the
+# encoder. In the code, `da` is the derivative of the bound with respect to `a`, and likewise for the others. The first
+# half of the function computes the bound; the second half goes through the same lines in reverse order.
 
 
 # %%
