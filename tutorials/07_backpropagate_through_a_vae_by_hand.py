@@ -43,10 +43,10 @@ NODES = {  # where, what, and its shape
     "x": (0, 1, "$x$\nM, D"), "h": (1, 1, "$h$\nM, H"), "mu": (2, 1.8, "$\\mu$\nM, J"),
     "log_var": (2, 0.2, "$\\log\\sigma^2$\nM, J"), "eps": (3, 0, "$\\epsilon$\nLM, J"), "z": (3, 1, "$z$\nLM, J"),
     "k": (4, 1, "$k$\nLM, H"), "a": (5, 1, "$a$\nLM, D"), "log_px": (6, 1, "$\\log p(x|z)$\nLM"),
-    "kl": (3.2, 2.6, "$D_{KL}$\nM"), "bound": (6, 2.6, "$\\mathcal{L}$\na number"),
+    "kl": (3.7, 2.6, "$D_{KL}$\nM"), "bound": (6, 2.6, "$\\mathcal{L}$\na number"),
 }  # fmt: skip
 EDGES = "x-h h-mu h-log_var mu-z log_var-z eps-z z-k k-a a-log_px mu-kl log_var-kl kl-bound log_px-bound"
-fig, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
+fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 arrow = {"arrowstyle": "->", "shrinkA": 16, "shrinkB": 16}
 for start, end in [edge.split("-") for edge in EDGES.split()]:
     ax.annotate("", NODES[end][:2], NODES[start][:2], arrowprops=arrow | {"color": "tab:blue"})
@@ -57,8 +57,8 @@ for across, up, text in NODES.values():
     ax.text(across, up, text, ha="center", va="center")
 ax.plot([], [], "tab:blue", label="forward: values")
 ax.plot([], [], "tab:red", linestyle="--", label="backward: gradients, of the same shapes")
-ax.legend(loc="lower right")
-ax.set(xlim=(-0.3, 6.5), ylim=(-0.4, 3))
+ax.legend(loc="upper left")
+ax.set(xlim=(-0.3, 6.5), ylim=(-0.3, 3.6))
 ax.set_axis_off()
 
 # %% [markdown]
