@@ -29,7 +29,7 @@ N, D = X.shape  # N pictures, one a row, of D pixels each
 # figure: data
 fig, ax = plt.subplots(figsize=(7, 1.6), layout="constrained")
 ax.imshow(np.hstack(X[:10].reshape(-1, 28, 28)), cmap="gray")  # the pixels of a row of X form a square
-ax.set(xlabel="10 rows of X, 28 pixels wide each", xticks=[], yticks=[])
+_ = ax.set(xlabel="10 rows of X, 28 pixels wide each", xticks=[], yticks=[])
 
 # %% [markdown]
 # *See:* digits, drawn by strokes that vary. The model sees only these pixels, and never which digit it is. A pixel is 1

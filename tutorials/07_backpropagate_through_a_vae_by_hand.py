@@ -307,7 +307,7 @@ ax.plot(logits, -softplus(logits), label="pixel $x_d = 0$")
 ax.plot(logits, np.where(np.isfinite(naive), naive, np.nan), "k:", linewidth=3, label=r"$\log(1 - y_d)$ as written")
 ax.axvline(logits[np.isfinite(naive)].max(), color="grey")
 ax.set(xlabel="logit $a_d$ of the pixel", ylabel="log-probability (nats)")
-ax.legend()
+_ = ax.legend()
 
 # %% [markdown]
 # *See:* being sure and wrong costs one nat for each unit of the logit, without limit. The dotted line ends at the grey
@@ -493,7 +493,7 @@ for i, colour in ((1, "tab:blue"), (2, "tab:orange"), (4, "tab:green")):
     right.plot(*draw(*of_picture, 2 * circle).T, colour, label=f"picture {i}, 2 standard deviations")
 right.plot(*(2 * circle).T, "k", linewidth=0.8, label="prior")
 right.legend(fontsize=8, loc="upper left")
-right.set(
+_ = right.set(
     xlabel="$z_1$", ylabel="$z_2$", title=r"$q(z|x)$: $z = \mu + \sigma \epsilon$", xlim=(-4.5, 4.5), ylim=(-4, 6)
 )
 
@@ -639,7 +639,7 @@ ax.loglog(steps, right, ".-", label="the right gradient")
 ax.loglog(steps, wrong, ".-", color="tab:red", label="wrong by one part in a thousand")
 ax.axhline(1e-3, color="k", linestyle=":", linewidth=0.8)
 ax.set(xlabel="step $h$", ylabel="relative error")
-ax.legend()
+_ = ax.legend()
 
 # %% [markdown]
 # *See:* the right gradient makes a valley. To the right of its bottom the error grows with the square of the step: it
@@ -688,7 +688,7 @@ ax.bar(list(by_hand), list(by_hand.values()), label="by hand: one step of $10^{-
 ax.plot([c.name for c in report.differences], [c.error for c in report.differences], "kx", label="npvae.check_gradient")
 ax.axhline(1e-7, color="tab:red", label="the limit")
 ax.set(yscale="log", xlabel="array of parameters", ylabel="relative error", ylim=(1e-15, 1e-3))
-ax.legend(loc="upper right", ncols=2)
+_ = ax.legend(loc="upper right", ncols=2)
 
 # %% [markdown]
 # *See:* every array lies below the limit, and the extrapolated differences (crosses) far below. A check should report
