@@ -212,31 +212,6 @@ check_dense_backward = Exercise(
 print(check_dense_backward(dense_backward))
 
 # %% [markdown]
-# The library's `dense` and `dense_backward` know four functions $f$, and compute the slope of each *from the value*
-# $y = f(a)$, because the forward pass keeps $y$ and not $a$. We compare all four. (The last one keeps a log-variance
-# above a floor; tutorial 10 needs it.) Where two outputs read the same hidden layer, the library adds the second `dx`
-# to the first.
-
-# %%
-FLOOR = -2 * np.log(255 * np.sqrt(12))
-ACTIVATIONS = {
-    "identity": (lambda a: a, np.ones_like),
-    "tanh": (np.tanh, lambda y: 1 - y**2),
-    "sigmoid": (special.expit, lambda y: y * (1 - y)),
-    "soft_floor": (lambda a: FLOOR + np.logaddexp(0, a - FLOOR), lambda y: 1 - np.exp(FLOOR - y)),
-}
-for name, (f, slope_of) in ACTIVATIONS.items():
-    W, b = 3 * p["W3"], p["b3"] + (FLOOR if name == "soft_floor" else 0)
-    y = dense(x, W, b, f)
-    assert close(reference.dense(x, W, b, name), y)
-    dW, db, dx = right = dense_backward_solution(x, W, slope_of(y), dy)
-    theirs = np.empty_like(dW), np.empty_like(db), np.ones_like(dx)
-    reference.dense_backward(x, W, y, dy.copy(), name, (*theirs, False))
-    assert all(map(close, theirs, right))
-    reference.dense_backward(x, W, y, dy.copy(), name, (None, None, theirs[2], True))  # a second output
-    assert close(theirs[2], 2 * dx)
-
-# %% [markdown]
 # ## The prior
 #
 # Codes come from a normal distribution that is centred, and the same in all directions. It has no parameters:
@@ -256,9 +231,7 @@ plane = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
 cell = (axis[1] - axis[0]) ** 2
 assert abs(np.sum(np.exp(log_prior(plane))) * cell - 1) < 1e-12  # a density: it integrates to 1
 assert close(log_prior(eps), stats.norm.logpdf(eps).sum(axis=1))
-log_prob, dz = np.full(L * M, 0.7), np.full((L * M, J), 0.3)
-reference.add_log_prior(eps, log_prob, dz)  # the library adds it to what is there, with its gradient
-assert close(log_prob, 0.7 + log_prior(eps)) and close(dz, 0.3 + complex_step(lambda z: np.sum(log_prior(z)), eps))
+assert close(-eps, complex_step(lambda z: np.sum(log_prior(z)), eps))  # its gradient is -z
 
 # %% [markdown]
 # ## The decoder
@@ -400,17 +373,6 @@ check_bernoulli_backward = Exercise(
 
 # %%
 print(check_bernoulli_backward(bernoulli_backward))
-
-# %% [markdown]
-# The library computes value and gradient in one pass. A pixel that was not observed is `nan` there, and adds nothing to
-# either.
-
-# %%
-weights, seen = rng.uniform(0.1, 1, L * M), np.arange(D) % 5 > 0  # every fifth pixel is missing
-right = log_likelihood(x_of_z, a), bernoulli_backward_solution(x_of_z, a, weights)
-assert all(map(close, reference.bernoulli_log_prob(x, a, weights), right))
-right = log_likelihood(x_of_z[:, seen], a[:, seen]), seen * right[1]
-assert all(map(close, reference.bernoulli_log_prob(np.where(seen, x, np.nan), a, weights, missing=True), right))
 
 # %% [markdown]
 # ## The encoder
@@ -584,10 +546,14 @@ assert all(close(gradient[name], exact_gradient[name]) for name in p)
 print(f"all {sum(array.size for array in p.values())} derivatives agree with the complex step to 12 digits")
 
 # %% [markdown]
-# That is the whole of backpropagation: a few lines, each of which we have checked alone. The library must have the same
-# gradient with the same noise, also that of estimator A, which samples $\log p(z) - \log q(z|x)$. There, $\log p(z)$
-# adds $-z$ to `dz`. By the change of variables $\log q(z|x) = \log p(\epsilon) - \frac12 \sum_j \log \sigma_j^2$, and
-# the noise has no gradient: so $-\log q(z|x)$ adds $\frac12$ to the derivative with respect to each $\log \sigma_j^2$.
+# That is the whole of backpropagation: a few lines, each of which we have checked alone.
+#
+# ## The library agrees
+#
+# The library must have the same gradient with the same noise, also that of estimator A, which samples
+# $\log p(z) - \log q(z|x)$. There, $\log p(z)$ adds $-z$ to `dz`. By the change of variables
+# $\log q(z|x) = \log p(\epsilon) - \frac12 \sum_j \log \sigma_j^2$, and the noise has no gradient: so $-\log q(z|x)$
+# adds $\frac12$ to the derivative with respect to each $\log \sigma_j^2$.
 
 # %%
 LAYERS = ["decoder.hidden1", "decoder.logits", "encoder.hidden1", "encoder.mu", "encoder.log_var"]
@@ -603,13 +569,45 @@ for analytic, which in ((True, 0), (False, 1)):  # B, then A
         right = complex_step(lambda array, n=name, w=which: bounds(p | {n: array}, x, eps)[w].mean(), p[name])
         assert close(result.gradient[named[name]], right)
 
-weights_b, weights_a = rng.uniform(0.1, 1, M), weights  # and the latent layer alone, with unequal weights
-dmu, dlog_var = draw_backward(log_var, eps, dz)
-right = dmu - weights_b[:, None] * mu, dlog_var + 0.5 * weights_b[:, None] * (1 - np.exp(log_var))
-assert all(map(close, reference.gaussian_latent_backward(mu, log_var, eps, dz, True, weights_b), right))
-dmu, dlog_var = draw_backward(log_var, eps, dz - weights_a[:, None] * z)
-right = dmu, dlog_var + 0.5 * weights_a.reshape(L, M, 1).sum(axis=0)
-assert all(map(close, reference.gaussian_latent_backward(mu, log_var, eps, dz, False, weights_a), right))
+# %% [markdown]
+# Its parts agree, too, in cases that our model does not have. There are four functions $f$, of which `soft_floor` keeps
+# a log-variance above a floor (for tutorial 10). A pixel that was not observed is `nan`, and adds nothing. The weights
+# of the rows may differ.
+
+# %%
+FLOOR = -2 * np.log(255 * np.sqrt(12))
+ACTIVATIONS = {  # each with its slope, from the value y
+    "identity": (lambda a: a, np.ones_like),
+    "tanh": (np.tanh, lambda y: 1 - y**2),
+    "sigmoid": (special.expit, lambda y: y * (1 - y)),
+    "soft_floor": (lambda a: FLOOR + np.logaddexp(0, a - FLOOR), lambda y: 1 - np.exp(FLOOR - y)),
+}
+for name, (f, slope_of) in ACTIVATIONS.items():
+    W, b = 3 * p["W3"], p["b3"] + (FLOOR if name == "soft_floor" else 0)
+    y = dense(x, W, b, f)
+    dW, db, dx = right = dense_backward_solution(x, W, slope_of(y), dy)
+    theirs = np.empty_like(dW), np.empty_like(db), np.ones_like(dx)
+    reference.dense_backward(x, W, y, dy.copy(), name, (*theirs, False))
+    assert close(reference.dense(x, W, b, name), y) and all(map(close, theirs, right))
+    reference.dense_backward(x, W, y, dy.copy(), name, (None, None, theirs[2], True))  # adds that of a second output
+    assert close(theirs[2], 2 * dx)
+
+log_prob, dz = np.full(L * M, 0.7), np.full((L * M, J), 0.3)
+reference.add_log_prior(eps, log_prob, dz)  # adds to what is there
+assert close(log_prob, 0.7 + log_prior(eps)) and close(dz, 0.3 - eps)
+
+weights, seen = rng.uniform(0.1, 1, L * M), np.arange(D) % 5 > 0  # every fifth pixel is missing
+right = log_likelihood(x_of_z, a), bernoulli_backward_solution(x_of_z, a, weights)
+assert all(map(close, reference.bernoulli_log_prob(x, a, weights), right))
+right = log_likelihood(x_of_z[:, seen], a[:, seen]), seen * right[1]
+assert all(map(close, reference.bernoulli_log_prob(np.where(seen, x, np.nan), a, weights, missing=True), right))
+
+dmu, dlog_var = draw_backward(log_var, eps, dz)  # B: one weight for each picture
+right = dmu - weights[:M, None] * mu, dlog_var + 0.5 * weights[:M, None] * (1 - np.exp(log_var))
+assert all(map(close, reference.gaussian_latent_backward(mu, log_var, eps, dz, True, weights[:M]), right))
+dmu, dlog_var = draw_backward(log_var, eps, dz - weights[:, None] * z)  # A: one for each sample
+right = dmu, dlog_var + 0.5 * weights.reshape(L, M, 1).sum(axis=0)
+assert all(map(close, reference.gaussian_latent_backward(mu, log_var, eps, dz, False, weights), right))
 
 # %% [markdown]
 # ## Finite differences, and their valley
