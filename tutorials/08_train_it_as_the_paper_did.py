@@ -87,7 +87,7 @@ assert whole[0] + 50 < whole[-1] < baseline
 # %% [markdown]
 # *See:* each dot is what one step knows, a noisy estimate from other pictures and other noise. The bound rises all the
 # same: over many steps the noise averages out. But the curve flattens below the dashed line, where a model of
-# independent pixels is. (The first dots lie below the picture.)
+# independent pixels is. (The first dots lie outside of the figure.)
 #
 # ## Adagrad: a step size for each parameter
 #
@@ -381,6 +381,8 @@ print(f"by hand we choose {chosen}, and the library chooses {automatic.learning_
 assert chosen == automatic.learning_rate_ and trials[1.0] < trials[chosen] - 10
 
 # %% [markdown]
+# A step of $1$ is too large: its bound after the trial is far below the others.
+#
 # ## What an autoencoder lacks
 #
 # Look at the two terms of the objective again:
