@@ -498,8 +498,8 @@ _ = axes[0, 0].legend(loc="upper right")
 # The first answer surprises. The autoencoder has no noise and pays no divergence, and still it reconstructs new
 # pictures no better. Here the regularizer costs nothing in reconstruction, and gains a model of the pictures.
 #
-# Now look at the two terms of the VAE during its training. We also ask how much of the divergence is the price of the
-# *mean* code of all pictures: a shift that all codes share says nothing about any picture.
+# **Before you run it:** will the divergence of the VAE rise or fall during the training? We also ask how much of it is
+# the price of the *mean* code of all pictures: a shift that all codes share says nothing about any picture.
 
 # %%
 first, _ = train_flat(1.0, 1.0, n_epochs=1)
