@@ -32,8 +32,8 @@ from npvae.model import Architecture, Model
 # $\mu$ and the logarithm of the variance $\sigma^2$ of $q(z|x)$, with $J$ numbers each. Noise $\epsilon$ turns them
 # into a code $z$. The **decoder** makes a hidden layer $k$ of it, and then one number $a$ for each pixel, its
 # **logit**: the pixel is 1 with probability $1 / (1 + e^{-a})$. The **bound** $\mathcal L$ is the mean of
-# $\log p(x|z)$, minus the KL divergence of $q(z|x)$ from the prior. (Some texts swap encoder and decoder. The generative
-# model $p(x|z)$ is the *decoder*; the approximation $q(z|x)$ is the *encoder*.)
+# $\log p(x|z)$, minus the KL divergence of $q(z|x)$ from the prior. (Some texts swap encoder and decoder. The
+# generative model $p(x|z)$ is the *decoder*; the approximation $q(z|x)$ is the *encoder*.)
 #
 # A minibatch has $M$ pictures, and we draw $L$ codes for each. So arrays of the encoder have $M$ rows, and arrays of
 # the decoder have $LM$ rows: row $lM + i$ is sample $l$ of picture $i$, both counted from 0.
