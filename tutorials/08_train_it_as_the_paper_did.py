@@ -488,12 +488,12 @@ for (top, bottom), (name, of) in zip(axes.T, models.items()):
     pictures = special.expit(flat.decode(flat.parameters(of["w"]), draws, buffers).outputs[0].reshape(2, 8, 14, 14))
     bottom.imshow(np.vstack([np.hstack(row) for row in pictures]), cmap="gray")
     bottom.set(xlabel="16 codes from the prior, decoded", xticks=[], yticks=[])
-_ = axes[0, 0].legend(loc="upper right")
+_ = axes[0, 1].legend(loc="lower left")
 
 # %% [markdown]
-# *See:* the codes of the autoencoder lie outside of the circle, in a wide cloud: nothing holds them at the prior. The
-# codes of the VAE fill the circle. So the VAE's decoder knows codes from the prior, and draws digits; the autoencoder's
-# has hardly seen any like them, and most of its pictures are blurs that look alike.
+# *See:* nearly all codes of the autoencoder lie outside of the circle, in a wide cloud: nothing holds them at the
+# prior. The codes of the VAE fill the circle. So the VAE's decoder knows codes from the prior, and draws digits; the
+# autoencoder's has hardly seen any like them, and most of its pictures are blurs that look alike.
 #
 # The first answer surprises. The autoencoder has no noise and pays no divergence, and still it reconstructs new
 # pictures no better. Here the regularizer costs nothing in reconstruction, and gains a model of the pictures.
