@@ -7,10 +7,11 @@
 # layer at a time; check each derivative against an oracle that is accurate to the last digits; then plant a bug that no
 # such check can see.
 #
-# **You will learn:** where each term of the gradient comes from, how to distrust a gradient well, and what a gradient
-# check cannot tell.
+# **You will learn:** where each term of the gradient comes from, how to check a gradient, and what such a check cannot
+# tell.
 #
-# **You need:** the two estimators A and B of tutorial 06, matrix products, and the chain rule.
+# **You need:** the two estimators A and B of tutorial 06, matrix products, and the chain rule. Functions whose names
+# end in `_solution` are solutions of the exercises. The page uses these, so it runs before you have written yours.
 
 # %%
 import matplotlib.pyplot as plt
@@ -29,63 +30,55 @@ from npvae.model import Architecture, Model
 #
 # A picture $x$ of $D$ pixels goes into the **encoder**. One hidden layer $h$ of $H$ units feeds two outputs: the mean
 # $\mu$ and the logarithm of the variance $\sigma^2$ of $q(z|x)$, with $J$ numbers each. Noise $\epsilon$ turns them
-# into a code $z$. The **decoder** makes a hidden layer $k$ of it, and then one number $a$ for each pixel, its logit.
-# (Some texts swap the two names. The generative model $p(x|z)$ is the *decoder*; the approximation $q(z|x)$ is the
-# *encoder*.)
+# into a code $z$. The **decoder** makes a hidden layer $k$ of it, and then one number $a$ for each pixel, its
+# **logit**: the pixel is 1 with probability $1 / (1 + e^{-a})$. The **bound** $\mathcal L$ is the mean of
+# $\log p(x|z)$, minus the KL divergence of $q(z|x)$ from the prior. (Some texts swap encoder and decoder. The
+# generative model $p(x|z)$ is the *decoder*; the approximation $q(z|x)$ is the *encoder*.)
 #
 # A minibatch has $M$ pictures, and we draw $L$ codes for each. So arrays of the encoder have $M$ rows, and arrays of
-# the decoder have $LM$ rows: row $lM + i$ is sample $l$ of picture $i$.
+# the decoder have $LM$ rows: row $lM + i$ is sample $l$ of picture $i$, both counted from 0.
 
 # %%
 # figure: vae
 NODES = {  # where, what, and its shape
-    "x": (0, 1, "x", "M, D"),
-    "h": (1, 1, "h", "M, H"),
-    "mu": (2, 1.7, r"\mu", "M, J"),
-    "log_var": (2, 0.3, r"\log\sigma^2", "M, J"),
-    "eps": (3, 0, r"\epsilon", "LM, J"),
-    "z": (3, 1, "z", "LM, J"),
-    "k": (4, 1, "k", "LM, H"),
-    "a": (5, 1, "a", "LM, D"),
-    "log_px": (6, 0.4, r"\log p(x|z)", "LM"),
-    "kl": (3.1, 2.4, "D_{KL}", "M"),
-    "bound": (6, 2.4, r"\mathcal{L}", "1"),
-}
+    "x": (0, 1, "$x$\nM, D"), "h": (1, 1, "$h$\nM, H"), "mu": (2, 1.8, "$\\mu$\nM, J"),
+    "log_var": (2, 0.2, "$\\log\\sigma^2$\nM, J"), "eps": (3, 0, "$\\epsilon$\nLM, J"), "z": (3, 1, "$z$\nLM, J"),
+    "k": (4, 1, "$k$\nLM, H"), "a": (5, 1, "$a$\nLM, D"), "log_px": (6.1, 1, "$\\log p(x|z)$\nLM"),
+    "kl": (3.7, 2.6, "$D_{KL}$\nM"), "bound": (6.1, 2.6, "$\\mathcal{L}$\na number"),
+}  # fmt: skip
 EDGES = "x-h h-mu h-log_var mu-z log_var-z eps-z z-k k-a a-log_px mu-kl log_var-kl kl-bound log_px-bound"
-fig, ax = plt.subplots(figsize=(8, 3.4), layout="constrained")
-for edge in EDGES.split():
-    start, end = edge.split("-")
-    arrow = {"arrowstyle": "->", "shrinkA": 17, "shrinkB": 17}
+fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+arrow = {"arrowstyle": "->", "shrinkA": 17, "shrinkB": 17}
+for start, end in [edge.split("-") for edge in EDGES.split()]:
     ax.annotate("", NODES[end][:2], NODES[start][:2], arrowprops=arrow | {"color": "tab:blue"})
-    if start not in ("x", "eps"):  # nothing that is learned lies behind these two
-        back = arrow | {"color": "tab:red", "linestyle": "--", "connectionstyle": "arc3,rad=0.25"}
-        ax.annotate("", NODES[start][:2], NODES[end][:2], arrowprops=back)
-for across, up, name, shape in NODES.values():
-    ax.text(across, up, f"${name}$\n({shape})", ha="center", va="center", fontsize=9)
+    if start not in ("x", "eps"):  # there is nothing to learn behind these two
+        back = {"color": "tab:red", "linestyle": "--", "connectionstyle": "arc3,rad=0.25"}
+        ax.annotate("", NODES[start][:2], NODES[end][:2], arrowprops=arrow | back)
+for across, up, text in NODES.values():
+    ax.text(across, up, text, ha="center", va="center")
 ax.plot([], [], "tab:blue", label="forward: values")
 ax.plot([], [], "tab:red", linestyle="--", label="backward: gradients, of the same shapes")
-ax.legend(loc="lower left", fontsize=8)
-ax.set(xlim=(-0.4, 6.5), ylim=(-0.4, 2.8))
+ax.legend(loc="upper left")
+ax.set(xlim=(-0.3, 6.5), ylim=(-0.3, 3.6))
 ax.set_axis_off()
 
 # %% [markdown]
 # *See:* each red arrow runs along a blue one, in the other direction, and carries an array of the same shape. Where
-# several red arrows meet, their gradients are added. No gradient enters $\epsilon$ or $x$: there is nothing to learn
+# several red arrows meet, their gradients are added. No red arrow enters $\epsilon$ or $x$: there is nothing to learn
 # behind them.
 #
-# Our pictures are digits, made small so that everything can be checked everywhere: a pixel is 1 where a square of the
-# original ones has ink in a quarter of it. The weights are random, and so are the biases: at zero, several mistakes
-# would not show.
+# Our pictures are digits of 7 x 7 pixels: small, so that we can check every derivative. A pixel is 1 where a square of
+# the original digit is more than a quarter white, and otherwise 0. The weights are random, and so are the biases: at
+# zero, several mistakes would not show.
 
 # %%
 rng = np.random.default_rng(7)
 X = 1.0 * (make_digits(600)[0].reshape(-1, 7, 4, 7, 4).mean(axis=(2, 4)).reshape(-1, 49) > 255 / 4)
 D, H, J, M, L = 49, 12, 2, 6, 3
-x, eps = X[:M], rng.standard_normal((L * M, J))
+x, x_of_z, eps = X[:M], np.tile(X[:M], (L, 1)), rng.standard_normal((L * M, J))  # x_of_z: the picture of each code
 shapes = {"W1": (J, H), "W2": (H, D), "W3": (D, H), "W4": (H, J), "W5": (H, J)}  # inputs, outputs
 p = {name: rng.normal(0, 0.4, shape) for name, shape in shapes.items()}
 p |= {f"b{name[1]}": rng.normal(0, 0.4, shape[1]) for name, shape in shapes.items()}
-print({name: array.shape for name, array in p.items()})
 
 # %% [markdown]
 # ## An oracle for derivatives
@@ -102,7 +95,7 @@ print({name: array.shape for name, array in p.items()})
 
 # %%
 def complex_step(f, array):
-    """The derivative of f by each entry of an array."""
+    """The derivative of f with respect to each entry of an array."""
     derivative = np.empty(array.shape)
     for place in np.ndindex(array.shape):
         moved = array.astype(complex)
@@ -122,8 +115,8 @@ assert close(complex_step(lambda t: np.sum(np.exp(t) * np.sin(t)), t), np.exp(t)
 # %% [markdown]
 # ## A layer, forward and backward
 #
-# A network with one hidden layer, a **multilayer perceptron**, consists of two kinds of layers: $y = f(a)$ with
-# $a = x W + b$, where $f$ is $\tanh$ in the hidden layer, and the identity at the outputs:
+# Both networks are **multilayer perceptrons** with one hidden layer. A layer computes $y = f(a)$ from $a = x W + b$,
+# where $f$ is $\tanh$ in the hidden layer, and the identity at the outputs. The hidden units of row $m$ are
 #
 # $$h_{mo} = \tanh\Big(\sum_i x_{mi} W_{io} + b_o\Big)$$
 
@@ -141,29 +134,38 @@ for m, o in np.ndindex(M, H):  # the same symbols, one number at a time
 
 # %% [markdown]
 # Now backward. Let $\mathcal L$ be any number that is computed from $y$, and suppose somebody already knows $dy$, the
-# derivative of $\mathcal L$ by each entry of $y$. First go back through $f$, entry by entry: $da = dy \, f'(a)$. Then
-# ask each entry of $W$, $b$ and $x$ where it went, and add up:
+# derivative of $\mathcal L$ with respect to each entry of $y$. First go back through $f$, entry by entry:
+# $da = dy \, f'(a)$. Then ask of each entry of $W$, $b$ and $x$ which entries of $a$ it enters, and add up:
 #
 # $$\frac{\partial \mathcal L}{\partial W_{io}} = \sum_m x_{mi} \, da_{mo}, \qquad
 # \frac{\partial \mathcal L}{\partial b_o} = \sum_m da_{mo}, \qquad
 # \frac{\partial \mathcal L}{\partial x_{mi}} = \sum_o da_{mo} W_{io}$$
 #
 # The weights serve every row, so their gradients are sums over rows. With `einsum` we can write the indices as they
-# stand:
+# stand: `mi,mo->io` sums over `m`, the index that is missing on the right. The oracle takes one entry after the other
+# of $W$, $b$ and $x$:
+
 
 # %%
+def layer_derivatives(x, W, b, dy):
+    """The derivatives of sum(dy * tanh(x W + b)) with respect to W, b and x, by the complex step."""
+    return (
+        complex_step(lambda W: np.sum(dy * dense(x, W, b, np.tanh)), W),
+        complex_step(lambda b: np.sum(dy * dense(x, W, b, np.tanh)), b),
+        complex_step(lambda x: np.sum(dy * dense(x, W, b, np.tanh)), x),
+    )
+
+
 dy = rng.normal(size=(M, H))
 da = dy * (1 - h**2)  # the derivative of tanh, from its value
 dW, db, dx = np.einsum("mi,mo->io", x, da), np.einsum("mo->o", da), np.einsum("mo,io->mi", da, p["W3"])
-assert close(dW, complex_step(lambda W: np.sum(dy * np.tanh(x @ W + p["b3"])), p["W3"]))
-assert close(db, complex_step(lambda b: np.sum(dy * np.tanh(x @ p["W3"] + b)), p["b3"]))
-assert close(dx, complex_step(lambda t: np.sum(dy * np.tanh(t @ p["W3"] + p["b3"])), x))
+assert all(map(close, (dW, db, dx), layer_derivatives(x, p["W3"], p["b3"], dy)))
 
 # %% [markdown]
 # ## Exercise: the same as matrix products
 #
 # Sums over a shared index are matrix products, and those are fast. Write the backward pass of a layer without `einsum`.
-# The argument `slope` has $f'(a)$, so that the function serves every $f$.
+# The argument `slope` has the numbers $f'(a)$, so that the function serves every $f$.
 #
 # <details><summary>Hint</summary>
 #
@@ -181,59 +183,33 @@ def dense_backward(x, W, slope, dy):
 
 # %% tags=["hide-cell"]
 def dense_backward_solution(x, W, slope, dy):
-    """From dy (M, O) to (dW, db, dx): x (M, I), W (I, O), slope (M, O)."""
     da = dy * slope
     return x.T @ da, da.sum(axis=0), da @ W.T
 
 
-square = rng.normal(size=(5, 4)), rng.normal(size=(4, 4)), rng.normal(size=4), rng.normal(size=(5, 4))  # x, W, b, dy
+square = [rng.normal(size=shape) for shape in ((4, 4), (4, 4), 4, (4, 4))]  # x, W, b, dy: all products have one shape
+slope = 1 - np.tanh(square[0] @ square[1] + square[2]) ** 2
 check_dense_backward = Exercise(
     solution=dense_backward_solution,
     mistakes={
         "dx has W where its transpose belongs": lambda x, W, slope, dy: (
             x.T @ (dy * slope), (dy * slope).sum(axis=0), (dy * slope) @ W
         ),
+        "dW is transposed": lambda x, W, slope, dy: ((dy * slope).T @ x, (dy * slope).sum(axis=0), (dy * slope) @ W.T),
+        "db is a mean over the rows, where their sum is asked for": lambda x, W, slope, dy: (
+            x.T @ (dy * slope), (dy * slope).mean(axis=0), (dy * slope) @ W.T
+        ),
         "it is a mean over the rows, where their sum is asked for": lambda x, W, slope, dy: (
             x.T @ (dy * slope) / len(x), (dy * slope).mean(axis=0), (dy * slope) @ W.T
         ),
         "the slope of f is forgotten: dy is not yet da": lambda x, W, slope, dy: (x.T @ dy, dy.sum(axis=0), dy @ W.T),
     },
-    inputs=[(square[0], square[1], 1 - np.tanh(square[0] @ square[1] + square[2]) ** 2, square[3])],
-    expected=[
-        (
-            complex_step(lambda W: np.sum(square[3] * np.tanh(square[0] @ W + square[2])), square[1]),
-            complex_step(lambda b: np.sum(square[3] * np.tanh(square[0] @ square[1] + b)), square[2]),
-            complex_step(lambda t: np.sum(square[3] * np.tanh(t @ square[1] + square[2])), square[0]),
-        )
-    ],
+    inputs=[(square[0], square[1], slope, square[3])],
+    expected=[layer_derivatives(*square)],
 )  # fmt: skip
 
 # %%
 print(check_dense_backward(dense_backward))
-
-# %% [markdown]
-# The library's `dense` and `dense_backward` know four functions $f$, each with its slope *from the value* $y = f(a)$,
-# because the forward pass keeps $y$ and not $a$. We compare all four. (The last one keeps a log-variance above a floor;
-# tutorial 10 needs it.) Where two outputs read the same hidden layer, the library adds to `dx` what is already there.
-
-# %%
-FLOOR = -2 * np.log(255 * np.sqrt(12))
-ACTIVATIONS = {
-    "identity": (lambda a: a, np.ones_like),
-    "tanh": (np.tanh, lambda y: 1 - y**2),
-    "sigmoid": (special.expit, lambda y: y * (1 - y)),
-    "soft_floor": (lambda a: FLOOR + np.logaddexp(0, a - FLOOR), lambda y: 1 - np.exp(FLOOR - y)),
-}
-for name, (f, slope_of) in ACTIVATIONS.items():
-    W, b = 3 * p["W3"], p["b3"] + (FLOOR if name == "soft_floor" else 0)
-    y = dense(x, W, b, f)
-    assert close(reference.dense(x, W, b, name), y)
-    dW, db, dx = dense_backward_solution(x, W, slope_of(y), dy)
-    theirs = np.empty_like(dW), np.empty_like(db), np.ones_like(dx)
-    reference.dense_backward(x, W, y, dy.copy(), name, (*theirs, False))
-    assert all(map(close, theirs, (dW, db, dx)))
-    reference.dense_backward(x, W, y, dy.copy(), name, (None, None, theirs[2], True))  # a second output of this layer
-    assert close(theirs[2], 2 * dx)
 
 # %% [markdown]
 # ## The prior
@@ -255,9 +231,7 @@ plane = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
 cell = (axis[1] - axis[0]) ** 2
 assert abs(np.sum(np.exp(log_prior(plane))) * cell - 1) < 1e-12  # a density: it integrates to 1
 assert close(log_prior(eps), stats.norm.logpdf(eps).sum(axis=1))
-log_prob, dz = np.full(L * M, 0.7), np.full((L * M, J), 0.3)
-reference.add_log_prior(eps, log_prob, dz)  # the library adds it to what is there, with its gradient
-assert close(log_prob, 0.7 + log_prior(eps)) and close(dz, 0.3 + complex_step(lambda z: np.sum(log_prior(z)), eps))
+assert close(-eps, complex_step(lambda z: np.sum(log_prior(z)), eps))  # its gradient is -z
 
 # %% [markdown]
 # ## The decoder
@@ -267,7 +241,7 @@ assert close(log_prob, 0.7 + log_prior(eps)) and close(dz, 0.3 + complex_step(la
 # $$\log p(x|z) = \sum_{d=1}^D x_d \log y_d + (1 - x_d) \log(1 - y_d), \qquad
 # y = \operatorname{sigmoid}(\tanh(z W_1 + b_1) W_2 + b_2)$$
 #
-# Written so, it breaks: for $a = 40$ the computer rounds $y$ to 1, and $\log(1 - y)$ is $-\infty$. But
+# Written so, it breaks: for $a = 40$ the computer rounds $y$ to 1, and $\log(1 - y)$ becomes $-\infty$. But
 # $\log y = a - \operatorname{softplus}(a)$ and $\log(1 - y) = -\operatorname{softplus}(a)$ with
 # $\operatorname{softplus}(a) = \log(1 + e^a)$. So the sum is $x_d a_d - \operatorname{softplus}(a_d)$, which never
 # touches $y$.
@@ -294,36 +268,33 @@ def log_likelihood(x, a):
 
 z = rng.standard_normal((L * M, J))
 k, a = decode(p, z)
-x_of_z = np.tile(x, (L, 1))  # the picture of each code
 y = special.expit(a)
 assert close(log_likelihood(x_of_z, a), np.sum(x_of_z * np.log(y) + (1 - x_of_z) * np.log(1 - y), axis=1))
 every_picture = (np.arange(2**10)[:, None] >> np.arange(10)) % 2  # all pictures of ten black or white pixels
 assert abs(np.sum(np.exp(log_likelihood(every_picture, a[:1, :10]))) - 1) < 1e-12  # a probability: it sums to 1
 
 # %%
+# figure: decoder
 logits = np.linspace(-60, 60, 601)
 with np.errstate(divide="ignore"):
     naive = np.log(1 - special.expit(logits))
 print(f"log(1 - y) as written is minus infinity from a = {logits[~np.isfinite(naive)].min():.0f} on")
 assert 36 < logits[~np.isfinite(naive)].min() < 38
-
-# %%
-# figure: decoder
 fig, ax = plt.subplots(figsize=(6.5, 2.8), layout="constrained")
 ax.plot(logits, logits - softplus(logits), label="pixel $x_d = 1$")
 ax.plot(logits, -softplus(logits), label="pixel $x_d = 0$")
-ax.plot(logits, np.where(np.isfinite(naive), naive, np.nan), "k:", label=r"$\log(1 - y_d)$ as written")
-ax.axvline(logits[np.isfinite(naive)].max(), color="grey", linewidth=0.8)
+ax.plot(logits, np.where(np.isfinite(naive), naive, np.nan), "k:", linewidth=3, label=r"$\log(1 - y_d)$ as written")
+ax.axvline(logits[np.isfinite(naive)].max(), color="grey")
 ax.set(xlabel="logit $a_d$ of the pixel", ylabel="log-probability (nats)")
-ax.legend()
+_ = ax.legend()
 
 # %% [markdown]
 # *See:* being sure and wrong costs one nat for each unit of the logit, without limit. The dotted line ends at the grey
-# one: beyond it, the formula as written has lost everything, while the stable form goes on.
+# one: beyond it the formula as written is $-\infty$, while the stable form goes on.
 #
 # ## Exercise: the logarithm of a sigmoid
 #
-# Write $\log y = \log \operatorname{sigmoid}(a)$ so that it is right for $a = -800$, too.
+# Write $\log y = \log \operatorname{sigmoid}(a)$ so that it is right for $a = -800$ and for $a = 800$, too.
 #
 # <details><summary>Hint</summary>
 #
@@ -341,7 +312,6 @@ def log_sigmoid(a):
 
 # %% tags=["hide-cell"]
 def log_sigmoid_solution(a):
-    """log(1 / (1 + exp(-a))), entry by entry."""
     return -np.logaddexp(0, -a)
 
 
@@ -349,12 +319,13 @@ check_log_sigmoid = Exercise(
     solution=log_sigmoid_solution,
     mistakes={
         "at -800 it is minus infinity: exp(800) overflows": lambda a: -np.log(1 + np.exp(-a)),
+        "at 800 it is minus infinity: exp(800) overflows": lambda a: a - np.log1p(np.exp(a)),
         "a small number inside the logarithm hides the overflow, and gives a wrong number":
         lambda a: np.log(special.expit(a) + 1e-7),
         "it is the log-probability of a black pixel, log(1 - y)": lambda a: -np.logaddexp(0, a),
     },
-    inputs=[(np.array([-800.0, -3.0, 0.4, 50.0]),)],
-    expected=[special.log_expit(np.array([-800.0, -3.0, 0.4, 50.0]))],
+    inputs=[(np.array([-800.0, -3.0, 0.4, 800.0]),)],
+    expected=[special.log_expit(np.array([-800.0, -3.0, 0.4, 800.0]))],
 )  # fmt: skip
 
 # %%
@@ -365,7 +336,7 @@ print(check_log_sigmoid(log_sigmoid))
 #
 # What is $\partial \log p(x|z) / \partial a_d$? The path through $y$ is $\frac{x_d}{y_d} - \frac{1 - x_d}{1 - y_d}$,
 # times $\partial y_d / \partial a_d = y_d (1 - y_d)$. Simplify on paper before you write. Row $r$ counts with
-# `weights[r]`: a mean over rows has equal weights, but not every estimator has.
+# `weights[r]`: for a mean over $R$ rows, each weight is $1/R$.
 #
 # <details><summary>Hint</summary>
 #
@@ -382,7 +353,6 @@ def bernoulli_backward(x, a, weights):
 
 # %% tags=["hide-cell"]
 def bernoulli_backward_solution(x, a, weights):
-    """The gradient of sum(weights * log p(x|z)) by the logits: x, a (R, D), weights (R,) to (R, D)."""
     return weights[:, None] * (x - special.expit(a))
 
 
@@ -403,21 +373,6 @@ check_bernoulli_backward = Exercise(
 
 # %%
 print(check_bernoulli_backward(bernoulli_backward))
-
-# %% [markdown]
-# The library computes value and gradient in one pass. A pixel that nobody has seen is `nan`: it adds nothing to either.
-
-# %%
-weights = rng.uniform(0.1, 1, L * M)
-log_prob, dlogits = reference.bernoulli_log_prob(x, a, weights)
-assert close(log_prob, log_likelihood(x_of_z, a)) and close(dlogits, bernoulli_backward_solution(x_of_z, a, weights))
-assert close(dlogits, complex_step(lambda a: np.sum(weights * log_likelihood(x_of_z, a)), a))
-holes = x.copy()
-holes[:, 20:30] = np.nan
-log_prob, dlogits = reference.bernoulli_log_prob(holes, a, weights, missing=True)
-seen = np.isfinite(holes[0])
-assert close(log_prob, log_likelihood(x_of_z[:, seen], a[:, seen])) and not dlogits[:, ~seen].any()
-assert close(dlogits[:, seen], bernoulli_backward_solution(x_of_z, a, weights)[:, seen])
 
 # %% [markdown]
 # ## The encoder
@@ -453,22 +408,18 @@ for i in range(M):
 mu_of_z, log_var_of_z = np.tile(mu, (L, 1)), np.tile(log_var, (L, 1))
 by_scipy = stats.norm.logpdf(z, mu_of_z, np.exp(log_var_of_z / 2)).sum(axis=1)
 assert close(log_q(z, mu_of_z, log_var_of_z), by_scipy)
-theirs = reference.gaussian_log_q(z, mu, log_var, weights)
-assert close(theirs[0], by_scipy)
-assert close(theirs[1], complex_step(lambda mu: np.sum(weights * log_q(z, np.tile(mu, (L, 1)), log_var_of_z)), mu))
-assert close(theirs[2], complex_step(lambda v: np.sum(weights * log_q(z, mu_of_z, np.tile(v, (L, 1)))), log_var))
 
 # %% [markdown]
 # ## The noise in the middle
 #
-# A sample must be a function of $\mu$ and $\sigma$, or no gradient could pass:
+# A sample must be a differentiable function of $\mu$ and $\sigma$, or no gradient could pass:
 #
-# $$z^{(i,l)} = \mu^{(i)} + \sigma^{(i)} \odot \epsilon^{(l)}, \qquad
-# \epsilon^{(l)} \sim \mathcal N(0, I), \qquad \sigma = e^{\frac12 \log \sigma^2}$$
+# $$z^{(i,l)} = \mu^{(i)} + \sigma^{(i)} \odot \epsilon^{(i,l)}, \qquad
+# \epsilon^{(i,l)} \sim \mathcal N(0, I), \qquad \sigma = e^{\frac12 \log \sigma^2}$$
 #
-# ($\odot$ multiplies entry by entry.) Its derivatives are simple. A step of $\mu$ moves $z$ by as much. A step of
-# $\log \sigma^2$ moves $z$ by $\frac12 \sigma \epsilon$ times as much, because $\sigma$ is the exponential of one half
-# of it.
+# ($\odot$ multiplies entry by entry.) The derivatives are $\partial z_j / \partial \mu_j = 1$ and
+# $\partial z_j / \partial \log \sigma_j^2 = \frac12 \sigma_j \epsilon_j$, because $\sigma_j$ is the exponential of half
+# of $\log \sigma_j^2$. The $L$ samples of a picture share its $\mu$ and $\sigma$, so their gradients are added.
 
 
 # %%
@@ -496,23 +447,23 @@ assert close(dlog_var, complex_step(lambda log_var: np.sum(dz * draw(mu, log_var
 # figure: prior
 # figure: encoder
 # figure: reparameterization
-fig, (left, right) = plt.subplots(1, 2, figsize=(8, 4), layout="constrained", sharex=True, sharey=True)
+fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 3.6), layout="constrained", sharex=True, sharey=True)
 noise, angle = rng.standard_normal((150, 2)), np.linspace(0, 2 * np.pi, 100)
 circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
 left.plot(*noise.T, ".", color="grey", markersize=3, label=r"noise $\epsilon$")
 for radius in (1, 2):
-    left.plot(*(radius * circle).T, "k", linewidth=0.8, label=f"prior, {radius} standard deviations")
-left.legend(fontsize=7, loc="upper left")
-left.set(xlabel="first number", ylabel="second number", title=r"$p(z)$ and $p(\epsilon)$: one and the same")
+    left.plot(*(radius * circle).T, "k", linewidth=0.8, label=f"{radius} standard deviations")
+left.legend(fontsize=8, loc="upper left")
+left.set(xlabel="first number", ylabel="second number", title=r"$p(\epsilon)$, the same as $p(z)$")
 _, means, log_vars = encode(p | {"W4": 2 * p["W4"], "W5": 2 * p["W5"], "b5": p["b5"] - 1}, x)  # larger differences
 for i, colour in ((1, "tab:blue"), (2, "tab:orange"), (4, "tab:green")):
     of_picture = means[i : i + 1], log_vars[i : i + 1]
     right.plot(*draw(*of_picture, noise).T, ".", color=colour, markersize=2)
-    right.plot(*draw(*of_picture, 2 * circle).T, colour, label=f"$q(z|x)$ of picture {i}")
-right.plot(*(2 * circle).T, "k", linewidth=0.8)
-right.legend(fontsize=7, loc="upper left")
-right.set(
-    xlabel="$z_1$", ylabel="$z_2$", title=r"the same noise, as $\mu + \sigma \epsilon$", xlim=(-4.5, 4.5), ylim=(-4, 5)
+    right.plot(*draw(*of_picture, 2 * circle).T, colour, label=f"picture {i}, 2 standard deviations")
+right.plot(*(2 * circle).T, "k", linewidth=0.8, label="prior")
+right.legend(fontsize=8, loc="upper left")
+_ = right.set(
+    xlabel="$z_1$", ylabel="$z_2$", title=r"$q(z|x)$: $z = \mu + \sigma \epsilon$", xlim=(-4.5, 4.5), ylim=(-4, 6)
 )
 
 # %% [markdown]
@@ -528,7 +479,8 @@ right.set(
 # + \frac1L \sum_{l=1}^L \log p(x^{(i)} | z^{(i,l)})$$
 #
 # The first sum is *minus* the divergence; lecture notes on this method often lose that sign. We take the mean over the
-# $M$ pictures. Estimator A, from tutorial 06, samples the divergence as well; we need it at the end.
+# $M$ pictures. This is estimator B of tutorial 06. Estimator A has the sampled $\log p(z) - \log q(z|x)$ in place of
+# the first sum; we need it at the end.
 
 
 # %%
@@ -558,19 +510,20 @@ error = by_samples.std() / np.sqrt(len(many))
 print(f"the bound of one picture: {by_samples.mean():.2f} +- {error:.2f} nats by samples, {exact:.2f} nats on a grid")
 assert abs(by_samples.mean() - exact) < 4 * error
 log_px = special.logsumexp(log_px_on_plane + log_prior(plane)) + np.log(cell)
-assert exact < log_px
+print(f"log p(x) on the grid: {log_px:.2f} nats")
+assert exact < log_px  # it is a lower bound
 
 # %% [markdown]
 # ## Its gradient
 #
-# Now walk back through the graph, from the right to the left. Each line is one red arrow of the first figure. Only one
-# place needs thought: $\mu$ and $\log \sigma^2$ reach the bound on two ways, through $z$ and through the divergence.
-# Differentiate the divergence's sum: $-\mu_j$ by $\mu_j$, and $\frac12 (1 - \sigma_j^2)$ by $\log \sigma_j^2$.
+# Now go back through the graph of the first figure, from the right to the left. One place needs thought: $\mu$ and
+# $\log \sigma^2$ reach the bound in two ways, through $z$ and through the divergence. The derivatives of minus the
+# divergence are $-\mu_j$ with respect to $\mu_j$, and $\frac12 (1 - \sigma_j^2)$ with respect to $\log \sigma_j^2$.
 
 
 # %%
 def bound_gradient(p, x, eps, draw=draw, draw_backward=draw_backward):
-    """The gradient of `bound` by all parameters: a dict of arrays."""
+    """The gradient of `bound` with respect to all parameters: a dict of arrays."""
     h, mu, log_var = encode(p, x)  # forward, and keep what the way back needs
     z = draw(mu, log_var, eps)
     k, a = decode(p, z)
@@ -578,8 +531,8 @@ def bound_gradient(p, x, eps, draw=draw, draw_backward=draw_backward):
     da = bernoulli_backward_solution(np.tile(x, (R // len(x), 1)), a, np.full(R, 1 / R))
     dW2, db2, dk = dense_backward_solution(k, p["W2"], np.ones_like(a), da)
     dW1, db1, dz = dense_backward_solution(z, p["W1"], 1 - k**2, dk)
-    dmu, dlog_var = draw_backward(log_var, eps, dz)  # the way through z
-    dmu, dlog_var = dmu - mu / len(x), dlog_var + 0.5 * (1 - np.exp(log_var)) / len(x)  # the way through the divergence
+    dmu, dlog_var = draw_backward(log_var, eps, dz)  # through z
+    dmu, dlog_var = dmu - mu / len(x), dlog_var + 0.5 * (1 - np.exp(log_var)) / len(x)  # and through the divergence
     dW4, db4, dh = dense_backward_solution(h, p["W4"], np.ones_like(mu), dmu)
     dW5, db5, more_dh = dense_backward_solution(h, p["W5"], np.ones_like(mu), dlog_var)
     dW3, db3, _ = dense_backward_solution(x, p["W3"], 1 - h**2, dh + more_dh)  # two outputs read h: add
@@ -593,10 +546,14 @@ assert all(close(gradient[name], exact_gradient[name]) for name in p)
 print(f"all {sum(array.size for array in p.values())} derivatives agree with the complex step to 12 digits")
 
 # %% [markdown]
-# That is the whole of backpropagation: ten lines, each of which we have checked alone. The library must have the same
-# gradient with the same noise, and for estimator A, too. There, $\log p(z) - \log q(z|x)$ is sampled. By the change of
-# variables, $\log q(z|x) = \log p(\epsilon) - \sum_j \log \sigma_j$. So the way through the divergence is $-z$, added
-# to `dz`, and $\frac12$ for each $\log \sigma_j^2$.
+# That is the whole of backpropagation: a few lines, each of which we have checked alone.
+#
+# ## The library agrees
+#
+# The library must have the same gradient with the same noise, also that of estimator A, which samples
+# $\log p(z) - \log q(z|x)$. There, $\log p(z)$ adds $-z$ to `dz`. By the change of variables
+# $\log q(z|x) = \log p(\epsilon) - \frac12 \sum_j \log \sigma_j^2$, and the noise has no gradient: so $-\log q(z|x)$
+# adds $\frac12$ to the derivative with respect to each $\log \sigma_j^2$.
 
 # %%
 LAYERS = ["decoder.hidden1", "decoder.logits", "encoder.hidden1", "encoder.mu", "encoder.log_var"]
@@ -612,13 +569,45 @@ for analytic, which in ((True, 0), (False, 1)):  # B, then A
         right = complex_step(lambda array, n=name, w=which: bounds(p | {n: array}, x, eps)[w].mean(), p[name])
         assert close(result.gradient[named[name]], right)
 
-weights_b, weights_a = rng.uniform(0.1, 1, M), rng.uniform(0.1, 1, L * M)  # and the latent layer alone, unequal weights
-dmu, dlog_var = draw_backward(log_var, eps, dz)
-right = dmu - weights_b[:, None] * mu, dlog_var + 0.5 * weights_b[:, None] * (1 - np.exp(log_var))
-assert all(map(close, reference.gaussian_latent_backward(mu, log_var, eps, dz, True, weights_b), right))
-dmu, dlog_var = draw_backward(log_var, eps, dz - weights_a[:, None] * z)
-right = dmu, dlog_var + 0.5 * weights_a.reshape(L, M, 1).sum(axis=0)
-assert all(map(close, reference.gaussian_latent_backward(mu, log_var, eps, dz, False, weights_a), right))
+# %% [markdown]
+# Its parts agree, too, in cases that our model does not have. There are four functions $f$, of which `soft_floor` keeps
+# a log-variance above a floor (for tutorial 10). A pixel that was not observed is `nan`, and adds nothing. The weights
+# of the rows may differ.
+
+# %%
+FLOOR = -2 * np.log(255 * np.sqrt(12))
+ACTIVATIONS = {  # each with its slope, from the value y
+    "identity": (lambda a: a, np.ones_like),
+    "tanh": (np.tanh, lambda y: 1 - y**2),
+    "sigmoid": (special.expit, lambda y: y * (1 - y)),
+    "soft_floor": (lambda a: FLOOR + np.logaddexp(0, a - FLOOR), lambda y: 1 - np.exp(FLOOR - y)),
+}
+for name, (f, slope_of) in ACTIVATIONS.items():
+    W, b = 3 * p["W3"], p["b3"] + (FLOOR if name == "soft_floor" else 0)
+    y = dense(x, W, b, f)
+    dW, db, dx = right = dense_backward_solution(x, W, slope_of(y), dy)
+    theirs = np.empty_like(dW), np.empty_like(db), np.ones_like(dx)
+    reference.dense_backward(x, W, y, dy.copy(), name, (*theirs, False))
+    assert close(reference.dense(x, W, b, name), y) and all(map(close, theirs, right))
+    reference.dense_backward(x, W, y, dy.copy(), name, (None, None, theirs[2], True))  # adds that of a second output
+    assert close(theirs[2], 2 * dx)
+
+log_prob, dz = np.full(L * M, 0.7), np.full((L * M, J), 0.3)
+reference.add_log_prior(eps, log_prob, dz)  # adds to what is there
+assert close(log_prob, 0.7 + log_prior(eps)) and close(dz, 0.3 - eps)
+
+weights, seen = rng.uniform(0.1, 1, L * M), np.arange(D) % 5 > 0  # every fifth pixel is missing
+right = log_likelihood(x_of_z, a), bernoulli_backward_solution(x_of_z, a, weights)
+assert all(map(close, reference.bernoulli_log_prob(x, a, weights), right))
+right = log_likelihood(x_of_z[:, seen], a[:, seen]), seen * right[1]
+assert all(map(close, reference.bernoulli_log_prob(np.where(seen, x, np.nan), a, weights, missing=True), right))
+
+dmu, dlog_var = draw_backward(log_var, eps, dz)  # B: one weight for each picture
+right = dmu - weights[:M, None] * mu, dlog_var + 0.5 * weights[:M, None] * (1 - np.exp(log_var))
+assert all(map(close, reference.gaussian_latent_backward(mu, log_var, eps, dz, True, weights[:M]), right))
+dmu, dlog_var = draw_backward(log_var, eps, dz - weights[:, None] * z)  # A: one for each sample
+right = dmu, dlog_var + 0.5 * weights.reshape(L, M, 1).sum(axis=0)
+assert all(map(close, reference.gaussian_latent_backward(mu, log_var, eps, dz, False, weights), right))
 
 # %% [markdown]
 # ## Finite differences, and their valley
@@ -628,8 +617,8 @@ assert all(map(close, reference.gaussian_latent_backward(mu, log_var, eps, dz, F
 #
 # $$f'(x) \approx \frac{f(x + h) - f(x - h)}{2h}$$
 #
-# **Before you run it:** what happens to its error as $h$ becomes smaller and smaller? And what would the curve of a
-# gradient look like that is wrong by one part in a thousand?
+# **Before you run it:** what happens to its error as $h$ becomes smaller and smaller? And what will the curve look like
+# for a gradient that is wrong by one part in a thousand?
 
 # %%
 steps, directions = np.logspace(-10, -0.5, 20), [{n: rng.normal(size=a.shape) for n, a in p.items()} for _ in range(15)]
@@ -644,10 +633,10 @@ def errors(step, gradient):
 
 right = np.array([errors(step, gradient) for step in steps])
 wrong = np.array([errors(step, {n: 1.001 * a for n, a in gradient.items()}) for step in steps])
-best = steps[right.argmin()]
-print(f"the smallest error is below {10 ** np.ceil(np.log10(right.min())):.0e}; twice the step, four times the error:")
-print(f"{errors(2e-2, gradient) / errors(1e-2, gradient):.1f}")
-assert right.min() < 1e-8 and 1e-6 < best < 1e-3 and abs(errors(2e-2, gradient) / errors(1e-2, gradient) - 4) < 0.4
+ratio = errors(2e-2, gradient) / errors(1e-2, gradient)
+print(f"the smallest error is below {10 ** np.ceil(np.log10(right.min())):.0e};", end=" ")
+print(f"a step of twice the length has {ratio:.1f} times the error")
+assert right.min() < 1e-8 and 1e-6 < steps[right.argmin()] < 1e-3 and abs(ratio - 4) < 0.4
 assert abs(wrong[(steps > 1e-7) & (steps < 1e-3)] - 1e-3).max() < 1e-4
 
 fig, ax = plt.subplots(figsize=(6.5, 3), layout="constrained")
@@ -655,78 +644,67 @@ ax.loglog(steps, right, ".-", label="the right gradient")
 ax.loglog(steps, wrong, ".-", color="tab:red", label="wrong by one part in a thousand")
 ax.axhline(1e-3, color="k", linestyle=":", linewidth=0.8)
 ax.set(xlabel="step $h$", ylabel="relative error")
-ax.legend()
+_ = ax.legend()
 
 # %% [markdown]
-# *See:* the right gradient makes a valley. On its right side the error falls with the square of the step, because the
-# curve of the function enters. On its left side it rises again: two nearly equal numbers are subtracted, and rounding
-# is divided by a small $h$. The wrong gradient has no valley. It is flat at its own error, whatever the step.
+# *See:* the right gradient makes a valley. To the right of its bottom the error grows with the square of the step: the
+# function is not a parabola. To the left it grows again: two nearly equal numbers are subtracted, and
+# their rounding errors are divided by a small $h$. The wrong gradient has no valley: for small steps its curve
+# is flat, at the error of the gradient.
 #
 # There is a way to do better. Call the central difference $D(h)$. Its error is nearly $c h^2$, so $D(h)$ and $D(h/2)$
-# tell what $c$ is, and it can be taken away. What remains has an error of $h^4$, and so on with $D(h/4)$:
+# together tell $c$, and that error can be removed. What remains is of the order $h^4$. With $D(h/4)$, that can be
+# removed as well, and so on:
 #
 # $$f'(x) \approx \frac{4 D(h/2) - D(h)}{3}$$
 
 # %%
 t = np.array([0.7, -1.1, 0.4])
 rough = [((t + h) ** 4 - (t - h) ** 4) / (2 * h) for h in (0.5, 0.25)]
-assert close(
-    (4 * rough[1] - rough[0]) / 3, 4 * t**3
-)  # exact for a polynomial of the fourth degree, even with a long step
-(checked,) = npvae.check_gradient(lambda t: (np.sum(t**8), 8 * t**7), t, step=0.5).differences
-assert checked.error < 1e-11  # the library does this with five steps, exact up to the tenth degree
+assert close((4 * rough[1] - rough[0]) / 3, 4 * t**3)  # exact for a polynomial of degree 4, even with a long step
+(checked,) = npvae.check_gradient(lambda t: (np.sum(t**10), 10 * t**9), t, step=0.5).differences
+assert checked.error < 1e-10  # the library does this with five steps: exact up to degree 10
 
 # %% [markdown]
-# `npvae.check_gradient` extrapolates so, and `npvae.gradcheck` does it for a whole model. Do they see one part in a
-# thousand?
+# `npvae.check_gradient` extrapolates so, and `npvae.gradcheck` does it for a whole model. We compare it with one step
+# of each entry by hand. It must also see one part in a thousand in a single array.
 
 
 # %%
-def value_and_gradient(parameters):
-    return bound(parameters, x, eps), bound_gradient(parameters, x, eps)
+def central_differences(f, array, step=1e-4):
+    """The derivative of f with respect to each entry of an array."""
+    nudges = step * np.eye(array.size).reshape(-1, *array.shape)
+    return np.array([(f(array + nudge) - f(array - nudge)) / (2 * step) for nudge in nudges]).reshape(array.shape)
 
 
-def slightly_wrong(parameters):
-    value, gradient = value_and_gradient(parameters)
-    return value, gradient | {"b4": 1.001 * gradient["b4"]}
-
-
-report = npvae.check_gradient(value_and_gradient, p, full=False)
+by_hand = {}
+for name in p:
+    difference = central_differences(lambda array, n=name: bound(p | {n: array}, x, eps), p[name]) - gradient[name]
+    by_hand[name] = np.linalg.norm(difference) / np.linalg.norm(gradient[name])
+report = npvae.check_gradient(lambda p: (bound(p, x, eps), bound_gradient(p, x, eps)), p, full=False)
 print(report)
-assert report.passed
-assert npvae.check_gradient(slightly_wrong, p, full=False).failed == ["b4"]
+assert report.passed and max(*by_hand.values(), *(check.error for check in report.differences)) < 1e-7
+slightly_wrong = gradient | {"b4": 1.001 * gradient["b4"]}
+assert npvae.check_gradient(lambda p: (bound(p, x, eps), slightly_wrong), p, full=False).failed == ["b4"]
 vae = npvae.VAE(J, hidden_layer_sizes=(H,), likelihood="bernoulli", n_samples=L, backend="reference")
 assert npvae.gradcheck(vae, X[:20], n_rows=M).passed
 
-# %%
-by_hand = {}
-for name in p:
-    differences = np.empty(p[name].shape)
-    for place in np.ndindex(p[name].shape):
-        nudge = np.zeros(p[name].shape)
-        nudge[place] = 1e-4
-        up, down = (bound(p | {name: p[name] + by}, x, eps) for by in (nudge, -nudge))
-        differences[place] = (up - down) / 2e-4
-    by_hand[name] = np.linalg.norm(differences - gradient[name]) / np.linalg.norm(gradient[name])
-assert max(by_hand.values()) < 1e-7
-assert all(check.error < 1e-7 for check in report.differences)
-
-fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
+fig, ax = plt.subplots(figsize=(6.5, 3), layout="constrained")
 ax.bar(list(by_hand), list(by_hand.values()), label="by hand: one step of $10^{-4}$")
 ax.plot([c.name for c in report.differences], [c.error for c in report.differences], "kx", label="npvae.check_gradient")
 ax.axhline(1e-7, color="tab:red", label="the limit")
-ax.set(yscale="log", xlabel="array of parameters", ylabel="relative error", ylim=(1e-15, 1e-5))
-ax.legend(fontsize=8, loc="upper right", ncols=3)
+ax.set(yscale="log", xlabel="array of parameters", ylabel="relative error", ylim=(1e-15, 1e-3))
+_ = ax.legend(loc="upper right", ncols=2)
 
 # %% [markdown]
-# *See:* every array lies far below the limit. One bar for each array is how a check should report: if one of them stood
-# out, you would know which line to read again.
+# *See:* every array lies below the limit, and the extrapolated differences (crosses) far below. A check should report
+# each array: if one bar stood out, you would know which line to read again.
 #
 # ## The bug that passes
 #
-# Here is a bug that has been found in published code: the noise is scaled by $e^{\log \sigma^2}$, the variance, and not
-# by $\sigma$. One line is wrong, in the forward pass. Whoever made it also differentiated it, and correctly: $z$ now
-# moves by $\sigma^2 \epsilon$.
+# Here is a common bug: the noise is scaled by $e^{\log \sigma^2}$, the variance, and not by $\sigma$. The forward pass
+# is wrong in one line. The backward pass is the correct derivative of that line:
+# $\partial z_j / \partial \log \sigma_j^2$ is now $\sigma_j^2 \epsilon_j$.
 
 
 # %%
@@ -736,7 +714,7 @@ def draw_bug(mu, log_var, eps):
 
 
 def draw_bug_backward(log_var, eps, dz):
-    """The derivative of the bug, and a right one."""
+    """The backward pass of the bug, correctly differentiated."""
     dz, eps = dz.reshape(-1, *log_var.shape), eps.reshape(-1, *log_var.shape)
     return dz.sum(axis=0), np.exp(log_var) * (dz * eps).sum(axis=0)
 
@@ -752,73 +730,85 @@ def train(p, rng, sampler):
 
 # %% [markdown]
 # We train from the same start with the right sampler and with the bug, and check the gradient of each result. Then we
-# compare the means of the two estimators. $\mathbb E[A] = \mathbb E[B]$, because both estimate the same bound. That is
-# a statement about the *value*, and a gradient check never looks at what the value means.
+# compare the means of the two estimators: $\mathbb E[A] = \mathbb E[B]$, because both estimate the same bound. That is
+# a statement about *values*. A gradient check says nothing about it: it only compares a function with its own
+# derivative.
+#
+# For the bug we can say what to expect. $A$ has $\log p(z) - \log q(z|x)$ where $B$ has its mean under the *right*
+# sampler. With $z = \mu + \sigma^2 \epsilon$, the mean of $z_j^2$ is $\mu_j^2 + \sigma_j^4$, and that of
+# $(z_j - \mu_j)^2 / \sigma_j^2$ is $\sigma_j^2$. Both together give
+#
+# $$\mathbb E[A] - \mathbb E[B] = -\frac12 \sum_{j=1}^J (1 - \sigma_j^2)^2$$
+#
+# It is never positive, and zero only for $\sigma = 1$.
 #
 # **Before you run it:** will the gradient check notice? Will the bound rise with the bug, and as far as without?
 
 # %%
 SAMPLERS = {"right": (draw, draw_backward), "bug": (draw_bug, draw_bug_backward)}
+start = {n: 0.5 * array if n[0] == "W" else 0 * array for n, array in p.items()}  # biases start at zero
 result = {}
 for name, sampler in SAMPLERS.items():
-    gaps, claims = [], []
+    gaps, bounds_after = [], []
     for seed in range(3):
         rng = np.random.default_rng(seed)
-        start = {n: 0.5 * array if n[0] == "W" else 0 * array for n, array in p.items()}  # biases from zero
         trained = train(start, rng, sampler)
-        report = npvae.check_gradient(
-            lambda q, s=sampler: (bound(q, x, eps, s[0]), bound_gradient(q, x, eps, *s)), trained, full=False
-        )
-        fresh = rng.standard_normal((50 * len(X), J))
-        b, a = (values.reshape(50, -1).mean(axis=0) for values in bounds(trained, X, fresh, sampler[0]))
-        assert report.passed and b.mean() > bound(start, X, fresh, sampler[0]) + 5
+        step = lambda p, s=sampler: (bound(p, x, eps, s[0]), bound_gradient(p, x, eps, *s))
+        assert npvae.check_gradient(step, trained, full=False).passed
+        noise = rng.standard_normal((50 * len(X), J))
+        b, a = (values.reshape(50, -1).mean(axis=0) for values in bounds(trained, X, noise, sampler[0]))  # each picture
         gaps.append((a - b).mean())
-        claims.append([b.mean(), bound(trained, X, fresh)])  # what training says, and the bound by the right sampler
-    error = (a - b).std() / np.sqrt(len(X))
-    claimed, true = np.mean(claims, axis=0)
-    result[name] = {"a": a, "b": b, "gap": np.mean(gaps), "error": error, "bounds": (claimed, true)}
-    print(f"{name:5}: all gradient checks passed; E[A] - E[B] = {np.mean(gaps):.2f} +- {error:.3f} nats", end=" ")
-    print(f"(three runs: {min(gaps):.2f} to {max(gaps):.2f}); bound as trained {claimed:.1f}, in truth {true:.1f} nats")
-gap, error = result["bug"]["gap"], result["bug"]["error"]
-assert abs(result["right"]["gap"]) < 4 * result["right"]["error"] and abs(gap) > 10 * error
+        expected = -0.5 * np.sum((1 - np.exp(encode(trained, X)[2])) ** 2, axis=1).mean() if name == "bug" else 0
+        assert abs(gaps[-1] - expected) < 4 * (a - b).std() / np.sqrt(len(X))
+        bounds_after.append([b.mean(), bound(trained, X, noise)])  # by the sampler of the training, by the right one
+    error, (claimed, true) = (a - b).std() / np.sqrt(len(X)), np.mean(bounds_after, axis=0)
+    result[name] = {"a": a, "b": b, "gap": np.mean(gaps), "error": error, "claimed": claimed, "true": true}
+    print(
+        f"{name:5}: all gradient checks passed; E[A] - E[B] = {min(gaps):.2f} to {max(gaps):.2f} nats (three runs,",
+        end=" ",
+    )
+    print(f"each +- {error:.3f}); bound as trained {claimed:.1f}, by the right sampler {true:.1f} nats")
+right, bug = result["right"], result["bug"]
+assert abs(bug["gap"]) > 10 * bug["error"] and max(bug["error"], right["error"]) < 0.01
+assert bug["claimed"] > max(bug["true"], right["claimed"]) + 0.3 and (bug["a"] < bug["b"]).all()
+assert right["claimed"] > bound(start, X, noise) + 5 and encode(trained, X)[2].mean() < 0  # with the bug, sigma < 1
 
 # %%
 # figure: final-elbo
-fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", sharey=True, sharex=True)
-for ax, name, title in ((left, "right", r"noise times $\sigma$"), (right, "bug", r"noise times $\sigma^2$")):
-    ax.plot(result[name]["b"], result[name]["a"] - result[name]["b"], ".", markersize=3, label="a picture")
+fig, axes = plt.subplots(1, 2, figsize=(6.5, 3), layout="constrained", sharey=True, sharex=True)
+for ax, of, title in zip(axes, (right, bug), (r"noise times $\sigma$", r"the bug: noise times $\sigma^2$")):
+    ax.plot(of["b"], of["a"] - of["b"], ".", markersize=3, label="a picture")
     ax.axhline(0, color="k", label="the truth: no difference")
     ax.set(xlabel="bound by B (nats)", title=title)
-left.set(ylabel="A - B (nats)")
-left.legend(loc="lower left")
+axes[0].set(ylabel="A - B (nats)")
+axes[1].legend(loc="upper left")
 fig.set_label("thumbnail")
 
-# %%
-claimed, true = result["bug"]["bounds"]
-assert claimed > true + 0.3 and claimed > result["right"]["bounds"][0]
-assert (result["bug"]["a"] < result["bug"]["b"]).all()
-assert encode(trained, X)[2].mean() < 0  # after training with the bug, sigma is below 1
-
 # %% [markdown]
-# *See:* each dot is a picture. With the right sampler the dots scatter about zero: that is the noise of the samples.
-# With the bug every one of them lies below it: A and B estimate two different things.
+# *See:* each dot is a picture, and a mean over 50 samples. With the right sampler the dots scatter about zero: that is
+# the noise of the samples. With the bug every dot lies below zero, as the formula says: A and B estimate two different
+# things.
 #
-# The bug does not only pass; it looks *better*. Its bound rises further than the right one, since the objective is too
-# easy: for $\sigma < 1$ the variance is smaller than $\sigma$, so the decoder gets cleaner codes than the divergence
-# has paid for. Put the right sampler into the model that was trained with the bug, and the bound falls. What it
-# maximized was not a bound on $\log p(x)$ at all.
+# The bug does not only pass the check; it looks *better*. Its bound rises further than the right one, because the
+# objective is too easy: for $\sigma < 1$ the variance is smaller than $\sigma$, so the codes have less noise than the
+# divergence was computed for. Put the right sampler into the model that was trained with the bug, and the bound falls.
+# What the bug maximized is not the bound on $\log p(x)$.
 
 # %%
-print(f"Answer: noise scaled by the variance; no gradient shows it, but E[A] - E[B] = {gap:.1f} nats (+- {error:.3f})")
+print(
+    f"Answer: noise scaled by the variance: no gradient check shows it, but E[A] - E[B] = {bug['gap']:.1f} nats,",
+    end=" ",
+)
+print(f"not {abs(right['gap']):.1f} (+- 0.01)")
 
 # %% [markdown]
 # ## What to take with you
 #
 # A backward pass is a list of small steps, and each can be checked alone against an oracle. A gradient check tells
-# whether you differentiated your function, and never whether it is the right function: for that, compare values that
-# must be equal in expectation, or an exact answer. `npvae.nn` and `npvae.backends.reference` now stand for the layers,
-# `npvae.check_gradient` and `npvae.gradcheck` for the checks. Tutorial 08 takes this gradient and trains with it, as
-# the paper did.
+# whether the gradient belongs to your function, and never whether it is the right function. For that, compare values
+# that must be equal in expectation, or compare with an exact answer. `npvae.nn` and `npvae.backends.reference` now
+# stand for the layers, `npvae.check_gradient` and `npvae.gradcheck` for the checks. Tutorial 08 takes this gradient and
+# trains with it, as the paper did.
 
 # %%
 plt.show()
