@@ -212,37 +212,36 @@ for x_i, theta, mu_z, log_var_z in ((1.3, 0.4, 0.2, -1.0), (-0.7, 1.1, -0.9, -0.
 # that also where the whole bound is highest?
 
 # %%
-mu_z, log_var_z = (x - mean) / (1 + s**2), np.log(s**2 / (1 + s**2))
-gap_of_z = np.array([latent_gap(x, theta, mu_z, log_var_z).sum() for theta in grid])  # at each theta
+nodes, shares = np.polynomial.hermite_e.hermegauss(9)  # nine values of N(0, 1) and their shares: a mean over them is
+shares /= shares.sum()  # that over N(0, 1), for every polynomial up to degree 17
 
 
-def both_gaps(log_var):
-    """The divergence of the weight, and the expected sum of those of z, in nats."""
-    q = np.exp(log_normal(grid, mean, log_var))
-    return weights_gap(mean, log_var), average(q, gap_of_z)
+def gaps(phi):
+    """Return the divergence of theta, and the expected sum of those of all z, in nats."""
+    theta = phi["mu"] + np.exp(phi["log_var"] / 2) * nodes[:, None]
+    of_z = latent_gap(x, theta, phi["a"] * x + phi["c"], phi["v"]).sum(axis=1)
+    return weights_gap(phi["mu"], phi["log_var"]), shares @ of_z
 
 
-log_vars = np.linspace(np.log(0.05**2), np.log(0.5**2), 80)
-gap_theta, gap_z = np.array([both_gaps(log_var) for log_var in log_vars]).T
+def nested_bound(phi):
+    """Return the bound on log p(X) in nats, from what is missing: the oracle of what follows."""
+    return log_p_X - sum(gaps(phi))
+
+
+best_q = {"mu": mean, "log_var": -np.log(1 + N / s**2)}  # log_var: what the experiment will find
+best_q |= {"a": 1 / (1 + s**2), "c": -mean / (1 + s**2), "v": -np.log(1 + 1 / s**2)}
+for name in best_q:  # a step in any direction lowers the bound
+    assert all(nested_bound(best_q | {name: best_q[name] + step}) < nested_bound(best_q) for step in (-0.01, 0.01))
+
+sds = np.linspace(0.05, 0.5, 91)
+gap_theta, gap_z = np.array([gaps(best_q | {"log_var": 2 * np.log(sd)}) for sd in sds]).T
 nested = log_p_X - gap_theta - gap_z
-
-# The nested bound again, from its own terms. Nine nodes of N(0, 1) with their shares (a Gauss-Hermite rule) give the
-# mean of any polynomial up to degree 17 exactly; the bound is quadratic in theta.
-nodes, shares = np.polynomial.hermite_e.hermegauss(9)
-shares /= shares.sum()
-for i in (3, 60):
-    thetas = mean + np.exp(log_vars[i] / 2) * nodes
-    of_data = [[latent_bound(x_i, theta, m, log_var_z) for theta in thetas] for x_i, m in zip(x, mu_z)]
-    expected = np.sum(of_data, axis=0) @ shares - gaussian_divergence(mean, np.exp(log_vars[i]), 0, 1)
-    assert abs(expected - nested[i]) < 1e-8
-
-best = np.exp(log_vars[nested.argmax()] / 2)
+best = sds[nested.argmax()]
 print(f"the bound is highest at sd {best:.2f}; the exact posterior has sd {variance**0.5:.2f}")
-assert best < 0.6 * variance**0.5
+assert best < 0.6 * variance**0.5 and abs(best - np.exp(best_q["log_var"] / 2)) < 0.005
 
 # figure: data-likelihood-inside
 fig, ax = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
-sds = np.exp(log_vars / 2)
 ax.fill_between(sds, nested, nested + gap_z, color="tab:orange", alpha=0.5, label="expected divergences of all z")
 ax.fill_between(sds, nested + gap_z, log_p_X, color="tab:red", alpha=0.5, label=r"divergence of $\theta$")
 ax.plot(sds, nested, "tab:blue", label="nested bound")
@@ -258,6 +257,10 @@ _ = ax.legend(fontsize=8)
 # No. The $q(z|x)$ were made for one $\theta$. When $\theta$ moves, the true posteriors of all $z_i$ move with it, those
 # of $q$ do not, and each of the 20 datapoints pays for that. A $q(\theta)$ that is too narrow pays less. Keep this
 # picture: it is the answer to our question, before any training.
+#
+# The best width even has a closed form. The joint posterior of $(\theta, z_1, \ldots, z_N)$ is a Gaussian here, and the
+# best independent Gaussians have variances of one over the diagonal of its precision matrix, the inverse of the
+# covariance matrix. That diagonal is $1 + N / s^2$ for $\theta$, and $1 + 1 / s^2$ for each $z_i$.
 #
 # ## Two reparameterizations
 #
@@ -285,16 +288,20 @@ def h(phi, zeta):
     return phi["mu"] + np.exp(phi["log_var"] / 2) * zeta
 
 
+def mean_over_noise(function, x):
+    """Mean of function(x, eps, zeta) over both noises, for each datapoint: (N,)."""
+    return np.einsum("e,z,ezn->n", shares, shares, function(x, nodes[:, None, None], nodes[:, None]))
+
+
 x_0 = x[np.argmin(np.abs(x - true_theta))]
-# An expectation of both: by the grids of z and theta, and by nodes of eps and zeta. And a density keeps its mass.
-z_nodes, theta_nodes = g(phi, nodes, x_0), h(phi, nodes)
-by_noise = shares @ log_normal(x_0, theta_nodes + z_nodes[:, None], 2 * np.log(s)) @ shares
+# An expectation over z and theta on their grids is one over eps and zeta; and q(theta) dtheta = p(zeta) dzeta
+by_noise = mean_over_noise(lambda x, eps, zeta: log_normal(x, h(phi, zeta) + g(phi, eps, x), 2 * np.log(s)), x_0[None])
 q_of_z = np.exp(log_normal(grid, phi["a"] * x_0 + phi["c"], phi["v"]))
 q_of_theta = np.exp(log_normal(grid, phi["mu"], phi["log_var"]))
 by_grid = q_of_z @ log_normal(x_0, grid + grid[:, None], 2 * np.log(s)) @ q_of_theta * width**2
-assert abs(by_noise - by_grid) < 1e-8
-log_q = log_normal(theta_nodes, phi["mu"], phi["log_var"])
-np.testing.assert_allclose(log_q + phi["log_var"] / 2, log_normal(nodes, 0, 0), atol=1e-12)  # q(theta) dtheta = p dzeta
+assert abs(by_noise[0] - by_grid) < 1e-8
+log_q = log_normal(h(phi, nodes), phi["mu"], phi["log_var"])
+np.testing.assert_allclose(log_q + phi["log_var"] / 2, log_normal(nodes, 0, 0), atol=1e-12)
 
 # figure: reparameterization-twice
 fig, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.6), layout="constrained")
@@ -334,25 +341,13 @@ def f(phi, x, z, theta, N):
     return N * (log_p_x + log_normal(z, 0, 0) - log_q_z) + log_normal(theta, 0, 0) - log_q_theta
 
 
-def expectation(function, phi, x):
-    """Mean over datapoints, eps and zeta of function(x, z, theta): exact for polynomials."""
-    z, theta = g(phi, nodes[:, None, None], x), h(phi, nodes)[:, None]  # (eps, 1, data) and (zeta, 1)
-    return np.einsum("e,t,etn->", shares, shares, function(x, z, theta)) / len(x)
+def f_of_noise(phi, x, eps, zeta, N):
+    """Compute f_phi at the z and theta that the noise makes."""
+    return f(phi, x, g(phi, eps, x), h(phi, zeta), N)
 
 
-def nested_bound(phi, x):
-    """The bound on log p(X), from log p(X) and its two gaps: the oracle of what follows."""
-    m, v = exact_posterior(x, s)
-    mu_z, var_theta = phi["a"] * x + phi["c"], np.exp(phi["log_var"])
-    at = phi["mu"] + np.sqrt(var_theta) * nodes
-    of_z = sum(latent_gap(x_i, at, mu_i, phi["v"]) for x_i, mu_i in zip(x, mu_z)) @ shares
-    covariance = (1 + s**2) * np.eye(len(x)) + 1
-    evidence = stats.multivariate_normal(np.zeros(len(x)), covariance).logpdf(x)
-    return evidence - gaussian_divergence(phi["mu"], var_theta, m, v) - of_z
-
-
-bound = nested_bound(phi, x)
-assert abs(expectation(lambda x, z, theta: f(phi, x, z, theta, N), phi, x) - bound) < 1e-8
+bound = nested_bound(phi)
+assert abs(mean_over_noise(lambda *noise: f_of_noise(phi, *noise, N), x).mean() - bound) < 1e-8
 
 # %% [markdown]
 # The bound is the expectation of $f_\phi$, and an average over samples estimates it:
@@ -369,7 +364,7 @@ def draw_estimates(phi, x, L, repeats, rng):
     """Estimates (repeats,) of the bound on log p(X) in nats, each from L datapoints and samples."""
     x_l = x[rng.integers(len(x), size=(repeats, L))]
     eps, zeta = rng.standard_normal((2, repeats, L))
-    return f(phi, x_l, g(phi, eps, x_l), h(phi, zeta), len(x)).mean(axis=1)
+    return f_of_noise(phi, x_l, eps, zeta, len(x)).mean(axis=1)
 
 
 sampled = draw_estimates(phi, x, 5, 20000, rng)
@@ -494,10 +489,11 @@ def minus_kl_of_theta(mu, log_var):
     return 0.5 * np.sum(1 + log_var - mu**2 - np.exp(log_var))
 
 
-def divergences_by_grid(mu, log_var):
-    """D_KL(N(mu, exp(log_var)) || N(0, 1)) of each element, by the grid: the oracle."""
+def divergences_by_grid(mu, log_var, prior_var=1.0):
+    """D_KL(N(mu, exp(log_var)) || N(0, prior_var)) of each element, by the grid: the oracle."""
     log_q = log_normal(grid[:, None], mu.ravel(), log_var.ravel())
-    return np.sum(np.exp(log_q) * (log_q - log_prior[:, None]), axis=0).reshape(mu.shape) * width
+    log_ratio = log_q - log_normal(grid[:, None], 0, np.log(prior_var))
+    return np.sum(np.exp(log_q) * log_ratio, axis=0).reshape(mu.shape) * width
 
 
 of_z, of_theta = divergences_by_grid(mu_latent, log_var_latent), divergences_by_grid(mu_theta, log_var_theta)
@@ -527,7 +523,7 @@ def likelihood_term(phi, x, eps, zeta):
 
 costs = (np.exp(phi["log_var"]) + np.exp(phi["v"])) / (2 * s**2)
 expected = log_normal(x, phi["mu"] + phi["a"] * x + phi["c"], 2 * np.log(s)) - costs
-by_nodes = np.einsum("e,t,etn->n", shares, shares, likelihood_term(phi, x, nodes[:, None, None], nodes[:, None]))
+by_nodes = mean_over_noise(lambda *noise: likelihood_term(phi, *noise), x)
 np.testing.assert_allclose(by_nodes, expected, rtol=1e-10)
 
 # %% [markdown]
@@ -553,43 +549,22 @@ def f_gaussian(phi, x, eps, zeta, N):
     return N * (of_z + likelihood_term(phi, x, eps, zeta)) + of_theta
 
 
-def exact_by_nodes(phi, x):
-    """Mean of f_gaussian over datapoints, eps and zeta."""
-    values = f_gaussian(phi, x, nodes[:, None, None], nodes[:, None], len(x))
-    return np.einsum("e,t,etn->", shares, shares, values) / len(x)
+def exact_mean(phi):
+    """Mean of f_gaussian over datapoints and both noises."""
+    return mean_over_noise(lambda *noise: f_gaussian(phi, *noise, N), x).mean()
 
 
-assert abs(exact_by_nodes(phi, x) - bound) < 1e-8  # the same bound
+assert abs(exact_mean(phi) - bound) < 1e-8  # the same bound
 
 # %% [markdown]
 # The paper says that this estimator has the lower variance, and lecture notes repeat it. In *Estimate the bound from
 # one minibatch* you saw that it depends. We compare both at the poor $q$ used until now, and at the best one of its
-# family. Here the joint posterior of $(\theta, z_1, \ldots, z_N)$ is a Gaussian. The best independent Gaussians have its
-# means, and their variances are one over the diagonal of its precision matrix (the inverse of its covariance matrix).
-# That diagonal is $1 + N / s^2$ for $\theta$, and $1 + 1 / s^2$ for each $z_i$.
+# family.
 #
 # **Before you run it:** which of the two has less variance at the best $q$?
 
 
 # %%
-def best_phi(x, s):
-    """Return the maximum of the nested bound over mu, log_var, a, c and v, in closed form."""
-    m, _ = exact_posterior(x, s)
-    return {
-        "mu": m,
-        "log_var": -np.log(1 + len(x) / s**2),
-        "a": 1 / (1 + s**2),
-        "c": -m / (1 + s**2),
-        "v": -np.log(1 + 1 / s**2),
-    }
-
-
-best_q = best_phi(x, s)
-for name in best_q:  # a step in any direction lowers the bound
-    for step in (-0.01, 0.01):
-        assert nested_bound(best_q | {name: best_q[name] + step}, x) < nested_bound(best_q, x)
-
-
 def spread(values):
     """Say the standard deviation of values, with its standard error."""
     squares = (values - values.mean()) ** 2
@@ -599,15 +574,14 @@ def spread(values):
 
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
 for ax, q, name in zip(axes, (phi, best_q), ("a poor q", "the best q of its family")):
-    x_l = x[rng.integers(N, size=40000)]
-    eps, zeta = rng.standard_normal((2, 40000))
-    both = f(q, x_l, g(q, eps, x_l), h(q, zeta), N), f_gaussian(q, x_l, eps, zeta, N)
+    noise = x[rng.integers(N, size=40000)], *rng.standard_normal((2, 40000))
+    both = f_of_noise(q, *noise, N), f_gaussian(q, *noise, N)
     print(f"{name}: sd of one sample {spread(both[0])} nats with f, {spread(both[1])} in closed form")
     assert both[1].std() > 1.2 * both[0].std()
     for values, label, colour in zip(both, ("f", "closed-form divergences"), ("tab:orange", "tab:blue")):
-        assert abs(values.mean() - nested_bound(q, x)) < 4 * values.std() / 200
+        assert abs(values.mean() - nested_bound(q)) < 4 * values.std() / 200
         ax.hist(values, np.linspace(-160, 40, 81), histtype="step", color=colour, label=label)
-    ax.axvline(nested_bound(q, x), color="k", lw=1, label="bound, exact")
+    ax.axvline(nested_bound(q), color="k", lw=1, label="bound, exact")
     ax.set(xlabel="estimate of the bound, nats", title=name)
 axes[0].set(ylabel="samples")
 _ = axes[0].legend(fontsize=8)
@@ -629,14 +603,12 @@ def derivative(function, phi, name):
     return np.imag(function(phi | {name: phi[name] + 1e-30j})) / 1e-30
 
 
-x_l = x[rng.integers(N, size=40000)]
-eps, zeta = rng.standard_normal((2, 40000))
 for name, what in (("mu", "mean of the weight"), ("a", "encoder, a"), ("c", "encoder, c"), ("v", "encoder, v")):
-    sampled = derivative(lambda q: f(q, x_l, g(q, eps, x_l), h(q, zeta), N), phi, name)
-    closed = derivative(lambda q: f_gaussian(q, x_l, eps, zeta, N), phi, name)
-    exact = derivative(lambda q: exact_by_nodes(q, x), phi, name)
-    assert abs(sampled.mean() - exact) < 4 * sampled.std() / 200
-    assert abs(closed.mean() - exact) < 4 * closed.std() / 200
+    sampled = derivative(lambda q: f_of_noise(q, *noise, N), phi, name)
+    closed = derivative(lambda q: f_gaussian(q, *noise, N), phi, name)
+    exact = derivative(exact_mean, phi, name)
+    for values in (sampled, closed):
+        assert abs(values.mean() - exact) < 4 * values.std() / 200
     print(f"{what}: sd of the gradient {spread(sampled)} with f, {spread(closed)} in closed form")
     assert closed.std() < (1.01 if name == "mu" else 0.9) * sampled.std()
 
@@ -669,12 +641,6 @@ def theta_kl_solution(mu, log_var, prior_var):
     return 0.5 * np.sum((mu**2 + np.exp(log_var)) / prior_var - 1 - log_var + np.log(prior_var))
 
 
-def theta_kl_by_grid(mu, log_var, prior_var):
-    log_q = log_normal(grid[:, None], mu.ravel(), log_var.ravel())
-    log_p = log_normal(grid[:, None], 0, np.log(prior_var))
-    return np.sum(np.exp(log_q) * (log_q - log_p)) * width
-
-
 check_theta_kl = Exercise(
     solution=theta_kl_solution,
     mistakes={
@@ -693,7 +659,10 @@ check_theta_kl = Exercise(
         ),
     },
     inputs=[(mu_theta, log_var_theta, 0.49), (mu_latent, log_var_latent, 2.25)],
-    expected=[theta_kl_by_grid(mu_theta, log_var_theta, 0.49), theta_kl_by_grid(mu_latent, log_var_latent, 2.25)],
+    expected=[
+        divergences_by_grid(mu_theta, log_var_theta, 0.49).sum(),
+        divergences_by_grid(mu_latent, log_var_latent, 2.25).sum(),
+    ],
 )
 
 # %%
@@ -760,8 +729,8 @@ assert all(abs(found[name] - best_q[name]) < 0.1 for name in best_q)
 # figure: full-vb-algorithm
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
 steps = np.unique(np.geomspace(1, len(path), 60).astype(int))
-left.semilogx(steps, [nested_bound(path[i - 1], x) for i in steps], "tab:blue", label="bound of q")
-left.axhline(nested_bound(best_q, x), color="tab:blue", ls=":", label="best q of its family")
+left.semilogx(steps, [nested_bound(path[i - 1]) for i in steps], "tab:blue", label="bound of q")
+left.axhline(nested_bound(best_q), color="tab:blue", ls=":", label="best q of its family")
 left.axhline(log_p_X, color="k", lw=1, label=r"$\log p_\alpha(X)$, exact")
 left.set(xlabel="step", ylabel="nats", ylim=(-46, -32), title="The bound rises")
 left.legend(fontsize=8)
@@ -885,14 +854,14 @@ generic = (np.array([[0.3, -1.2], [0.8, 0.5]]), np.array([[1.1, -0.4], [0.2, 0.7
 check_weights_gradient = Exercise(
     solution=weights_gradient_solution,
     mistakes={
-        "the prior is counted N times: per datapoint, its part is divided by N": lambda d_theta, mu, log_var, zeta, N: (
-            weights_gradient_solution(d_theta, mu, log_var, zeta, 1)
+        "the prior is counted N times: per datapoint, its part is divided by N": (
+            lambda d_theta, mu, log_var, zeta, N: weights_gradient_solution(d_theta, mu, log_var, zeta, 1)
         ),
-        "the gradient of the divergence has the wrong sign": lambda d_theta, mu, log_var, zeta, N: (
-            weights_gradient_solution(d_theta, mu, log_var, zeta, -N)
+        "the gradient of the divergence has the wrong sign": (
+            lambda d_theta, mu, log_var, zeta, N: weights_gradient_solution(d_theta, mu, log_var, zeta, -N)
         ),
         "the noise zeta is missing in the gradient of log_var": lambda d_theta, mu, log_var, zeta, N: (
-            weights_gradient_solution(d_theta, mu, log_var, np.ones_like(zeta), N)[0],
+            d_theta - mu / N,
             d_theta * np.exp(log_var / 2) / 2 - (np.exp(log_var) - 1) / (2 * N),
         ),
         "it is the gradient at sigma: times sigma / 2 it is that at log_var": lambda d_theta, mu, log_var, zeta, N: (
