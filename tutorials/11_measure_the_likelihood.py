@@ -319,7 +319,8 @@ print(check_one_trajectory(one_trajectory))
 # begin elsewhere become samples of the posterior after some time, the *warm-up*, which is thrown away.
 #
 # The size of each step is varied by ten percent, so that no trajectory comes back to its start each time. The library
-# also tunes it during the warm-up: it grows while more than 80 % are accepted, and shrinks while less are.
+# also tunes it during the warm-up: it grows while more than 80 % are accepted, and shrinks while fewer are. The average
+# of its logarithm is then used, which is a little on the safe side.
 
 
 # %%
@@ -345,13 +346,13 @@ for of_library in (state, fixed._replace(z=fixed.z[0], log_p=fixed.log_p[0])):
 np.testing.assert_allclose(info.acceptance, acceptance, rtol=1e-8)
 tuned = samplers.sample(of_x, rng.standard_normal((400, 2)), 10, n_warmup=100, n_leapfrog=8)
 print(f"accepted with the tuned steps: {100 * tuned.acceptance.mean():.0f} %; target 80 %")
-assert abs(tuned.acceptance.mean() - 0.8) < 0.1
+assert 0.8 < tuned.acceptance.mean() < 0.98
 
 # 400 chains, of which we keep the last sample each: independent samples of the posterior, if all is right
 z = rng.standard_normal((400, 2))
 log_p = of_x(z)[0]
 for _ in range(60):
-    z, log_p, _ = transition(of_x, z, log_p, samplers.Noise.draw(rng, 400, 2), np.full(400, 0.2), 8)
+    z, log_p, _ = transition(of_x, z, log_p, samplers.Noise.draw(rng, 400, 2), np.full(400, 0.1), 8)
 for j in range(2):
     marginal_density = posterior.reshape(481, 481).sum(axis=1 - j) * (axis[1] - axis[0])
     cdf = np.cumsum(marginal_density) * (axis[1] - axis[0])
@@ -725,7 +726,7 @@ for name, of_digits in off.items():
     worst = of_digits[np.abs(of_digits).argmax()]
     print(f"{name}: {of_digits.mean():+.2f} +- {standard_error[name]:.2f} nats on average, {worst:+.1f} at worst")
 assert off["bound"].mean() < -0.2 and off["Appendix D, reused"].mean() < -0.3
-assert np.abs(off["importance, k = 1000"]).max() < 0.2
+assert np.abs(off["importance, k = 1000"]).max() < 0.5 and np.abs(off["importance, k = 1000"].mean()) < 0.1
 assert np.abs(off["Appendix D, new"].mean()) < 4 * standard_error["Appendix D, new"]
 
 # figure: why-a-separate-procedure
