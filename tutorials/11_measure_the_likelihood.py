@@ -107,7 +107,7 @@ _ = ax.legend(fontsize=8)
 
 # %% [markdown]
 # *See:* the integral of each of the three $q$ gives the exact value, even of the one that misses half of the posterior;
-# the legend has what $50$ samples make of it, and there the orange one is far too high.
+# the legend has what $50$ samples make of it, and there the orange one is too high, and varies most.
 #
 # So the price differs. With $q$ equal to the posterior each sample gives the same ratio. With a $q$ that is wider the
 # ratio is huge where the posterior is small, where hardly any sample lies: without these the mean of the ratios is too
@@ -460,7 +460,7 @@ _ = right.legend(fontsize=8)
 
 # %% [markdown]
 # *See:* on the right, blue is shifted to larger values: $q$ is higher at its own samples, for each has a kernel on it.
-# The leftmost bar has all new samples where $q$ is too low by three nats or more.
+# The leftmost bar stands for all values further to the left as well.
 #
 # ## Stage 3: the estimate
 #
@@ -556,7 +556,7 @@ _ = ax.legend(fontsize=8)
 #
 # ## Exercise: the whole estimate
 #
-# Fit a Gaussian with the mean and the covariance of a set of samples, and make the estimate with another set.
+# Fit a Gaussian with the mean and the covariance (`np.cov`) of one set of samples, and make the estimate with another.
 #
 # <details><summary>Hint</summary>
 #

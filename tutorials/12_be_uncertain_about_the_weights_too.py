@@ -588,13 +588,13 @@ _ = axes[0].legend(fontsize=8)
 # figure: monte-carlo-estimator
 
 # %% [markdown]
-# *See:* all four histograms have their mean on the line, but in both panels that of the closed form is *wider*.
+# *See:* the mean of each histogram is on the line, but in both panels that of the closed form is *wider*.
 #
 # That contradicts what is said of it. In $f_\phi$ the sampled $\log p_\theta(x|z) + \log p(z)$ and $-\log q_\phi(z|x)$
 # move against each other: where $q$ is the posterior given $\theta$, their sum does not depend on $z$ at all. The
 # closed form removes one of the partners. For training, though, what counts is the noise of the *gradient*. We measure
-# it with the trick of a complex step: $\mathrm{Im}\, f(\phi + i h) / h$ is the derivative, exact to the last digit,
-# because nothing is subtracted.
+# it at the poor $q$, with the same samples for both, by the trick of a complex step: $\mathrm{Im}\, f(\phi + i h) / h$ is
+# the derivative, exact to the last digit, because nothing is subtracted.
 
 
 # %%
@@ -1036,9 +1036,7 @@ for k, (label, colour) in enumerate(rows):
     ax.semilogx(sizes, below[..., k].mean(axis=1), "o-", color=colour, label=label)
     ax.vlines(sizes, below[..., k].min(axis=1), below[..., k].max(axis=1), color=colour)
 ax.axhline(0, color="k", lw=1, label="the true model")
-ax.set(
-    xlabel="datapoints N", ylabel="log p of new data, nats", title="Full VB pays where data is scarce", ylim=(-8, 0.5)
-)
+ax.set(xlabel="datapoints N", ylabel="log p of new data, nats", title="Full VB pays where data is scarce")
 ax.set_xticks(sizes, [str(n) for n in sizes])
 ax.minorticks_off()
 _ = ax.legend(fontsize=8)
