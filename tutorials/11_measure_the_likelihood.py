@@ -790,7 +790,7 @@ print(
 # The bound is for training, the likelihood for judging, and they are estimated differently. Appendix D draws samples of
 # the posterior, fits a density to some, and takes a harmonic mean over *others*; it is for few latents, and errs to the
 # high side, while importance sampling errs to the low side. `npvae.samplers` and `npvae.evaluation` now stand for what
-# you wrote, and `model.log_likelihood` chooses among them; next, in *Be uncertain about the weights too*, even the
+# you wrote, and `VAE.log_likelihood` chooses among them; next, in *Be uncertain about the weights too*, even the
 # weights will have a posterior.
 
 # %%

@@ -593,8 +593,8 @@ _ = axes[0].legend(fontsize=8)
 # That contradicts what is said of it. In $f_\phi$ the sampled $\log p_\theta(x|z) + \log p(z)$ and $-\log q_\phi(z|x)$
 # move against each other: where $q$ is the posterior given $\theta$, their sum does not depend on $z$ at all. The
 # closed form removes one of the partners. For training, though, what counts is the noise of the *gradient*. We measure
-# it at the poor $q$, with the same samples for both, by the trick of a complex step: $\mathrm{Im}\, f(\phi + i h) / h$ is
-# the derivative, exact to the last digit, because nothing is subtracted.
+# it at the poor $q$, with the same samples for both, by the trick of a complex step:
+# $\mathrm{Im}\, f(\phi + i h) / h$ is the derivative, exact to the last digit, because nothing is subtracted.
 
 
 # %%
@@ -810,8 +810,8 @@ _ = right.legend(fontsize=8)
 #
 # Always too narrow. A larger $N$ does not heal it, for each new datapoint brings a new $z$ with it; less noise makes it
 # worse, for the ridge gets sharper. The cause is the family: under $q$, $\theta$ and $z$ are independent. It is no
-# accident of this model: for every Gaussian posterior, one over the diagonal of the precision matrix is at most the
-# variance. So read a standard deviation from full variational Bayes as a lower limit of what the data leaves open, not
+# accident of this model: for every Gaussian posterior, one over an entry of the precision matrix's diagonal is at most
+# the variance. So read a standard deviation from full variational Bayes as a lower limit of what the data leaves open, not
 # as an error bar.
 #
 # ## Exercise: the gradient at mean and variance
@@ -1004,7 +1004,7 @@ def log_p(weights, X):
 
 
 def held_out(n, seed):
-    """Mean log p of new data in nats below the truth: of MAP, of full VB, and the mean over draws of log p."""
+    """Mean log p of new data minus that of the truth, in nats: MAP, full VB, and the mean over draws of log p."""
     rng = np.random.default_rng(100 + seed)
     truth = LinearGaussian(rng.standard_normal((J, D)), rng.standard_normal(D), np.ones(D))
     X = rng.standard_normal((n + 500, J)) @ truth.W + truth.b + rng.standard_normal((n + 500, D))
@@ -1027,7 +1027,7 @@ for n, of_seeds, of_gain in zip(sizes, -below.mean(axis=1), gain):
     )
 assert np.all(gain[0] > 1) and np.all(gain[1] > 0.3) and np.all(np.abs(gain[-1]) < 0.1)
 assert np.all(below[..., 2] < below[..., 1])  # by Jensen
-assert np.all(below[2:, :, 2] < below[2:, :, 0]) and np.all(gain[2] > 0)  # N = 32, 64, 200: lower than MAP
+assert np.all(below[2:, :, 2] < below[2:, :, 0]) and np.all(gain[2] > 0)  # N >= 32: lower than MAP; q is not
 
 # figure: takeaway
 fig, ax = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
@@ -1036,7 +1036,7 @@ for k, (label, colour) in enumerate(rows):
     ax.semilogx(sizes, below[..., k].mean(axis=1), "o-", color=colour, label=label)
     ax.vlines(sizes, below[..., k].min(axis=1), below[..., k].max(axis=1), color=colour)
 ax.axhline(0, color="k", lw=1, label="the true model")
-ax.set(xlabel="datapoints N", ylabel="log p of new data, nats", title="Full VB pays where data is scarce")
+ax.set(xlabel="datapoints N", ylabel="log p - that of the truth, nats", title="Full VB pays where data is scarce")
 ax.set_xticks(sizes, [str(n) for n in sizes])
 ax.minorticks_off()
 _ = ax.legend(fontsize=8)
@@ -1046,11 +1046,11 @@ _ = ax.legend(fontsize=8)
 # range of four data sets.
 #
 # With few datapoints MAP is sure of weights that it cannot know, and pays for it. With 200 there is nothing left to
-# gain. The third line is the surprise. It is the *mean over draws of log p*, as a bound reports it that is computed for
-# one draw of the weights after another. From 32 datapoints on it is lower than MAP; at 32, the same $q(\theta)$ still
-# predicts better than MAP if the probabilities are averaged. By Jensen's inequality, the mean of a logarithm is below
-# the logarithm of the mean. So do not compare such a score with a model of fixed weights: average the probabilities
-# first (`model.log_likelihood` does).
+# gain. The third line is the surprise. It is the *mean over draws of log p*: the data is scored once for each draw of
+# the weights, and the scores are averaged. From 32 datapoints on it is lower than MAP; and at 32, the same $q(\theta)$
+# predicts better than MAP if probabilities are averaged. By Jensen's inequality, the mean of a logarithm is below the
+# logarithm of the mean. So do not compare such a score with a model of fixed weights: average the probabilities first
+# (`VAE.log_likelihood` does).
 #
 # This is a model whose prior is true, with 30 random weights. A network for images has a hundred thousand, its prior is
 # a convention, and its encoder overfits whatever the weights do: the library's page on full variational Bayes reports a
@@ -1067,7 +1067,7 @@ print(f"Answer: too narrow, by {ratios.mean():.1f} +- 0.1 times (s = 0.5, N = 20
 #
 # Full variational Bayes is the same bound twice, one inside the other, with one noise for the latent variables and one
 # for the weights; a training step needs two more lines. Its $q(\theta)$ is too narrow, because the family lets neither
-# weights nor latents lean on each other, and it pays where weights are many and data is scarce.
+# weights nor latents lean on each other. It paid where data was scarce and the prior was true.
 # `npvae.estimators.FullVB` and `npvae.VAE(estimator="full-vb")` now stand for what you wrote. This was the last of the
 # twelve: *Make one kernel fast* shows how the library computes all this quickly, and *Measure the likelihood* is worth
 # a second look with random weights in mind.
