@@ -811,8 +811,8 @@ _ = right.legend(fontsize=8)
 # Always too narrow. A larger $N$ does not heal it, for each new datapoint brings a new $z$ with it; less noise makes it
 # worse, for the ridge gets sharper. The cause is the family: under $q$, $\theta$ and $z$ are independent. It is no
 # accident of this model: for every Gaussian posterior, one over an entry of the precision matrix's diagonal is at most
-# the variance. So read a standard deviation from full variational Bayes as a lower limit of what the data leaves open, not
-# as an error bar.
+# the variance. So read a standard deviation from full variational Bayes as a lower limit of what the data leaves open,
+# not as an error bar.
 #
 # ## Exercise: the gradient at mean and variance
 #
