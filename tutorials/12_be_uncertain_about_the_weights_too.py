@@ -202,8 +202,13 @@ for x_i, theta, mu_z, log_var_z in ((1.3, 0.4, 0.2, -1.0), (-0.7, 1.1, -0.9, -0.
     assert abs(log_p_x - log_normal(x_i, theta, np.log(1 + s**2))) < 1e-8
 
 # %% [markdown]
-# Put the inner bound into the outer one. What is missing from $\log p_\alpha(X)$ are then *two* divergences: that of
-# the weight, and the expected sum of those of the latent variables.
+# Put the inner bound into the outer one, and we have the *nested* bound:
+#
+# $$\log p_\alpha(X) \ge \int q_\phi(\theta) \Big[ \sum_{i=1}^N \mathcal L(\theta, \phi; x_i) + \log p_\alpha(\theta)
+# - \log q_\phi(\theta) \Big] d\theta$$
+#
+# What is missing from $\log p_\alpha(X)$ are *two* divergences: that of the weight, and the expected sum of those of the
+# latent variables.
 #
 # The encoder below is the best there is: its mean is the posterior mean of $z$ at $\theta = \mu_\theta$, and its
 # variance is that of the posterior given $\theta$. Now we make $q(\theta)$ wider and narrower.
@@ -426,13 +431,12 @@ print(check_full_vb_estimator(full_vb_estimator))
 # $\theta$ was one number. A network has many, and we let them be independent Gaussians under $q$, each with a mean and
 # a variance of its own, and the same for $z$ with the outputs of the encoder:
 #
-# $$\log q_\phi(\theta) = \log \mathcal N(\theta; \mu_\theta, \sigma_\theta^2 I)$$
+# $$\log q_\phi(\theta) = \log \mathcal N(\theta; \mu_\theta, \text{diag}(\sigma_\theta^2))$$
 #
-# $$\log q_\phi(z|x) = \log \mathcal N(z; \mu_z, \sigma_z^2 I)$$
+# $$\log q_\phi(z|x) = \log \mathcal N(z; \mu_z, \text{diag}(\sigma_z^2))$$
 #
-# The priors are standard normal. Lecture notes sometimes copy $p_\alpha(\theta) = \mathcal N(z; 0, I)$; it should be
-# $\mathcal N(\theta; 0, I)$, a density of $\theta$. And $\sigma_\theta^2 I$ stands for a diagonal matrix with
-# *different* entries.
+# (Often written $\sigma_\theta^2 I$, but the variances differ.) The priors are standard normal. Lecture notes sometimes
+# copy $p_\alpha(\theta) = \mathcal N(z; 0, I)$; it should be $\mathcal N(\theta; 0, I)$, a density of $\theta$.
 
 # %%
 mu_theta, log_var_theta = rng.normal(size=(4, 2)), rng.normal(-1, 0.5, (4, 2))  # a matrix of weights
@@ -471,9 +475,8 @@ assert abs(np.exp(log_normal(grid, 0.5, -1.0)).sum() * width - 1) < 1e-10  # eac
 # $$-D_{KL}(q_\phi(\theta) \,\|\, p_\alpha(\theta))
 # = \frac 1 2 \sum_k \left( 1 + \log \sigma_{\theta,k}^2 - \mu_{\theta,k}^2 - \sigma_{\theta,k}^2 \right)$$
 #
-# Three things go wrong with these two in lecture notes. The $\frac 1 2$ and the sum are lost when the terms are listed
-# one by one. The second sum is written up to $J$, the number of latent dimensions, which $\theta$ does not have. And
-# they are called divergences: each is *minus* one.
+# (Often the $\frac 1 2$ and the sum are lost when the terms are listed; the second sum is written up to $J$, the number
+# of latent dimensions; and both are called divergences, though each is *minus* one.)
 
 
 # %%
@@ -581,6 +584,8 @@ for ax, q, name in zip(axes, (phi, best_q), ("a poor q", "the best q of its fami
     for values, label, colour in zip(both, ("f", "closed-form divergences"), ("tab:orange", "tab:blue")):
         assert abs(values.mean() - nested_bound(q)) < 4 * values.std() / 200
         ax.hist(values, np.linspace(-160, 40, 81), histtype="step", color=colour, label=label)
+        below = -500 if label == "f" else -1100  # mean and sd, below the histograms
+        ax.errorbar(values.mean(), below, xerr=values.std(), fmt="o", color=colour, capsize=3)
     ax.axvline(nested_bound(q), color="k", lw=1, label="bound, exact")
     ax.set(xlabel="estimate of the bound, nats", title=name)
 axes[0].set(ylabel="samples")
@@ -588,7 +593,8 @@ _ = axes[0].legend(fontsize=8)
 # figure: monte-carlo-estimator
 
 # %% [markdown]
-# *See:* the mean of each histogram is on the line, but in both panels that of the closed form is *wider*.
+# *See:* below the histograms are the means, on the line, with bars of one sd: the blue bars are *longer*, because of the
+# long tails to the left.
 #
 # That contradicts what is said of it. In $f_\phi$ the sampled $\log p_\theta(x|z) + \log p(z)$ and $-\log q_\phi(z|x)$
 # move against each other: where $q$ is the posterior given $\theta$, their sum does not depend on $z$ at all. The
@@ -797,16 +803,17 @@ left.plot([], [], "tab:blue", label="q, trained")
 left.set(xlabel=r"weight $\theta$", ylabel="mean of all z", title="q cannot lean")
 left.legend(fontsize=8)
 many = np.geomspace(2, 512)
-right.loglog(many, 1 / np.sqrt(1 + many / (1 + s**2)), "k", label="exact posterior")
-right.loglog(many, 1 / np.sqrt(1 + many / s**2), "tab:blue", ls=":", label="best q of its family")
-right.loglog(sizes, sds.mean(axis=0), "o", color="tab:blue", label="q, trained")
-right.set(xlabel="datapoints N", ylabel=r"sd of $\theta$", title="More data does not help")
+best_ratios = np.sqrt((1 + many / s**2) / (1 + many / (1 + s**2)))
+right.semilogx(many, best_ratios, "tab:blue", ls=":", label="best q of its family")
+right.semilogx(sizes, ratios.mean(axis=0), "o", color="tab:blue", label="q, trained")
+right.axhline(1, color="k", lw=1, label="exact posterior")
+right.set(xlabel="datapoints N", ylabel="sd of posterior / sd of q", title="More data is no remedy", ylim=(0.8, 2.5))
 _ = right.legend(fontsize=8)
 # figure: gaussian-example
 
 # %% [markdown]
 # *See:* the exact posterior is a narrow ridge: a larger $\theta$ and smaller $z$ explain the data as well. $q$ is
-# upright, and fits *into* the ridge. On the right, the two lines run in parallel.
+# upright, and fits *into* the ridge. On the right, the ratio does not come down to the line of the exact posterior.
 #
 # Always too narrow. A larger $N$ does not heal it, for each new datapoint brings a new $z$ with it; less noise makes it
 # worse, for the ridge gets sharper. The cause is the family: under $q$, $\theta$ and $z$ are independent. It is no
@@ -816,9 +823,9 @@ _ = right.legend(fontsize=8)
 #
 # ## Exercise: the gradient at mean and variance
 #
-# Backpropagation through the decoder, which you know, gives `d_theta`: the gradient of the bound of one datapoint (a
-# mean over the minibatch) at the *drawn* weights $\theta = \mu + \sigma \zeta$. Turn it into the gradient at `mu` and
-# `log_var`, and add that of $-\frac 1 N D_{KL}(q(\theta) \,\|\, \mathcal N(0, I))$. Beside the draw itself, these two
+# Backpropagation through the decoder, which you know, gives `d_theta`: the gradient at the *drawn* weights
+# $\theta = \mu + \sigma \zeta$ of the bound per datapoint (already a mean, not a sum over $N$). Turn it into the gradient
+# at `mu` and `log_var`, and add that of $-\frac 1 N D_{KL}(q(\theta) \,\|\, \mathcal N(0, I))$. Beside the draw itself, these two
 # lines are all that full variational Bayes adds to a training step.
 #
 # <details><summary>Hint</summary>
