@@ -207,8 +207,8 @@ for x_i, theta, mu_z, log_var_z in ((1.3, 0.4, 0.2, -1.0), (-0.7, 1.1, -0.9, -0.
 # $$\log p_\alpha(X) \ge \int q_\phi(\theta) \Big[ \sum_{i=1}^N \mathcal L(\theta, \phi; x_i) + \log p_\alpha(\theta)
 # - \log q_\phi(\theta) \Big] d\theta$$
 #
-# What is missing from $\log p_\alpha(X)$ are *two* divergences: that of the weight, and the expected sum of those of the
-# latent variables.
+# What is missing from $\log p_\alpha(X)$ are *two* divergences: that of the weight, and the expected sum of those of
+# the latent variables.
 #
 # The encoder below is the best there is: its mean is the posterior mean of $z$ at $\theta = \mu_\theta$, and its
 # variance is that of the posterior given $\theta$. Now we make $q(\theta)$ wider and narrower.
@@ -593,8 +593,8 @@ _ = axes[0].legend(fontsize=8)
 # figure: monte-carlo-estimator
 
 # %% [markdown]
-# *See:* below the histograms are the means, on the line, with bars of one sd: the blue bars are *longer*, because of the
-# long tails to the left.
+# *See:* below the histograms are the means, on the line, with bars of one sd: the blue bars are *longer*, because of
+# the long tails to the left.
 #
 # That contradicts what is said of it. In $f_\phi$ the sampled $\log p_\theta(x|z) + \log p(z)$ and $-\log q_\phi(z|x)$
 # move against each other: where $q$ is the posterior given $\theta$, their sum does not depend on $z$ at all. The
@@ -824,9 +824,9 @@ _ = right.legend(fontsize=8)
 # ## Exercise: the gradient at mean and variance
 #
 # Backpropagation through the decoder, which you know, gives `d_theta`: the gradient at the *drawn* weights
-# $\theta = \mu + \sigma \zeta$ of the bound per datapoint (already a mean, not a sum over $N$). Turn it into the gradient
-# at `mu` and `log_var`, and add that of $-\frac 1 N D_{KL}(q(\theta) \,\|\, \mathcal N(0, I))$. Beside the draw itself, these two
-# lines are all that full variational Bayes adds to a training step.
+# $\theta = \mu + \sigma \zeta$ of the bound per datapoint (already a mean, not a sum over $N$). Turn it into the
+# gradient at `mu` and `log_var`, and add that of $-\frac 1 N D_{KL}(q(\theta) \,\|\, \mathcal N(0, I))$. Beside the
+# draw itself, these two lines are all that full variational Bayes adds to a training step.
 #
 # <details><summary>Hint</summary>
 #
@@ -942,6 +942,7 @@ for closed_form in (True, False):
 
 print(f"{model.layout.size} derivatives of the library agree with those of the code above")
 
+# %% tags=["hide-cell"]
 # What the library does for the weights: the draw with its divergence, and the gradient
 posterior, drawn = model.weight_posterior, model.parameters(parameters.vector)
 theta, *kls = draw_weights(parameters, noise.zeta)
