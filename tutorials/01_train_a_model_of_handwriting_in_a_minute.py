@@ -139,7 +139,8 @@ plt.gcf().set_label("thumbnail")
 # **Before you run it:** the model began with random weights. After how many pictures does it overtake the independent
 # pixels? And how far will it get: will a new digit be ten times more probable to it, a thousand times, or more?
 #
-# The curve shows the lower bound (`elbo` for short: *evidence lower bound*). The model's $\log p(x)$ is at least as large, so the gain is at least what we find.
+# The curve shows the lower bound (`elbo` for short: *evidence lower bound*). The model's $\log p(x)$ is at least as
+# large, so the gain is at least what we find.
 
 # %%
 # figure: solution-brief
@@ -161,8 +162,8 @@ print(f"as a factor of probability: about 10 to the power {mean_gain / np.log(10
 assert held_out[1] > log_baseline.mean() and mean_gain > 20 + 5 * standard_error
 
 # %% [markdown]
-# *See:* after one or two passes the model is above the dashed line; then each further nat takes longer. (The first value
-# of the training curve is a mean over the whole first pass, with its beginning.)
+# *See:* after one or two passes the model is above the dashed line; then each further nat takes longer. (The first
+# value of the training curve is a mean over the whole first pass, with its beginning.)
 #
 # Did you guess a factor like this one? Probabilities of whole pictures are tiny, and models differ by huge factors.
 # That is why one speaks of nats.
@@ -194,7 +195,8 @@ assert np.all(std < 1)
 
 # %% [markdown]
 # *See:* the bars of the code are much shorter than the grey band of the prior, so the picture has told a lot about each
-# latent. (A few means lie outside of the band. So does one draw in three from a normal distribution.) Codes drawn from $q(z|x)$ all decode to this digit, written slightly differently.
+# latent. (A few means lie outside of the band. So does one draw in three from a normal distribution.) Codes drawn from
+# $q(z|x)$ all decode to this digit, written slightly differently.
 #
 # ## Three problems, one model
 #
@@ -320,8 +322,8 @@ assert model.score(empty) < bound.mean() - 100
 
 # %% [markdown]
 # Now the trained model, and four kinds of pictures: `0` new digits, `1` new digits upside down (the rows of pixels in
-# reverse order), `2` scattered ink as in the first figure, `3` scattered ink that is equally frequent in all places, as much of it as in a digit. Put them in
-# order, from the highest bound to the lowest. Predict, then check.
+# reverse order), `2` scattered ink as in the first figure, `3` scattered ink that is equally frequent in all places, as
+# much of it as in a digit. Put them in order, from the highest bound to the lowest. Predict, then check.
 
 
 # %%
@@ -366,8 +368,8 @@ print(check_rank_by_score(rank_by_score))
 # ## Exercise: retrieve
 #
 # Write the search for one picture of the collection: return the number of the picture that is most similar *by code* to
-# picture $i$, other than $i$ itself. Similar means: at the smallest squared distance, as in `nearest`. You are given the
-# codes and the pictures; only one of them is needed.
+# picture $i$, other than $i$ itself. Similar means: at the smallest squared distance, as in `nearest`. You are given
+# the codes and the pictures; only one of them is needed.
 
 
 # %%

@@ -30,8 +30,8 @@ from npvae.exercises import Exercise
 #
 # In real data nobody knows the number of latents. So we make data: three standard normal numbers $z$ go through a small
 # random network, which gives each of $D = 100$ binary columns its probability. With three latents, the true $p(x)$ is
-# an integral in three dimensions, and a sum over a grid computes it. That is our oracle: no model can have a higher
-# $\log p(x)$ on average over new rows.
+# an integral in three dimensions, and a sum over a grid computes it. No model has a higher $\log p(x)$
+# on average over all rows that may come: the difference would be a KL divergence, which is never negative.
 
 # %%
 rng = np.random.default_rng(0)
@@ -94,7 +94,8 @@ ax.set(xlabel="log p(x) of a row [nats]", ylabel="density", title="What there is
 _ = ax.legend()
 
 # %% [markdown]
-# *See:* between a model that knows nothing of dependence and the truth lie thirteen nats on average (the lines).
+# *See:* to the independent columns all rows are about equally probable. The truth is thirteen nats better on average
+# (the lines).
 #
 # The truth must be checked, too. The probabilities of all rows sum to one, and a finer grid says the same:
 
@@ -239,7 +240,8 @@ assert effects[used].min() > 4 * effects[spare].max() and width[used].max() < 0.
 
 # %% [markdown]
 # *See:* means of the used latents spread as widely as the prior, and each is known to about a third of the prior's
-# width. The others crowd around the star: whatever the row, the encoder answers with nearly the prior.
+# width, less well far from the middle. The others crowd around the star: whatever the row, the encoder answers with
+# nearly the prior.
 #
 # Lecture notes on this method often write that unused latents "collapse to $\mathcal N(0, 1)$". It is $q(z_j|x)$ that
 # does, for each $x$; and it comes close without arriving: none of the twenty divergences is zero.
@@ -269,9 +271,9 @@ assert counts["KL divergence above 0.1"] == counts["variance of the mean above 0
 assert counts["variance of the mean above 0.01"] > 3  # the usual threshold counts more than there are
 
 # %% [markdown]
-# The usual threshold counts more than three. The reason: if the variance of the mean is a small number $v$, the
-# divergence is about $v / 2$. At $v = 0.01$ that is a two-hundredth of a nat, far down the cliff. So report a number of
-# active latents with its threshold, or better: show the sorted divergences.
+# The usual threshold counts more than three. The reason: where $\sigma_j$ is about 1, only $\mu_j^2 / 2$ is left of the
+# divergence, and its mean is about half the variance $v$ of $\mu_j$. At $v = 0.01$ that is a two-hundredth of a nat,
+# far down the cliff. So report a number of active latents with its threshold, or better: show the sorted divergences.
 #
 # npvae measures all of this after each fit, and keeps it as `health_`. The bound in it is made with one draw of $z$ for
 # each row; ours, with twenty, agrees within the standard error.
@@ -280,7 +282,7 @@ assert counts["variance of the mean above 0.01"] > 3  # the usual threshold coun
 health, fitted = models[20].health_, models[20].fitted_
 assert np.allclose(health.kl, per_latent, rtol=1e-9, atol=1e-12)
 assert health.active == tuple(is_active(mu).tolist())
-assert abs(health.baseline - baseline) < 1e-10 and health.at_floor == 0
+assert abs(health.baseline - baseline) < 1e-10 and health.at_floor == 0  # the last is of tutorial 10
 assert examine(fitted, fitted.data(X), models[20].history_) == health
 
 noise = np.random.default_rng(1).standard_normal((20, *mu.shape))
@@ -307,7 +309,7 @@ early = cost[:, 5:10].mean(axis=1)
 final = np.array([three.score(X_test) - twenty.score(X_test) for three, twenty in pairs])
 by_row = np.mean([three.score_samples(X_test) - twenty.score_samples(X_test) for three, twenty in pairs], axis=0)
 row_error = by_row.std() / np.sqrt(len(by_row))
-print(f"nats behind in passes six to ten: {early.mean():.0f} (three starts: {early.min():.1f} to {early.max():.1f})")
+print(f"in passes six to ten, on validation rows: {early.min():.1f} to {early.max():.1f} nats behind (three starts)")
 print(f"after forty passes, on new rows: {final.min():.1f} to {final.max():.1f} nats over three starts")
 print(f"mean of the three: less than 0.2 nats, with a standard error over rows of {row_error:.2f}")
 assert early.min() > 0.3 and abs(final.mean()) < 0.2 and row_error < 0.1
@@ -326,8 +328,8 @@ ax.set_xticks([], minor=True)
 _ = ax.legend()
 
 # %% [markdown]
-# *See:* the price is paid in training time. The large model is behind at first, and then it catches up. (The first
-# three passes are left out: they depend on the settings of Adagrad more than on the latents.)
+# *See:* the price is paid in training time. After five to ten passes the large model is behind, and then it catches up.
+# (The first three passes are left out: they depend on the settings of Adagrad more than on the latents.)
 #
 # So the claim holds here, if the training is long enough. It was also claimed for a reason that we look at now.
 #
@@ -376,8 +378,8 @@ _ = ax.legend(fontsize="small", loc="upper left")
 # training rows than the true process could know, and is far below on new rows.
 #
 # It memorizes. And spare latents now cost something: they help it to memorize. What is true is the careful sentence:
-# with enough rows, and enough steps, superfluous latents do not add to overfitting. The paper's own figure for a
-# thousand training pictures shows a wide gap between training and test.
+# with enough rows, and enough steps, superfluous latents do not add to overfitting. The paper's Figure 3, left side, is
+# for a thousand training pictures: it shows a wide gap between training and test.
 #
 # ## Exercise: the KL divergence of each latent
 #
@@ -437,7 +439,7 @@ print(check_kl_per_dimension(kl_per_dimension))
 
 # %%
 def active_units(mean, std, threshold):
-    """Whether each latent is active: arrays (N, J) to J times 1 (active) or 0."""
+    """Whether each latent is active: arrays (N, J) to (J,), True or False; the variance is np.var."""
     ...  # your code, about two lines
 
 
@@ -565,8 +567,8 @@ for model, x, shape, side, where in ((two, digits, (28, 28), 15, ax), (models[20
 
 # %%
 print(
-    f"Answer: less than 0.2 nats (three starts) after forty passes over 2000 rows, but {early.mean():.0f} nat early in "
-    f"training, and about {behind.mean():.0f} nat with only 100 rows"
+    f"Answer: less than 0.2 nats (three starts) after forty passes over 2000 rows, but about {early.max():.0f} nat "
+    f"early in training, and {behind.mean():.0f} nat with only 100 rows"
 )
 
 # %% [markdown]
