@@ -547,7 +547,7 @@ print(check_manifold_codes(manifold_codes))
 
 # %%
 # figure: superfluous-latents
-digits = npvae.datasets.make_digits(2000, random_state=0)[0] > 127
+digits = npvae.datasets.make_digits(3000, random_state=0)[0] > 127
 two = npvae.VAE(2, hidden_layer_sizes=(100,), batch_size=20, learning_rate=0.05, max_epochs=20).fit(digits)
 _, ax = plt.subplots(figsize=(6.5, 6.5), layout="constrained")
 elsewhere = Figure().add_subplot()
