@@ -81,8 +81,8 @@ show({"frames": X_test[:8], "without\nnoise": clean_test[:8]}, "Two hidden numbe
 #
 # ## A density for grey values
 #
-# The Bernoulli decoder of tutorial 07 gives each pixel a probability of being 1. A grey value of $0.3$ is neither. For
-# real numbers the paper takes a normal density, whose mean and variance depend on $z$ through a network:
+# The Bernoulli decoder of tutorial 07 gives each pixel a probability of being 1; else it is 0. A grey value of $0.3$ is
+# neither. For real numbers the paper takes a normal density, whose mean and variance depend on $z$ through a network:
 #
 # $$\log p(x|z) = \log \mathcal N(x; \mu, \operatorname{diag}(\sigma^2))
 # = -\frac{1}{2} \sum_{d=1}^D \left( \log 2 \pi + \log \sigma_d^2 + \frac{(x_d - \mu_d)^2}{\sigma_d^2} \right)$$
@@ -202,6 +202,7 @@ assert 0 < np.isnan(holes).sum() < M * few and 0 < binary.sum() < 2 * M
 
 
 def agree(of_library, *by_hand, atol=1e-12):
+    """Assert that arrays of the library have the values computed by hand; atol is for those by differences."""
     for found, expected in zip(of_library, by_hand, strict=True):
         assert np.allclose(found.reshape(expected.shape), expected, rtol=1e-12, atol=atol)
 
@@ -569,9 +570,6 @@ show({"frame": X_test[:8], "noisy": noisy[:8], "one pass": by_one_pass[:8], "Bay
 # %% [markdown]
 # *See:* one pass gives smooth faces, Bayes' rule gives the face and some of its roughness: the gain $g_d$ keeps a part
 # of each pixel.
-#
-# The same works for a small picture whose pixels are averages of blocks: an average of normal pixels is normal.
-# `VAE.super_resolve` does that.
 #
 # ## What a wrong variance does to the latents
 #
