@@ -30,8 +30,8 @@ from npvae.exercises import Exercise
 #
 # In real data nobody knows the number of latents. So we make data: three standard normal numbers $z$ go through a small
 # random network, which gives each of $D = 100$ binary columns its probability. With three latents, the true $p(x)$ is
-# an integral in three dimensions, and a sum over a grid computes it. No model has a higher $\log p(x)$
-# on average over all rows that may come: the difference would be a KL divergence, which is never negative.
+# an integral in three dimensions, and a sum over a grid computes it. On average over new rows, no model has a higher
+# $\log p(x)$: the truth is ahead by a KL divergence, which is never negative.
 
 # %%
 rng = np.random.default_rng(0)
@@ -420,8 +420,9 @@ check_kl_per_dimension = Exercise(
     mistakes={
         "it has the wrong sign: a KL divergence is never negative": lambda m, s: -kl_per_dimension_solution(m, s),
         "std is read as the variance": lambda m, s: kl_per_dimension_solution(m, np.sqrt(s)),
-        "std is read as log_var": lambda m, s: kl_per_dimension_solution(m, np.exp(s / 2)),
-        "the sum over rows, where their mean is asked for": lambda m, s: 1.0 * len(m) * kl_per_dimension_solution(m, s),
+        "the factor 1/2 is missing": lambda m, s: 2 * kl_per_dimension_solution(m, s),
+        "log sigma^2 is 2 log sigma, not log sigma": lambda m, s: np.mean(0.5 * (m**2 + s**2 - 1 - np.log(s)), axis=0),
+        "the sum over rows, where their mean is asked for": lambda m, s: len(m) * kl_per_dimension_solution(m, s),
     },
     inputs=some_codes,
     expected=[kl_by_quadrature(*some) for some in some_codes],
