@@ -381,57 +381,6 @@ _ = ax.legend(fontsize="small", loc="upper left")
 # with enough rows, and enough steps, superfluous latents do not add to overfitting. The paper's Figure 3, left side, is
 # for a thousand training pictures: it shows a wide gap between training and test.
 #
-# ## Exercise: the KL divergence of each latent
-#
-# `model.encode` returns the mean and the *standard deviation* of $q(z|x)$. Write what `health_.kl` shows.
-
-
-# %%
-def kl_per_dimension(mean, std):
-    """The KL divergence of each latent, averaged over rows: arrays (N, J) to (J,), in nats."""
-    ...  # your code, about two lines
-
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# $\log \sigma^2 = 2 \log \sigma$. Which of the two axes is averaged, and which one stays?
-#
-# </details>
-
-
-# %% tags=["hide-cell"]
-def kl_per_dimension_solution(mean, std):
-    return np.mean(0.5 * (mean**2 + std**2 - 1 - 2 * np.log(std)), axis=0)
-
-
-def kl_by_quadrature(mean, std):
-    z = np.linspace(-15, 15, 6001)
-    log_q, log_p = norm.logpdf(z, mean[..., None], std[..., None]), norm.logpdf(z)
-    return np.mean(np.sum(np.exp(log_q) * (log_q - log_p), axis=2) * (z[1] - z[0]), axis=0)
-
-
-some_codes = [
-    (np.array([[0.3, -1.2, 0.1], [1.7, 0.4, -0.2]]), np.array([[0.5, 0.8, 1.1], [0.3, 0.6, 0.9]])),
-    (np.array([[-0.6, 2.1]]), np.array([[0.7, 0.2]])),
-]
-check_kl_per_dimension = Exercise(
-    solution=kl_per_dimension_solution,
-    mistakes={
-        "it has the wrong sign: a KL divergence is never negative": lambda m, s: -kl_per_dimension_solution(m, s),
-        "std is read as the variance": lambda m, s: kl_per_dimension_solution(m, np.sqrt(s)),
-        "the factor 1/2 is missing": lambda m, s: 2 * kl_per_dimension_solution(m, s),
-        "log sigma^2 is 2 log sigma, not log sigma": lambda m, s: np.mean(0.5 * (m**2 + s**2 - 1 - np.log(s)), axis=0),
-        "the sum over rows, where their mean is asked for": lambda m, s: len(m) * kl_per_dimension_solution(m, s),
-    },
-    inputs=some_codes,
-    expected=[kl_by_quadrature(*some) for some in some_codes],
-)
-
-# %%
-print(check_kl_per_dimension(kl_per_dimension))
-
-# %% [markdown]
 # ## Exercise: active units
 #
 # Somebody has drawn $z$ from $q(z|x)$ for each row, and calls a latent active if the variance of $z_j$ exceeds the

@@ -525,7 +525,7 @@ assert abs((joint * x_line**2).sum() / joint.sum() - mean_of_pixel**2 - gain * t
 # npvae has these formulas in a class, `Cells`, for noise that differs from column to column. The library agrees, in
 # values, gradients and moments:
 
-# %%
+# %% tags=["hide-cell"]
 t_few = np.array([0.4, 0.9, 0.2, 1.3])
 nothing = np.zeros(0)  # no binary columns; shift 0 and scale 1 for the real ones
 cells = Cells.with_gaussian_noise(
