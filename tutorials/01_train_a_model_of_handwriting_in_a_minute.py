@@ -405,11 +405,15 @@ def retrieve_by_product(i, Z, X):
 
 
 some = Z[:300].astype(float), X[:300].astype(float)
+some[0][1] = some[0][0]  # two pictures with the same code: each is the nearest to the other
 check_retrieve = Exercise(
     solution=retrieve_solution,
     mistakes={
         "it searches in pixel space: the codes are Z": lambda i, Z, X: retrieve_solution(i, X, Z),
         "it finds the picture itself, at distance 0": lambda i, Z, X: i,
+        "the second in order may be the picture itself: another one may have the same code": lambda i, Z, X: np.argsort(
+            np.sum((Z - Z[i]) ** 2, axis=1), kind="stable"
+        )[1],
         "it takes the largest product of codes, which favours codes far from 0": retrieve_by_product,
     },
     inputs=[(i, *some) for i in range(5)],
