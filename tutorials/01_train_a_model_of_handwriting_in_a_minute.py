@@ -8,7 +8,7 @@
 #
 # **You will learn:** what such a model is for, what "nats" measure, and the three problems that it solves at once.
 #
-# **You need:** Python with NumPy, and what a probability is. This is the first tutorial.
+# **You need:** Python with NumPy, and what a probability is. Start here: nothing of this library is assumed.
 
 # %%
 import matplotlib.pyplot as plt
@@ -36,25 +36,25 @@ N, D = X.shape
 def strips(rows, title):
     """Draw rows of pictures one below the other; ``rows`` maps the name of a row to its pictures (n, D)."""
     images = np.concatenate([np.asarray(row, float) for row in rows.values()])
-    fig, ax = plt.subplots(figsize=(7, 0.75 * len(rows) + 0.4), layout="constrained")
+    _, ax = plt.subplots(figsize=(7, 0.75 * len(rows) + 0.4), layout="constrained")
     colours = plt.get_cmap("gray_r").with_extremes(bad="lightsteelblue")  # what is not there
     grid = plots.image_grid(images, (28, 28), columns=len(images) // len(rows), fill=np.nan)
     ax.imshow(grid, cmap=colours, vmin=0, vmax=1)
     ax.set_yticks([14 + 29 * i for i in range(len(rows))], list(rows))
     ax.tick_params(length=0)
     ax.set(xticks=[], title=title)
-    return fig
 
 
 # %% [markdown]
-# What would a model be that knows nothing of strokes? It can count. Pixel $d$ is ink in a share $p_d$ of the pictures.
-# If each pixel made up its mind *on its own*, a picture $x$ would have the probability
+# We want a model: something that gives each picture a probability. Here is the simplest one, which can only count.
+# Pixel $d$ is ink in a share $p_d$ of the pictures. If the pixels were *independent*, a picture $x$, whose pixels $x_d$
+# are 0 or 1, would have the probability
 #
 # $$p(x) = \prod_{d=1}^D p_d^{x_d} (1 - p_d)^{1 - x_d}$$
 #
-# We compute its logarithm, for a product of 784 small numbers is too small for a computer. The natural logarithm of a
-# probability is measured in **nats**. A nat more is a factor of $e \approx 2.7$ in probability, ten nats more are a
-# factor of 22 thousand.
+# with $D = 784$ pixels. We compute its logarithm, because a product of so many small numbers is too small for a
+# computer. The natural logarithm of a probability is measured in **nats**. A nat more is a factor of $e \approx 2.7$ in
+# probability, ten nats more are a factor of 22 thousand.
 
 
 # %%
@@ -63,7 +63,7 @@ def log_independent(x, p):
     return np.sum(x * np.log(p) + (1 - x) * np.log(1 - p), axis=1)
 
 
-p = (X.sum(axis=0) + 1) / (N + 2)  # as if there were one picture more of each kind: no pixel is impossible
+p = (X.sum(axis=0) + 1) / (N + 2)  # as if two more had been seen, one all ink and one all paper: no p is 0 or 1
 few = np.array([[(i >> d) & 1 for d in range(6)] for i in range(64)])  # every picture of six pixels
 assert abs(np.exp(log_independent(few, p[400:406])).sum() - 1) < 1e-12  # probabilities sum to one
 log_baseline = log_independent(X_test, p)
@@ -73,14 +73,14 @@ print(f"ten nats are a factor of {np.exp(10) / 1000:.0f} thousand")
 # %%
 # figure: motivation
 rng = np.random.default_rng(0)
-scattered = rng.random((200, D)) < p  # what the model of independent pixels believes in
+scattered = rng.random((200, D)) < p  # drawn from the model of independent pixels
 strips({"data": X[:8], "independent\npixels": scattered[:8]}, "The same amount of ink in the same places")
 
 # %% [markdown]
 # *See:* the second row has the right amount of ink in the right region, and not one stroke. What makes a digit is how
 # pixels *depend on each other*.
 #
-# That is why we want a better model. But how can one describe the dependence of 784 pixels on each other?
+# So we need a better model. But how can one describe how 784 pixels depend on each other?
 #
 # ## Hidden causes
 #
@@ -95,19 +95,20 @@ strips({"data": X[:8], "independent\npixels": scattered[:8]}, "The same amount o
 # The hidden numbers $z$ are called **latents**, or the **code** of the picture. Given $z$ the pixels are independent
 # once more, but they depend on each other through $z$: all of them follow the same hidden stroke.
 #
-# There is one difficulty, and this course is about it. Nobody has told us the $z$ of any picture. Finding the $z$ that
-# may have led to a picture is an *inference* problem. For a network there is no way to solve it exactly; tutorial 02
-# tries, and fails. The method of the paper (Kingma and Welling, "Auto-Encoding Variational Bayes") trains a *second*
-# network, the **encoder**, that guesses $z$ from the picture, and says how uncertain its guess is. Both networks are
-# trained together, on one objective. It is a *lower bound* on $\log p(x)$: raise it, and pictures like the data become
-# more probable to the model. The two networks and their objective are called a **variational autoencoder**.
+# There is one difficulty, and these tutorials are about it. Nobody has told us the $z$ of any picture. To find the $z$
+# that may have led to a picture is called **inference**. If the decoder is a network, it cannot be done exactly;
+# tutorial 02 tries, and fails. The method of the paper (Kingma and Welling, "Auto-Encoding Variational Bayes") trains a
+# *second* network, the **encoder**, that guesses $z$ from the picture, and says how uncertain its guess is. (Some texts
+# swap the two names. The decoder is the model of the data; the encoder is the approximation that inference needs.)
 #
-# How the bound is made, and how one climbs it, is the matter of the next tutorials. First let us see that it works.
+# Both networks are trained together. What is raised is a number that is never above $\log p(x)$, a *lower bound*: where
+# the bound is high, the pictures are probable to the model. The two networks and the bound are called a **variational
+# autoencoder**. The next tutorials derive the bound and show how to raise it. First let us see that it works.
 #
 # ## Train
 #
-# $10$ latents, $200$ hidden units in each network, and $30$ passes over the data. The settings are explained in
-# tutorial 08.
+# We take $10$ latents, $200$ hidden units in each network, and $30$ passes over the data; tutorial 08 explains these
+# settings. (The very first run on a computer takes longer: npvae compiles its fast code then, and keeps it.)
 
 # %%
 model = npvae.VAE(10, hidden_layer_sizes=(200,), batch_size=20, learning_rate=0.05, max_epochs=30, random_state=0).fit(
@@ -116,7 +117,7 @@ model = npvae.VAE(10, hidden_layer_sizes=(200,), batch_size=20, learning_rate=0.
 
 # %%
 # figure: solution-brief
-fig = strips(
+strips(
     {
         "new digits": X_test[500:508],
         "decoded\nfrom their code": model.reconstruct(X_test[500:508]),
@@ -124,24 +125,22 @@ fig = strips(
     },
     "Ten numbers hold a digit",
 )
-fig.set_label("thumbnail")
+plt.gcf().set_label("thumbnail")
 
 # %% [markdown]
 # *See:* the second row was made from ten numbers a picture, and shows nearly the same digits; the third row was made
 # from ten random numbers a picture, and nobody wrote these digits.
 #
-# Grey means doubt: it is the probability of ink. The model is unsure about the edges of a stroke, not about where it
-# goes. Not all of the third row are digits. Between the codes of a 3 and those of a 7 there are codes of neither, and a
-# random $z$ may fall there.
+# Grey is the probability of ink: the model is unsure about the edges of a stroke. Not all pictures of the third row are
+# digits. Between the codes of a 3 and those of a 7 there are codes of neither, and a random $z$ may fall there.
 #
 # ## Watch it learn
 #
-# **Before you run it:** the model began with random weights, which know less than nothing. After how many pictures does
-# it overtake the independent pixels? And how far will it get: will a new digit be ten times more probable to it, a
-# thousand times, or more?
+# **Before you run it:** the model began with random weights. After how many pictures does it overtake the independent
+# pixels? And how far will it get: will a new digit be ten times more probable to it, a thousand times, or more?
 #
-# One thing to know first. The curve shows the lower bound. The model's true $\log p(x)$ is at least as large, so what
-# we find is the least that it has gained.
+# The curve shows the lower bound (`elbo` for short: *evidence lower bound*). The model's $\log p(x)$ is at least as
+# large, so the gain is at least what we find.
 
 # %%
 # figure: solution-brief
@@ -163,31 +162,31 @@ print(f"as a factor of probability: about 10 to the power {mean_gain / np.log(10
 assert held_out[1] > log_baseline.mean() and mean_gain > 20 + 5 * standard_error
 
 # %% [markdown]
-# *See:* the model crosses the dashed line almost at once, and leaves it far below; then each further nat takes longer.
-# The first value of the training curve is the mean over the first pass, with all its clumsy beginnings.
+# *See:* after one or two passes the model is above the dashed line; then each further nat takes longer. (The first
+# value of the training curve is a mean over the whole first pass, with its beginning.)
 #
-# Did you guess a factor like this one? Probabilities of whole pictures are tiny numbers, and models differ by
-# astronomical factors. That is why one speaks of nats.
+# Did you guess a factor like this one? Probabilities of whole pictures are tiny, and models differ by huge factors.
+# That is why one speaks of nats.
 #
-# The two curves part in the end: what the model has learnt about the training pictures helps a little more with
-# training pictures than with new ones. Keep this in mind for tutorial 09.
+# The two curves part in the end: the model knows its training pictures a little better than new ones. Tutorial 09 comes
+# back to this.
 #
-# ## The way of one picture through the model
+# ## One picture and its code
 #
-# The encoder does not answer with one code, but with a distribution: for each latent a mean and a standard deviation.
-# It is written $q(z|x)$, and stands for "what $z$ may have been, having seen $x$".
+# The encoder does not answer with one code, but with a distribution: a mean and a standard deviation (sd) for each
+# latent. It is written $q(z|x)$, and says what $z$ may have been, once $x$ was seen.
 
 # %%
 # figure: solution-brief
 x = X_test[505:506]
 mean, std = model.encode(x)
 codes = model.sample_posterior(x, 4, random_state=0)[:, 0]  # four draws of z from q(z|x)
-fig, axes = plt.subplots(1, 3, figsize=(8.5, 2.8), width_ratios=(1, 2.6, 2), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(7.5, 2.7), width_ratios=(1, 2.6, 2), layout="constrained")
 axes[0].imshow(x.reshape(28, 28), cmap="gray_r")
 axes[0].set(title="x", xticks=[], yticks=[])
 axes[1].axhspan(-1, 1, color="0.9", label="prior: mean 0, sd 1")
 axes[1].errorbar(range(1, 11), mean[0], std[0], fmt="o", capsize=3, label="q(z|x): mean, sd")
-axes[1].set(xlabel="latent", ylabel="value of z", title="its code", xticks=range(1, 11), ylim=(-4.2, 3.6))
+axes[1].set(xlabel="latent", ylabel="value of z", title="its code", xticks=range(1, 11), ylim=(-5.2, 3.6))
 axes[1].legend(loc="lower center", ncols=2, fontsize="small", frameon=False)
 axes[2].imshow(plots.image_grid(model.inverse_transform(codes), (28, 28), 2, fill=0.5), cmap="gray_r", vmin=0, vmax=1)
 axes[2].set(title="decoded: four draws of z", xticks=[], yticks=[])
@@ -195,18 +194,19 @@ print(f"the sd of q(z|x), on average over latents: {std.mean():.1f} (the prior's
 assert np.all(std < 1)
 
 # %% [markdown]
-# *See:* each latent is known much better than before the picture was seen, when it could be anywhere in the grey band.
-# Codes drawn from $q(z|x)$ all decode to this digit, written slightly differently.
+# *See:* the bars of the code are much shorter than the grey band of the prior, so the picture has told a lot about each
+# latent. (A few means lie outside of the band. So does one draw in three from a normal distribution.) Codes drawn from
+# $q(z|x)$ all decode to this digit, written slightly differently.
 #
 # ## Three problems, one model
 #
-# The paper sets itself three problems. We have solved all of them in passing.
+# The paper names three related problems. The model that we have trained solves all of them.
 #
-# **1. Find the parameters**, the weights of the decoder. They imitate the process that made the data: the third row of
-# the picture above is what they are good for.
+# **1. Find the parameters**, the weights of the decoder. With them we can imitate the process that made the data: the
+# digits "written by the model" came from them.
 #
-# **2. Find the latents of a picture.** Codes are good for whatever needs a short description, such as a search: which
-# pictures are like this one? In pixels, a digit that is moved aside by three pixels has little in common with itself.
+# **2. Find the latents of a picture.** A code is a short description, good for a search: which pictures are like this
+# one? Pixels seem bad at it: a digit that is moved aside by three pixels has little in common with itself.
 #
 # **Before you run it:** for each new digit we look for the most similar training picture, and count how often it shows
 # the same digit: once by comparing all pixels, once by comparing codes. Which is right more often?
@@ -214,9 +214,8 @@ assert np.all(std < 1)
 
 # %%
 def nearest(queries, rows):
-    """For each query, the numbers of all rows from the nearest to the farthest: (n, J) and (N, J) to (n, N)."""
-    squared = np.sum(queries**2, 1)[:, None] - 2 * queries @ rows.T + np.sum(rows**2, 1)
-    return np.argsort(squared, axis=1)
+    """For each query (n, J), the number of the row of rows (N, J) at the smallest squared distance: (n,)."""
+    return np.argmin(np.sum(rows**2, axis=1) - 2 * queries @ rows.T, axis=1)  # |q|^2 is the same for all rows
 
 
 images = X_test.reshape(-1, 28, 28)
@@ -224,15 +223,14 @@ kept = np.sum(images & np.roll(images, 3, axis=2), axis=(1, 2)) / images.sum(axi
 print(f"moved by three pixels, a digit keeps {100 * kept.mean():.0f} % of its ink in place")
 Z, Z_test = model.transform(X), model.transform(X_test)  # means of q(z|x), (N, 10)
 by_code, by_pixels = nearest(Z_test, Z), nearest(X_test.astype(float), X.astype(float))
-hits = {name: digit[order[:, 0]] == digit_test for name, order in (("codes", by_code), ("pixels", by_pixels))}
+hits = {name: digit[found] == digit_test for name, found in (("codes", by_code), ("pixels", by_pixels))}
 for name, hit in hits.items():
     print(f"the nearest by {name} shows the same digit in {100 * hit.mean():.0f} % of {len(hit)} searches", end="")
     print(f" (standard error {100 * hit.std() / np.sqrt(len(hit)):.1f})")
-difference = hits["codes"].astype(float) - hits["pixels"]
-compared = difference.mean(), difference.std() / np.sqrt(len(difference))
-print(f"difference, codes less pixels: {100 * compared[0]:+.0f} % (standard error {100 * compared[1]:.1f})")
-print(f"numbers compared for each pair: {Z.shape[1]} instead of {D}")
-assert abs(compared[0]) < 0.05 and hits["codes"].mean() > 0.9
+loss = hits["pixels"].astype(float) - hits["codes"]
+print(f"codes lose {100 * loss.mean():.0f} % (standard error {100 * loss.std() / np.sqrt(len(loss)):.1f})", end=" ")
+print(f"and compare {Z.shape[1]} numbers in place of {D}")
+assert loss.mean() + 3 * loss.std() / np.sqrt(len(loss)) < 0.05
 
 # %%
 # figure: three-problems
@@ -240,22 +238,25 @@ chosen = range(510, 518)
 strips(
     {
         "new digits": X_test[chosen],
-        "nearest code": X[by_code[chosen, 0]],
-        "nearest pixels": X[by_pixels[chosen, 0]],
+        "nearest code": X[by_code[chosen]],
+        "nearest pixels": X[by_pixels[chosen]],
     },
     "The most similar of five thousand",
 )
 
 # %% [markdown]
-# *See:* both searches find strokes of much the same shape; where the two disagree, judge for yourself which is nearer.
+# *See:* both searches find strokes of much the same shape.
 #
-# Did you expect the code to win? It does not: with five thousand pictures there is nearly always one that agrees pixel
-# by pixel. What the code offers is that it asks for ten numbers where pixels need 784, and loses next to nothing. (That
-# codes are "better" than pixels is often claimed, and should always be measured.)
+# Did you expect the code to win? It does not: among five thousand pictures there is nearly always one that agrees in
+# most pixels. What the code offers is ten numbers in place of 784, at next to no loss. (It is often said that codes are
+# "better" than pixels. Measure it.)
 #
-# **3. Fill in what was not seen.** A model of whole pictures knows what the rest must look like when a part is given.
-# We damage new digits in two ways. In the first, each pixel is flipped with probability $0.1$. In the second, the lower
-# half is torn off. `denoise` and `impute` compute what the model expects, given what is left; tutorial 10 shows how.
+# **3. Fill in what was not seen.** A model of whole pictures knows what the rest may look like when a part is given. We
+# damage new digits in two ways: each pixel is flipped with probability $0.1$, or the lower half is torn off. `denoise`
+# and `impute` compute what the model expects, given what is left; tutorial 10 shows how.
+#
+# **Before you run it:** about a tenth of the pixels are wrong after the noise. How many after the repair? And does the
+# model guess a torn half better than the frequencies $p_d$ do?
 
 # %%
 rng = np.random.default_rng(3)
@@ -263,7 +264,7 @@ clean = X_test[520:544]
 noisy = clean ^ (rng.random(clean.shape) < 0.1)
 torn = clean.astype(float)
 torn[:, D // 2 :] = np.nan
-repaired = model.denoise(noisy, salt_and_pepper=0.2)  # a fifth of the pixels were replaced by ink or paper at random
+repaired = model.denoise(noisy, salt_and_pepper=0.2)  # a fifth replaced by ink or paper: half of these change
 completed = model.impute(torn)
 
 
@@ -305,20 +306,24 @@ strips(
 #
 # ## Exercise: rank four kinds of pictures
 #
-# Which pictures does the trained model find probable? Predict, then check. The four kinds are: `0` new digits, `1` new
-# digits upside down, `2` scattered ink, each pixel on its own with the frequency that it has in the data, `3` ink
-# anywhere, as much of it as in a digit.
-#
-# Here is a warning before you start. "Probable" and "looks like a digit" are two things. To the independent pixels, the
-# most probable picture of all has ink wherever a pixel is more often ink than paper. That is a small blot in the middle
-# of the page. Even the empty page is more probable to them than a digit.
+# Which pictures does the trained model find probable? First a warning: "probable" and "looks like a digit" are two
+# things. To the model of independent pixels, the most probable picture of all has ink wherever a pixel is more often
+# ink than paper. That is a small blot in the middle of the page. Even the empty page is more probable to it than a
+# digit. To the trained model, it is not.
 
 # %%
 blot, empty = (p > 0.5)[None], np.zeros((1, D))
 log_blot, log_empty = log_independent(blot, p)[0], log_independent(empty, p)[0]
 print(f"independent pixels: a blot of {blot.sum()} pixels {log_blot:.0f} nats, the empty page {log_empty:.0f}", end=" ")
 print(f"nats, a digit {log_baseline.mean():.0f} nats")
+print(f"trained model: the empty page {model.score(empty):.0f} nats, a digit {bound.mean():.0f} nats")
 assert log_blot > log_empty > log_baseline.mean() + 40 and log_blot > log_independent(pictures, p).max()
+assert model.score(empty) < bound.mean() - 100
+
+# %% [markdown]
+# Now the trained model, and four kinds of pictures: `0` new digits, `1` new digits upside down (the rows of pixels in
+# reverse order), `2` scattered ink as in the first figure, `3` scattered ink that is equally frequent in all places, as
+# much of it as in a digit. Put them in order, from the highest bound to the lowest. Predict, then check.
 
 
 # %%
@@ -349,6 +354,7 @@ check_rank_by_score = Exercise(
     mistakes={
         "the worst kind is first, where the best is asked for": lambda: [3, 2, 1, 0],
         "scattered ink has ink in the right places, but not one stroke; digits upside down have": lambda: [0, 2, 1, 3],
+        "that is the answer of independent pixels; the trained model knows strokes": lambda: [2, 0, 1, 3],
         "scattered ink at least leaves the margin empty, as the data does": lambda: [0, 1, 3, 2],
     },
     inputs=[()],
@@ -361,8 +367,9 @@ print(check_rank_by_score(rank_by_score))
 # %% [markdown]
 # ## Exercise: retrieve
 #
-# Above, `nearest` sorted everything by everything. Write the search for one picture of the collection: given the codes
-# of all pictures, and the pictures, return the one that is most similar *by code* to picture $i$, other than itself.
+# Write the search for one picture of the collection: return the number of the picture that is most similar *by code* to
+# picture $i$, other than $i$ itself. Similar means: at the smallest squared distance, as in `nearest`. You are given
+# the codes and the pictures; only one of them is needed.
 
 
 # %%
@@ -398,11 +405,15 @@ def retrieve_by_product(i, Z, X):
 
 
 some = Z[:300].astype(float), X[:300].astype(float)
+some[0][1] = some[0][0]  # two pictures with the same code: each is the nearest to the other
 check_retrieve = Exercise(
     solution=retrieve_solution,
     mistakes={
         "it searches in pixel space: the codes are Z": lambda i, Z, X: retrieve_solution(i, X, Z),
         "it finds the picture itself, at distance 0": lambda i, Z, X: i,
+        "the second in order may be the picture itself: another one may have the same code": lambda i, Z, X: np.argsort(
+            np.sum((Z - Z[i]) ** 2, axis=1), kind="stable"
+        )[1],
         "it takes the largest product of codes, which favours codes far from 0": retrieve_by_product,
     },
     inputs=[(i, *some) for i in range(5)],
@@ -424,8 +435,8 @@ print(
 # %% [markdown]
 # ## What to take with you
 #
-# A model with hidden causes makes new digits more probable by an astronomical factor, because it knows how pixels
-# depend on each other. One training solves three problems: it finds the decoder's weights, the latents of each
+# A model with hidden causes makes new digits more probable by a huge factor, because it knows how pixels depend on each
+# other. One training solves three problems: it finds the decoder's weights, the latents of each
 # picture, and what is missing in a picture. `npvae.VAE(...).fit(X)` does all this; tutorial 02 begins to take it apart,
 # with the question of why $z$ is so hard to find.
 

@@ -15,6 +15,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.optimize import brentq
 from scipy.special import expit, logsumexp
 from scipy.stats import norm
 
@@ -29,8 +30,8 @@ from npvae.exercises import Exercise
 #
 # In real data nobody knows the number of latents. So we make data: three standard normal numbers $z$ go through a small
 # random network, which gives each of $D = 100$ binary columns its probability. With three latents, the true $p(x)$ is
-# an integral in three dimensions, and a sum over a grid computes it. That is our oracle: no model can have a higher
-# $\log p(x)$ on average over new rows.
+# an integral in three dimensions, and a sum over a grid computes it. On average over new rows, no model has a higher
+# $\log p(x)$: the truth is ahead by a KL divergence, which is never negative.
 
 # %%
 rng = np.random.default_rng(0)
@@ -63,8 +64,8 @@ N, D = X.shape
 truth = log_truth(X_test)
 
 # %% [markdown]
-# At the other end is a model that knows nothing but the frequency $p_d$ of each column. Fitted to rows and applied to
-# the same rows, its mean log-likelihood has a short form, minus the entropy of each column:
+# At the other end is the model of independent columns of tutorial 01. It knows nothing but the frequency $p_d$ of each
+# column. On the rows that $p_d$ was counted in, its mean log-likelihood is minus the sum of the entropies of columns:
 #
 # $$\frac{1}{N} \sum_{i=1}^N \log p(x^{(i)}) = \sum_{d=1}^D p_d \log p_d + (1 - p_d) \log (1 - p_d)$$
 
@@ -90,18 +91,19 @@ ax.hist(truth, bins, alpha=0.6, label="truth: three latents", density=True)
 ax.axvline(by_rows.mean(), color="tab:blue")
 ax.axvline(truth.mean(), color="tab:orange")
 ax.set(xlabel="log p(x) of a row [nats]", ylabel="density", title="What there is to gain")
-ax.legend()
+_ = ax.legend()
 
 # %% [markdown]
-# *See:* between a model that knows nothing of dependence and the truth lie thirteen nats on average (the lines).
+# *See:* to the independent columns all rows are about equally probable. The truth is thirteen nats better on average
+# (the lines).
 #
-# An oracle must be checked itself. The probabilities of all rows sum to one, and a finer grid says the same:
+# The truth must be checked, too. The probabilities of all rows sum to one, and a finer grid says the same:
 
 # %%
 few = np.array([[(i >> d) & 1 for d in range(6)] for i in range(64)])  # every possible row of six columns
-assert abs(np.exp(log_truth(few)).sum() - 1) < 1e-4  # the probabilities sum to one
+assert abs(np.exp(log_truth(few)).sum() - 1) < 1e-4
 finer = log_truth(X_test[:100], 41)
-assert abs(np.mean(truth[:100] - finer)) < 0.01 and abs(truth[:100] - finer).max() < 0.2  # a finer grid says the same
+assert abs(np.mean(truth[:100] - finer)) < 0.01 and abs(truth[:100] - finer).max() < 0.2
 
 # %% [markdown]
 # How many of the thirteen nats does a trained model find, and how does that depend on the number of its latents $J$?
@@ -143,7 +145,7 @@ ax.axhline(baseline, color="k", ls=":", label="independent columns")
 ax.axvline(3, color="0.8", zorder=0)
 ax.set(xscale="log", xlabel="latents J", ylabel="nats a row", title="A kink at the true number, then a plateau")
 ax.set_xticks(sizes, sizes)
-ax.legend(loc="center right")
+_ = ax.legend(loc="center right")
 
 # %% [markdown]
 # *See:* each latent up to the third (grey line) gains several nats. From there on the curve is flat, close below the
@@ -154,8 +156,8 @@ ax.legend(loc="center right")
 #
 # ## Latent by latent
 #
-# How can seventeen additional inputs of the decoder do nothing? The KL divergence tells. Both $q(z|x)$ and $p(z)$ are
-# products over latents, so its logarithms are sums, and the divergence is a sum with a term for each latent:
+# How can seventeen additional inputs of the decoder do nothing? The KL divergence tells us. Both $q(z|x)$ and $p(z)$
+# are products over latents, so their logarithms are sums, and the divergence has a term for each latent:
 #
 # $$D_{KL}(q(z|x) \| p(z)) = \sum_{j=1}^J D_{KL}(q(z_j|x) \| p(z_j))
 # = \sum_{j=1}^J \tfrac{1}{2} \left( \mu_j^2 + \sigma_j^2 - 1 - \log \sigma_j^2 \right)$$
@@ -203,16 +205,14 @@ assert kl[20][2] > 50 * kl[20][3] and kl[20][3:].sum() < 0.2 and kl[20].min() > 
 
 # %% [markdown]
 # *See:* three latents of the large model carry about one nat each, as much as those of the small model. Then the curve
-# falls off a cliff: the others carry a fiftieth of that or less.
+# falls off a cliff: the others carry a fiftieth of that or less. (Which three are used depends on the random start.)
 #
-# Which three it is, is an accident of the random start: nothing in the model gives a latent its place.
+# Why are the others not used? Suppose the decoder ignores latent $j$. Then $z_j$ appears in one term of the bound only,
+# minus its KL divergence. That is largest, zero, where $q(z_j|x)$ is the prior: mean 0 and standard deviation 1, *for
+# every* $x$. Anything else would cost something and gain nothing. Conversely, if the encoder answers with the prior,
+# then $z_j$ is pure noise to the decoder, which does best to ignore it.
 #
-# Why do the others go out? Suppose the decoder ignores latent $j$. Then $z_j$ appears in the bound in one term alone,
-# minus its KL divergence, and that is largest, zero, where $q(z_j|x)$ is the prior: mean 0 and standard deviation 1,
-# *for every* $x$. Holding any other value would cost something and gain nothing. The other way round, if the encoder
-# answers with the prior, then $z_j$ is pure noise to the decoder, which does best to ignore it.
-#
-# ## What a latent looks like that is switched off
+# ## What an unused latent looks like
 
 # %%
 # figure: superfluous-latents
@@ -228,27 +228,23 @@ ax.plot(0, 1, "k*", ms=13, label="the prior")
 ax.set(xlabel="mean of q(z_j|x)", ylabel="sd of q(z_j|x)", title="A dot for each row and latent", ylim=(0, 1.75))
 ax.legend(fontsize="small", ncols=2, loc="upper center")
 
-
-def effect(model, j, step=1.0):
-    """How much the probabilities of x change on average if latent j is turned by a step from 0 to 1."""
-    zero, turned = np.zeros((1, 20)), np.zeros((1, 20))
-    turned[0, j] = step
-    return np.abs(model.inverse_transform(turned) - model.inverse_transform(zero)).mean()
-
-
-effects = np.array([effect(models[20], j) for j in range(20)])
+at_zero, *turned = models[20].inverse_transform(np.vstack([np.zeros(20), np.eye(20)]))  # one latent from 0 to 1
+effects = np.abs(turned - at_zero).mean(axis=1)  # how much the probabilities of x change (J,)
 width = np.exp(log_var / 2).mean(axis=0)
 print(f"mean sd of q(z_j|x): {width[used].mean():.1f} for used latents, {width[spare].mean():.1f} for the others")
-print(f"turning a used latent changes the probabilities by {effects[used].min():.2f} to {effects[used].max():.2f}")
-print(f"turning a spare one changes them by {effects[spare].max():.2f} at most")
+print(
+    f"a used latent, from 0 to 1, changes the probabilities by {effects[used].min():.2f} to {effects[used].max():.2f}"
+)
+print(f"another one changes them by {effects[spare].max():.2f} at most")
 assert effects[used].min() > 4 * effects[spare].max() and width[used].max() < 0.5 and width[spare].min() > 0.9
 
 # %% [markdown]
-# *See:* means of the used latents spread as widely as the prior, each known to about a third of the prior's width. The
-# others crowd around the star: whatever the row, the encoder answers "anything".
+# *See:* means of the used latents spread as widely as the prior, and each is known to about a third of the prior's
+# width, less well far from the middle. The others crowd around the star: whatever the row, the encoder answers with
+# nearly the prior.
 #
-# One often reads that unused latents "collapse to $\mathcal N(0, 1)$". It is $q(z_j|x)$ that does, for each $x$; and it
-# comes close without arriving: none of the twenty divergences is zero.
+# Lecture notes on this method often write that unused latents "collapse to $\mathcal N(0, 1)$". It is $q(z_j|x)$ that
+# does, for each $x$; and it comes close without arriving: none of the twenty divergences is zero.
 #
 # ## Counting
 #
@@ -267,51 +263,39 @@ def is_active(mu, threshold=0.01):
     return np.mean((mu - mu.mean(axis=0)) ** 2, axis=0) > threshold
 
 
-counts = {
-    "variance of the mean above 0.01": is_active(mu).sum(),
-    "variance of the mean above 0.1": is_active(mu, 0.1).sum(),
-    "KL divergence above 0.01": np.sum(per_latent > 0.01),
-    "KL divergence above 0.1": np.sum(per_latent > 0.1),
-}
+counts = {f"variance of the mean above {least}": is_active(mu, least).sum() for least in (0.01, 0.1)}
+counts |= {f"KL divergence above {least}": np.sum(per_latent > least) for least in (0.01, 0.1)}
 for rule, count in counts.items():
     print(f"{rule}: {count} of 20")
 assert counts["KL divergence above 0.1"] == counts["variance of the mean above 0.1"] == 3
 assert counts["variance of the mean above 0.01"] > 3  # the usual threshold counts more than there are
 
 # %% [markdown]
-# The usual threshold counts more than three. A small variance of the mean, $v$, goes with a divergence of about
-# $v / 2$: at $v = 0.01$, a two-hundredth of a nat. It is far down the cliff. So never report a number of active latents
-# without its threshold, or better: show the sorted divergences.
+# The usual threshold counts more than three. The reason: where $\sigma_j$ is about 1, only $\mu_j^2 / 2$ is left of the
+# divergence, and its mean is about half the variance $v$ of $\mu_j$. At $v = 0.01$ that is a two-hundredth of a nat,
+# far down the cliff. So report a number of active latents with its threshold, or better: show the sorted divergences.
 #
-# npvae measures all of this after each fit, and keeps it as `health_`. By hand and by the library:
+# npvae measures all of this after each fit, and keeps it as `health_`. The bound in it is made with one draw of $z$ for
+# each row; ours, with twenty, agrees within the standard error.
 
 # %%
-health = models[20].health_
+health, fitted = models[20].health_, models[20].fitted_
 assert np.allclose(health.kl, per_latent, rtol=1e-9, atol=1e-12)
 assert health.active == tuple(is_active(mu).tolist())
-assert abs(health.baseline - baseline) < 1e-10 and health.at_floor == 0
-fitted = models[20].fitted_
+assert abs(health.baseline - baseline) < 1e-10 and health.at_floor == 0  # the last is of tutorial 10
 assert examine(fitted, fitted.data(X), models[20].history_) == health
 
-
-def bound_by_hand(model, x, L):
-    """Estimates (L, N) of the bound of each row, in nats: version B of tutorial 06, with L draws of z."""
-    mu, log_var = codes(model, x)
-    noise = np.random.default_rng(1).standard_normal((L, *mu.shape))
-    y = [model.inverse_transform(z) for z in mu + np.exp(log_var / 2) * noise]
-    return np.sum(x * np.log(y) + (1 - x) * np.log1p(-np.array(y)), axis=2) - kl_terms(mu, log_var).sum(axis=1)
-
-
-by_hand = bound_by_hand(models[20], X, L=20)
-standard_error = by_hand.std(axis=0).mean() / np.sqrt(N)  # of the library's one draw a row
-assert abs(health.elbo - by_hand.mean()) < 4 * standard_error
+noise = np.random.default_rng(1).standard_normal((20, *mu.shape))
+y = np.array([models[20].inverse_transform(z) for z in mu + np.exp(log_var / 2) * noise])  # (L, N, D)
+bounds = np.sum(np.where(X == 1, np.log(y), np.log1p(-y)), axis=2) - kl_terms(mu, log_var).sum(axis=1)
+assert abs(health.elbo - bounds.mean()) < 4 * bounds.std(axis=0).mean() / np.sqrt(N)
 print(health)
 
 # %% [markdown]
 # ## What the spare latents cost
 #
-# The plateau says: next to nothing. But one number of one training proves little, and nothing was said about *when*. In
-# the beginning each spare latent is noise of full strength in the decoder, which has to learn to ignore it.
+# The plateau says: next to nothing. But that was one training, and only its end. In the beginning each spare latent is
+# noise of full strength in the decoder, which has to learn to ignore it.
 #
 # **Before you run it:** how many nats are seventeen spare latents behind after six to ten passes over the data, and
 # after forty? We train each model with three random starts.
@@ -325,7 +309,7 @@ early = cost[:, 5:10].mean(axis=1)
 final = np.array([three.score(X_test) - twenty.score(X_test) for three, twenty in pairs])
 by_row = np.mean([three.score_samples(X_test) - twenty.score_samples(X_test) for three, twenty in pairs], axis=0)
 row_error = by_row.std() / np.sqrt(len(by_row))
-print(f"nats behind in passes six to ten: {early.mean():.0f} (three starts: {early.min():.1f} to {early.max():.1f})")
+print(f"in passes six to ten, on validation rows: {early.min():.1f} to {early.max():.1f} nats behind (three starts)")
 print(f"after forty passes, on new rows: {final.min():.1f} to {final.max():.1f} nats over three starts")
 print(f"mean of the three: less than 0.2 nats, with a standard error over rows of {row_error:.2f}")
 assert early.min() > 0.3 and abs(final.mean()) < 0.2 and row_error < 0.1
@@ -337,33 +321,32 @@ for seed, values in zip(seeds, cost):
     ax.plot(np.arange(4, 41), values[3:], label=f"start {seed}")
 ax.axhline(0, color="k", lw=1, label="no cost")
 ax.set(
-    xscale="log", xlabel="passes over the data", ylabel="three less twenty [nats]", title="The cost of spare latents"
+    xscale="log", xlabel="passes over the data", ylabel="J = 3 less J = 20 [nats]", title="The cost of spare latents"
 )
 ax.set_xticks([4, 6, 10, 20, 40], [4, 6, 10, 20, 40])
 ax.set_xticks([], minor=True)
-ax.legend()
+_ = ax.legend()
 
 # %% [markdown]
-# *See:* the price is paid in training time. The large model is behind at first, and then it catches up. (The first
-# three passes are left out: Adagrad only sums up gradients in most of them, and then its first steps are wild.)
+# *See:* the price is paid in training time. After five to ten passes the large model is behind, and then it catches up.
+# (The first three passes are left out: they depend on the settings of Adagrad more than on the latents.)
 #
-# So the claim holds here, and better than one would dare to hope. Be careful in two directions. First, a model whose
-# training ends early pays. Second, look again at what was claimed.
+# So the claim holds here, if the training is long enough. It was also claimed for a reason that we look at now.
 #
 # ## "The model does not memorize"
 #
 # Lecture notes on this method often write that because the bound regularizes itself, "the model does not memorize". The
-# KL divergence does hold back the *latents*. The weights of the networks are another matter, and nothing was measured
-# here: we had plenty of rows.
+# KL divergence does hold back the *latents*. It does not hold back the weights of the networks, and so far we had
+# plenty of rows.
 #
-# **Before you run it:** now there are only $100$ rows, and $1000$ passes over them. The same two models. How far will
-# training rows be above new ones? And will seventeen spare latents still be free?
+# **Before you run it:** take the same two models, but only $100$ rows, and $300$ passes over them. How far will
+# training rows be above new ones? And will seventeen spare latents still cost nothing?
 
 # %%
 small = X[:100]
 gaps = {}
 for J in (3, 20):
-    trained = [train(J, small, seed, passes=1000) for seed in seeds]
+    trained = [train(J, small, seed, passes=300) for seed in seeds]
     gaps[J] = np.array([(model.score(small), model.score(X_test)) for model in trained])  # (seed, 2)
 truth_small = log_truth(small).mean()
 for J, scores in gaps.items():
@@ -373,8 +356,8 @@ for J, scores in gaps.items():
 behind = gaps[3][:, 1] - gaps[20][:, 1]
 print(f"the truth has {truth_small:.0f} nats on the same training rows")
 print(f"with 100 rows, spare latents cost {behind.min():.1f} to {behind.max():.1f} nats on new rows")
-assert all((scores[:, 0] > truth_small + 3).all() for scores in gaps.values())  # above the truth: it is memorized
-assert behind.min() > 1
+assert all((scores[:, 0] > truth_small + 1).all() for scores in gaps.values())  # above the truth: it is memorized
+assert behind.min() > 0.3
 
 # %%
 # figure: superfluous-latents
@@ -388,66 +371,16 @@ for place, (_, training, new) in enumerate(rows[::-1]):
 ax.axvline(truth.mean(), color="k", lw=1, label="truth, new rows")
 ax.set_yticks(range(4), [name for name, *_ in rows[::-1]])
 ax.set(xlabel="bound [nats a row]", title="Few rows are memorized")
-ax.legend(fontsize="small", loc="upper left")
+_ = ax.legend(fontsize="small", loc="upper left")
 
 # %% [markdown]
 # *See:* with two thousand rows both symbols sit near the truth. With a hundred, the model claims far more about its
 # training rows than the true process could know, and is far below on new rows.
 #
-# It memorizes. And spare latents are no longer free: they help it to memorize. What is true is the careful sentence:
-# with enough rows, and enough steps, superfluous latents do not add to overfitting. The paper's own figures with a
-# thousand training pictures show a wide gap between training and test, for every number of latents.
+# It memorizes. And spare latents now cost something: they help it to memorize. What is true is the careful sentence:
+# with enough rows, and enough steps, superfluous latents do not add to overfitting. The paper's Figure 3, left side, is
+# for a thousand training pictures: it shows a wide gap between training and test.
 #
-# ## Exercise: the KL divergence of each latent
-#
-# `model.encode` returns the mean and the *standard deviation* of $q(z|x)$. Write what `health_.kl` shows.
-
-
-# %%
-def kl_per_dimension(mean, std):
-    """The KL divergence of each latent, averaged over rows: arrays (N, J) to (J,), in nats."""
-    ...  # your code, about two lines
-
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# $\log \sigma^2 = 2 \log \sigma$. Which of the two axes is averaged, and which one stays?
-#
-# </details>
-
-
-# %% tags=["hide-cell"]
-def kl_per_dimension_solution(mean, std):
-    return np.mean(0.5 * (mean**2 + std**2 - 1 - 2 * np.log(std)), axis=0)
-
-
-def kl_by_quadrature(mean, std):
-    z = np.linspace(-15, 15, 6001)
-    log_q, log_p = norm.logpdf(z, mean[..., None], std[..., None]), norm.logpdf(z)
-    return np.mean(np.sum(np.exp(log_q) * (log_q - log_p), axis=2) * (z[1] - z[0]), axis=0)
-
-
-some_codes = [
-    (np.array([[0.3, -1.2, 0.1], [1.7, 0.4, -0.2]]), np.array([[0.5, 0.8, 1.1], [0.3, 0.6, 0.9]])),
-    (np.array([[-0.6, 2.1]]), np.array([[0.7, 0.2]])),
-]
-check_kl_per_dimension = Exercise(
-    solution=kl_per_dimension_solution,
-    mistakes={
-        "it has the wrong sign: a KL divergence is never negative": lambda m, s: -kl_per_dimension_solution(m, s),
-        "std is read as the variance": lambda m, s: kl_per_dimension_solution(m, np.sqrt(s)),
-        "std is read as log_var": lambda m, s: kl_per_dimension_solution(m, np.exp(s / 2)),
-        "the sum over rows, where their mean is asked for": lambda m, s: 1.0 * len(m) * kl_per_dimension_solution(m, s),
-    },
-    inputs=some_codes,
-    expected=[kl_by_quadrature(*some) for some in some_codes],
-)
-
-# %%
-print(check_kl_per_dimension(kl_per_dimension))
-
-# %% [markdown]
 # ## Exercise: active units
 #
 # Somebody has drawn $z$ from $q(z|x)$ for each row, and calls a latent active if the variance of $z_j$ exceeds the
@@ -456,7 +389,7 @@ print(check_kl_per_dimension(kl_per_dimension))
 
 # %%
 def active_units(mean, std, threshold):
-    """Whether each latent is active: arrays (N, J) to J times 1 (active) or 0."""
+    """Whether each latent is active: arrays (N, J) to (J,), True or False; the variance is np.var."""
     ...  # your code, about two lines
 
 
@@ -498,13 +431,13 @@ print(check_active_units(active_units))
 # ## Exercise: a map of the latent space
 #
 # With two latents one can draw everything that a model knows: decode a grid of codes. Which grid? The prior puts as
-# much of its mass between 0 and 0.25 as between 1 and 1.55. A grid of equal steps in $z$ wastes most of its pictures on
-# codes that the prior hardly ever draws. So take equal steps in *probability*: the middles of `side` equal parts of
-# $(0, 1)$, and send them through the inverse of the normal CDF. Every picture then stands for the same share of the
-# prior, as in the paper's Figure 4.
+# much of its mass between 0 and 0.25 as between 1 and 1.55. A grid of equal steps in $z$ spends many pictures on codes
+# that the prior hardly ever draws. So take equal steps in *probability*: the middles of `side` equal parts of $(0, 1)$,
+# sent through the inverse of the normal CDF. Each picture then stands for the same share of the prior, as in the
+# paper's Figure 4.
 #
-# The first latent grows from left to right, the second from bottom to top, and pictures are numbered as one reads: from
-# the top left, line by line.
+# The first latent (column 0) grows from left to right, the second from bottom to top. The pictures are in the order in
+# which one reads: from the top left, line by line.
 
 # %%
 print(
@@ -533,17 +466,10 @@ def manifold_codes_solution(side, values=None):
     return np.column_stack([across.ravel(), up.ravel()])
 
 
-def middles_by_simulation(side):
-    """The same by another way: Newton's method on the CDF, picture by picture."""
-    codes = []
-    for line in reversed(range(side)):
-        for place in range(side):
-            code = np.zeros(2)
-            for _ in range(50):
-                target = (np.array([place, line]) + 0.5) / side
-                code -= np.clip((norm.cdf(code) - target) / norm.pdf(code), -0.5, 0.5)
-            codes.append(code)
-    return np.array(codes)
+def manifold_codes_slowly(side):
+    """The same picture by picture, with a search for the zero of CDF less share."""
+    values = [brentq(lambda z, i=i: norm.cdf(z) - (i + 0.5) / side, -9, 9, xtol=1e-13) for i in range(side)]
+    return np.array([[values[column], values[side - 1 - line]] for line in range(side) for column in range(side)])
 
 
 check_manifold_codes = Exercise(
@@ -559,7 +485,7 @@ check_manifold_codes = Exercise(
         "the two latents are exchanged": lambda side: manifold_codes_solution(side)[:, ::-1],
     },
     inputs=[(3,), (4,)],
-    expected=[middles_by_simulation(3), middles_by_simulation(4)],
+    expected=[manifold_codes_slowly(3), manifold_codes_slowly(4)],
 )
 
 # %%
@@ -572,33 +498,27 @@ print(check_manifold_codes(manifold_codes))
 # %%
 # figure: superfluous-latents
 digits = npvae.datasets.make_digits(3000, random_state=0)[0] > 127
-two = npvae.VAE(2, hidden_layer_sizes=(100,), batch_size=20, learning_rate=0.05, max_epochs=30).fit(digits)
-side = 15
-fig, ax = plt.subplots(figsize=(6.5, 6.5), layout="constrained")
-plots.manifold(two, digits[:1000], side=side, ax=ax)
-drawn = ax.get_images()[0].get_array()
-by_hand = plots.image_grid(two.inverse_transform(manifold_codes_solution(side)), (28, 28), columns=side, fill=np.nan)
-assert drawn.shape == by_hand.shape and np.array_equal(np.ma.getmaskarray(drawn), np.isnan(by_hand))
-assert np.allclose(drawn.filled(0), np.nan_to_num(by_hand), rtol=0, atol=1e-5)  # float32
-widest = np.sort(np.argsort(mu.var(axis=0))[-2:])
-z = np.zeros((9, 20))
-z[:, widest] = manifold_codes_solution(3)
-of_twenty = plots.manifold(models[20], X, (10, 10), side=3, ax=Figure().add_subplot()).get_images()[0].get_array()
-by_hand = plots.image_grid(models[20].inverse_transform(z), (10, 10), columns=3, fill=np.nan)
-assert np.allclose(of_twenty.filled(0), np.nan_to_num(by_hand), rtol=0, atol=1e-12)
-shares = np.histogram2d(*np.random.default_rng(0).standard_normal((2, 100_000)), bins=norm.ppf(np.linspace(0, 1, 5)))[0]
-assert abs(shares / 100_000 - 1 / 16).max() < 5 * np.sqrt(1 / 16 / 100_000)  # equal steps in probability: equal shares
+two = npvae.VAE(2, hidden_layer_sizes=(100,), batch_size=20, learning_rate=0.05, max_epochs=20).fit(digits)
+_, ax = plt.subplots(figsize=(6.5, 6.5), layout="constrained")
+elsewhere = Figure().add_subplot()
+for model, x, shape, side, where in ((two, digits, (28, 28), 15, ax), (models[20], X, (10, 10), 3, elsewhere)):
+    plots.manifold(model, x, shape, side=side, ax=where)
+    means = model.encode(x)[0]
+    z = np.zeros((side**2, means.shape[1]))
+    z[:, np.sort(np.argsort(means.var(axis=0))[-2:])] = manifold_codes_solution(side)
+    by_hand = plots.image_grid(model.inverse_transform(z), shape, columns=side, fill=np.nan)
+    drawn = where.get_images()[0].get_array().filled(np.nan)
+    assert np.allclose(drawn, by_hand, rtol=0, atol=1e-5, equal_nan=True)  # float32
 
 # %% [markdown]
-# *See:* digits pass into each other without a break: neighbours in the map are neighbours in shape. Both latents are
-# used here; two are far too few for handwriting.
+# *See:* digits pass into each other without a break: neighbours in the map are neighbours in shape.
 #
 # ## The answer
 
 # %%
 print(
-    f"Answer: less than 0.2 nats (three starts) after forty passes over 2000 rows, but {early.mean():.0f} nat early in "
-    f"training, and up to {behind.max():.0f} nats where there are only 100 rows"
+    f"Answer: less than 0.2 nats (three starts) after forty passes over 2000 rows, but about {early.max():.0f} nat "
+    f"early in training, and {behind.mean():.0f} nat with only 100 rows"
 )
 
 # %% [markdown]
