@@ -29,7 +29,7 @@ ROOM = 2**26
 
 #: Turns of the loop in which a waiting thread of GNU OpenMP spins: tens of microseconds, longer than the gaps between
 #: the kernels of a step, shorter than what another process is given of a core.
-SPINS = 1000
+SPINS = 2500
 
 
 def _can_cache() -> bool:
