@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 #: Bytes that must be free on the disk of the cache: several times the size of all compiled kernels.
 ROOM = 2**26
 
-#: Turns of the loop in which a waiting thread of GNU OpenMP spins: about a tenth of a millisecond, longer than most gaps
-#: between the kernels of a step, and far shorter than the turn that another process is given of a core.
+#: Turns of the loop in which a waiting thread of GNU OpenMP spins: a tenth of a millisecond or two, longer than most
+#: gaps between the kernels of a step, and far shorter than the turn that another process is given of a core.
 SPINS = 2500
 
 
