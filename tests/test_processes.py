@@ -179,7 +179,9 @@ def test_waiting_threads_soon_sleep(tmp_path, chosen, spins):
     try:
         printed, shown = run(STARTED, tmp_path, **environment | chosen)
     except AssertionError as error:
-        pytest.skip(f"no OpenMP here: {error}")
+        if "No threading layer could be loaded" not in str(error):
+            raise
+        pytest.skip("no OpenMP here")
     if "GOMP_SPINCOUNT" not in shown:
         pytest.skip("this OpenMP is not GNU's")
     assert f"GOMP_SPINCOUNT = '{spins}" in shown
