@@ -239,6 +239,11 @@ class Model:
         out[...] = self.posterior.icdf((rng.integers(0, 2**22, out.shape) + 0.5) * 2.0**-22)
         return out
 
+    @property
+    def latent_on_backend(self) -> bool:
+        """Whether `latent` is computed by the backend alone: it states the formulas of the Gaussian posterior."""
+        return isinstance(self.posterior, Normal)
+
     def latent(self, encoded: Any, eps: Array, analytic_kl: bool, buffers: Buffers) -> tuple[Array, Array]:
         """Draw z = mu + sigma * eps by reparameterization, with the KL divergence of q(z|x) from p(z).
 
@@ -261,7 +266,7 @@ class Model:
         mu, log_var = encoded.outputs
         out = buffers("z", *eps.shape), buffers("kl", len(mu if analytic_kl else eps))
         z, kl = self.backend.gaussian_latent(mu, log_var, eps, analytic_kl, out)
-        if not isinstance(self.posterior, Normal):
+        if not self.latent_on_backend:
             if analytic_kl:
                 kl += eps.shape[1] * self.divergence_of_noise
             else:

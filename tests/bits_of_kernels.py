@@ -61,7 +61,7 @@ def results(dtype, M, D, L):
             rule = UpdateRule(0.1, 0.01, 1, layout.n_weights, averaging=averaging)
             arrays = {name: np.abs(normal(layout.size)) for name in rule.names(optimizer)}
             w, g = (layout.view(array.copy()) for array in (parameters.vector, gradient.vector))
-            g.finite, g.starts = gradient.finite, gradient.starts
+            g.finite, g.starts, g.control = gradient.finite, gradient.starts, gradient.control.copy()
             cpu.step(optimizer, w, g, State(arrays, np.array([9, -1])), rule)
             yield f"{optimizer}_step, {activation}", (w.vector, *arrays.values())
 

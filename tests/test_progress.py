@@ -109,17 +109,17 @@ def test_kernels_are_looked_up_where_numba_keeps_them(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     kernel = importlib.import_module("kernel_of_test").f
-    assert not runtime.is_compiled(kernel, "float32")
+    assert not runtime.is_on_disk(kernel, "float32")
     kernel(np.zeros(3, np.float32))
-    assert runtime.is_compiled(kernel, np.float32) and not runtime.is_compiled(kernel, np.float64)
+    assert runtime.is_on_disk(kernel, np.float32) and not runtime.is_on_disk(kernel, np.float64)
     other = importlib.reload(sys.modules["kernel_of_test"]).f  # as in another process
-    assert not other.signatures and runtime.is_compiled(other, "float32") and not runtime.is_compiled(other, "float64")
+    assert not other.signatures and runtime.is_on_disk(other, "float32") and not runtime.is_on_disk(other, "float64")
     (tmp_path / "kernel_of_test.py").write_text(
         "import numba\n@numba.njit(cache=True)\ndef f(x):\n    return x.max()\n"
     )
     importlib.invalidate_caches()
     changed = importlib.reload(sys.modules["kernel_of_test"]).f
-    assert not runtime.is_compiled(changed, "float32")  # of another source
+    assert not runtime.is_on_disk(changed, "float32")  # of another source
 
 
 # The command, in a terminal and in a log ------------------------------------------------------------------------------

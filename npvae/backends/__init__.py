@@ -55,9 +55,9 @@ def compiling(backend: Any, dtype: Any) -> str | None:
     """
     if backend is not sys.modules.get(f"{__name__}.cpu"):
         return None
-    from .cpu_network import is_ready
+    from .matmul import product  # of all kernels, it takes longest
 
-    return None if is_ready(dtype) else f"compiling the kernels, the first time only: about {TO_COMPILE} s"
+    return None if product.is_compiled(dtype) else f"compiling the kernels, the first time only: about {TO_COMPILE} s"
 
 
 def missing(name: str) -> str | None:

@@ -1,7 +1,7 @@
 """The backend for all cores of a CPU, compiled by Numba: the functions of `reference`, equal up to rounding.
 
 `matmul` has the matrix products, `scalar` the scalar functions. Here each function makes one pass over its data, in one
-fused loop. Parallel loops run over rows or blocks of fixed size, and each sum is computed by one thread in a fixed
+fused loop: a kernel, as `jobs` says, which many threads share by rows. Each sum is computed by one thread in a fixed
 order, so the bits do not depend on the number of threads. Some inner loops are functions of their own because the
 compiler vectorizes them only then.
 """
@@ -9,59 +9,55 @@ compiler vectorizes them only then.
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import config, njit
 
 from . import formulas, reference
-from .cpu_network import N_ARRAYS, OPTIONS, Gradient, Network, scratch, writeable
-from .matmul import dense_job, input_gradient_job, multiply, weight_gradient_job
+from .cpu_network import IDENTITY, N_FLAGS, Gradient, Network, activate, to_activation
+from .cpu_steps import Runner
+
+from .jobs import PASS, kernel, read, share, variant
+from .matmul import dense_job, input_gradient_job, product, weight_gradient_job
 from .reference import LOG_2PI
-from .runtime import threads
-from .scalar import binarized, exp, expm1, multiply_by_derivative, sigmoid, softplus, squared_norm, update
+from .scalar import OPTIONS as EXACT
+from .scalar import binarized, exp, expm1, sigmoid, softplus, squared_norm, updating_loops
 
-__all__ = ["Network"]
+__all__ = ["Network", "Runner"]
 
-#: Training steps are taken one at a time.
-Runner = None
+#: ``contract`` allows fused multiply-add; ``reassoc`` and the others allow vectorized sums. Left out are ``nnan`` and
+#: ``ninf`` (part of ``fastmath=True``): with them the compiler may remove the search for NaN and infinite values.
+OPTIONS = EXACT | {"fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}}
 
 #: For the function of a row: it becomes part of the loop that calls it. Otherwise the process that compiles a loop and
 #: those that load it from Numba's cache run two versions of such a function, whose sums differ in the last bits.
 ROW = OPTIONS | {"cache": False, "forceinline": True}
-
-#: With fewer numbers than this, waking the other threads takes longer than the work.
-SMALL = 2**13
-
-
-def _threads(size: int) -> int:
-    """Return the number of threads for a pass over so many numbers."""
-    return threads() if size > SMALL else 1
-
 
 # The arrays of this backend are NumPy arrays, and each function is done when it returns.
 empty, asarray, to_numpy = reference.empty, reference.asarray, reference.to_numpy
 beside, wait = reference.beside, reference.wait
 
 
-def gradient(layout, dtype):
-    """See `reference.gradient`."""
-    return Gradient(layout, np.zeros(layout.size, dtype))
-
-
 def gather(X, rows, scaling, out):
     """See `reference.gather`."""
-    if X.dtype in (np.uint8, np.float32, np.float64) and X.flags.c_contiguous:
-        _gather(X, rows, scaling.shift, scaling.scale, out, _threads(out.size))
-        return out
-    return reference.gather(X, rows, scaling, out)
+    if gathering(X) is None:
+        return reference.gather(X, rows, scaling, out)
+    gather_rows(X, np.ascontiguousarray(rows, np.int64).reshape(1, -1), scaling, out)
+    return out
 
 
-@njit(parallel=True, **OPTIONS)
-def _gather(X, rows, shift, scale, out, threads):
-    if threads == 1:
-        for i in range(len(rows)):
-            _scale(X[rows[i]], shift, scale, out[i])
-    else:
-        for i in prange(len(rows)):
-            _scale(X[rows[i]], shift, scale, out[i])
+def gather_rows(X, rows, scaling, out):
+    """Do `gather` with rows (steps, M), those of each step of a training."""
+    gathering(X)(out.dtype, X, rows, scaling.shift, scaling.scale, out, work=PASS * out.size)
+
+
+def gathering(X):
+    """Return the kernel that gathers rows of these data, or None if there is none."""
+    return _GATHER.get(X.dtype) if X.flags.c_contiguous else None
+
+
+@njit(**ROW)
+def _gather_share(X, rows, shift, scale, out, part):
+    for i in range(part[0], part[1]):
+        _scale(X[rows[i]], shift, scale, out[i])
 
 
 @njit(**ROW)
@@ -70,20 +66,44 @@ def _scale(x, shift, scale, out):
         out[d] = (x[d] - shift[d]) * scale[d]
 
 
+@kernel("b2 i2 d1 d1 f2", **OPTIONS)
+def _gather_uint8(job, step, work, thread, threads):
+    X, rows, shift, scale, out = read(job)
+    _gather_share(X, rows[step], shift, scale, out, share(len(out), thread, threads))
+
+
+@kernel("s2 i2 d1 d1 f2", **OPTIONS)
+def _gather_float32(job, step, work, thread, threads):
+    X, rows, shift, scale, out = read(job)
+    _gather_share(X, rows[step], shift, scale, out, share(len(out), thread, threads))
+
+
+@kernel("d2 i2 d1 d1 f2", **OPTIONS)
+def _gather_float64(job, step, work, thread, threads):
+    X, rows, shift, scale, out = read(job)
+    _gather_share(X, rows[step], shift, scale, out, share(len(out), thread, threads))
+
+
+_GATHER = {np.dtype("u1"): _gather_uint8, np.dtype("f4"): _gather_float32, np.dtype("f8"): _gather_float64}
+
+
 def binarize(x, keys, out):
     """See `reference.binarize`."""
-    _binarize(x, keys, out, _threads(out.size))
+    binarize_rows(x, keys[None], out)
     return out
 
 
-@njit(parallel=True, **OPTIONS)
-def _binarize(x, keys, out, threads):
-    if threads == 1:
-        for i in range(len(x)):
-            _binarize_row(x[i], keys[i], out[i])
-    else:
-        for i in prange(len(x)):
-            _binarize_row(x[i], keys[i], out[i])
+def binarize_rows(x, keys, out):
+    """Do `binarize` with keys (steps, M), those of each step of a training."""
+    _binarize(x.dtype, x, keys, out, work=PASS * out.size)
+
+
+@kernel("f2 u2 f2", **OPTIONS)
+def _binarize(job, step, work, thread, threads):
+    x, keys, out = read(job)
+    start, stop = share(len(x), thread, threads)
+    for i in range(start, stop):
+        _binarize_row(x[i], keys[step, i], out[i])
 
 
 @njit(**ROW)
@@ -94,13 +114,15 @@ def _binarize_row(x, key, out):
 
 def fill_missing(x, out):
     """See `reference.fill_missing`."""
-    _fill_missing(x.reshape(-1), out.reshape(-1))
+    _fill_missing(x.dtype, x.reshape(-1), out.reshape(-1), work=PASS * x.size)
     return out
 
 
-@njit(**OPTIONS)
-def _fill_missing(x, out):
-    for i in range(len(x)):
+@kernel("f1 f1", **OPTIONS)
+def _fill_missing(job, step, work, thread, threads):
+    x, out = read(job)
+    start, stop = share(len(x), thread, threads)
+    for i in range(start, stop):
         out[i] = x[i] if x[i] == x[i] else x.dtype.type(0)
 
 
@@ -109,29 +131,26 @@ def _fill_missing(x, out):
 
 def dense(x, W, b, activation, out=None):
     """See `reference.dense`."""
-    shape = len(x), *W.shape
-    out = np.empty((shape[0], shape[2]), x.dtype) if out is None else out
-    _do(dense_job(shape, (0, 0), (1, 0), (2, 0), formulas.code(activation), (3, 0)), x, W, b, out)
+    out = np.empty((len(x), W.shape[1]), x.dtype) if out is None else out
+    _multiply(dense_job(x, W, b, out), x.dtype)
+    if activation != IDENTITY:
+        activate[activation](x.dtype, out.reshape(-1), work=PASS * out.size)
     return out
 
 
 def dense_backward(x, W, y, dy, activation, gradients):
     """See `reference.dense_backward`."""
     dW, db, dx, accumulate = gradients
-    shape = len(x), *W.shape
-    multiply_by_derivative(dy.reshape(-1), y.reshape(-1), formulas.code(activation))
+    to_activation[activation](x.dtype, dy, y, x, np.empty((2, 0), x.dtype), work=PASS * dy.size)
     if dW is not None:
-        _do(weight_gradient_job(shape, (0, 0), (1, 0), (2, 0)), x, dy, dW)
+        _multiply(weight_gradient_job(x, dy, dW), x.dtype)
         np.sum(dy, axis=0, out=db)
     if dx is not None:
-        _do(input_gradient_job(shape, (0, 0), (1, 0), accumulate, (2, 0)), dy, W, dx)
+        _multiply(input_gradient_job(dy, W, accumulate, dx), x.dtype)
 
 
-def _do(job, *arrays):
-    """Do one job. The tuple of arrays has the length of a `Network`'s, or Numba would compile a second version."""
-    flat = [writeable(array).reshape(-1) for array in arrays]
-    flat += [flat[0]] * (N_ARRAYS - len(flat))
-    multiply(np.array([job], np.int64), tuple(flat), scratch(flat[0].dtype), threads())
+def _multiply(job, dtype):
+    product(dtype, *job.arguments, work=job.work)
 
 
 # The latent layer and the likelihoods ---------------------------------------------------------------------------------
@@ -141,20 +160,25 @@ def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
     """See `reference.gaussian_latent`."""
     shapes = eps.shape, len(mu if analytic_kl else eps)
     z, kl = (np.empty(shape, mu.dtype) if o is None else o for o, shape in zip(out, shapes))
-    _gaussian_latent(mu, log_var, eps, analytic_kl, z, kl)
+    _gaussian_latent(mu.dtype, mu, log_var, eps, analytic_kl, z, kl, work=PASS * eps.size)
     return z, kl
 
 
-@njit(**OPTIONS)
-def _gaussian_latent(mu, log_var, eps, analytic_kl, z, kl):
-    if analytic_kl:
-        for i in range(len(mu)):
+# Where a datapoint has several samples, the threads share the datapoints: row ``l * M + i`` belongs to datapoint i.
+
+
+@kernel("f2 f2 f2 n f2 f1", **OPTIONS)
+def _gaussian_latent(job, step, work, thread, threads):
+    mu, log_var, eps, analytic_kl, z, kl = read(job)
+    M = len(mu)
+    start, stop = share(M, thread, threads)
+    for i in range(start, stop):
+        if analytic_kl:
             kl[i] = _divergence(mu[i], log_var[i])
-    for row in range(len(eps)):
-        i = row % len(mu)
-        log_ratio = _shift_and_scale(mu[i], log_var[i], eps[row], z[row])
-        if not analytic_kl:
-            kl[row] = log_ratio
+        for row in range(i, len(eps), M):
+            log_ratio = _shift_and_scale(mu[i], log_var[i], eps[row], z[row])
+            if not analytic_kl:
+                kl[row] = log_ratio
 
 
 @njit(**ROW)
@@ -178,25 +202,34 @@ def _shift_and_scale(mu, log_var, eps, z):
 def gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, weights, out=(None, None)):
     """See `reference.gaussian_latent_backward`."""
     dmu, dlog_var = (np.empty_like(mu) if o is None else o for o in out)
-    _gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, weights, dmu, dlog_var)
+    arguments = mu, log_var, eps, dz, analytic_kl, weights, dmu, dlog_var
+    _gaussian_latent_backward(mu.dtype, *arguments, work=PASS * eps.size)
     return dmu, dlog_var
 
 
-@njit(**OPTIONS)
-def _gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, weights, dmu, dlog_var):
+@kernel("f2 f2 f2 f2 n f1 f2 f2", **OPTIONS)
+def _gaussian_latent_backward(job, step, work, thread, threads):
+    mu, log_var, eps, dz, analytic_kl, weights, dmu, dlog_var = read(job)
     M, half, zero = len(mu), mu.dtype.type(0.5), mu.dtype.type(0)
-    if analytic_kl:
-        for i in range(M):
+    start, stop = share(M, thread, threads)
+    for i in range(start, stop):
+        if analytic_kl:
             _closed_form_gradients(mu[i], log_var[i], weights[i], dmu[i], dlog_var[i])
-    else:
-        dmu[:] = 0
-        dlog_var[:] = 0
-        for row in range(len(eps)):
-            dlog_var[row % M] += half * weights[row]
-    for row in range(len(eps)):
-        i = row % M
-        weight = zero if analytic_kl else weights[row]
-        _add_gradients(mu[i], log_var[i], eps[row], dz[row], weight, dmu[i], dlog_var[i])
+        else:
+            total = zero
+            for row in range(i, len(eps), M):
+                total += half * weights[row]
+            _fill(dmu[i], zero)
+            _fill(dlog_var[i], total)
+        for row in range(i, len(eps), M):
+            weight = zero if analytic_kl else weights[row]
+            _add_gradients(mu[i], log_var[i], eps[row], dz[row], weight, dmu[i], dlog_var[i])
+
+
+@njit(**ROW)
+def _fill(numbers, value):
+    for j in range(len(numbers)):  # assigning to a slice takes seconds to compile
+        numbers[j] = value
 
 
 @njit(**ROW)
@@ -224,17 +257,20 @@ def gaussian_log_q(z, mu, log_var, weights, out=(None, None, None)):
     log_q, dmu, dlog_var = out
     log_q = np.empty(len(z), mu.dtype) if log_q is None else log_q
     dmu, dlog_var = (np.empty_like(mu) if o is None else o for o in (dmu, dlog_var))
-    _gaussian_log_q(z, mu, log_var, weights, log_q, dmu, dlog_var)
+    _gaussian_log_q(mu.dtype, z, mu, log_var, weights, log_q, dmu, dlog_var, work=PASS * z.size)
     return log_q, dmu, dlog_var
 
 
-@njit(**OPTIONS)
-def _gaussian_log_q(z, mu, log_var, weights, log_q, dmu, dlog_var):
-    dmu[:] = 0
-    dlog_var[:] = 0
-    for row in range(len(z)):
-        i = row % len(mu)
-        log_q[row] = _add_score(z[row], mu[i], log_var[i], weights[row], dmu[i], dlog_var[i])
+@kernel("f2 f2 f2 f1 f1 f2 f2", **OPTIONS)
+def _gaussian_log_q(job, step, work, thread, threads):
+    z, mu, log_var, weights, log_q, dmu, dlog_var = read(job)
+    M, zero = len(mu), mu.dtype.type(0)
+    start, stop = share(M, thread, threads)
+    for i in range(start, stop):
+        _fill(dmu[i], zero)
+        _fill(dlog_var[i], zero)
+        for row in range(i, len(z), M):
+            log_q[row] = _add_score(z[row], mu[i], log_var[i], weights[row], dmu[i], dlog_var[i])
 
 
 @njit(**ROW)
@@ -253,12 +289,14 @@ def _add_score(z, mu, log_var, weight, dmu, dlog_var):
 
 def add_log_prior(z, log_prob, dz):
     """See `reference.add_log_prior`."""
-    _add_log_prior(z, log_prob, np.empty_like(z) if dz is None else dz)
+    _add_log_prior(z.dtype, z, log_prob, np.empty_like(z) if dz is None else dz, work=PASS * z.size)
 
 
-@njit(**OPTIONS)
-def _add_log_prior(z, log_prob, dz):
-    for row in range(len(z)):
+@kernel("f2 f1 f2", **OPTIONS)
+def _add_log_prior(job, step, work, thread, threads):
+    z, log_prob, dz = read(job)
+    start, stop = share(len(z), thread, threads)
+    for row in range(start, stop):
         log_prob[row] += _prior_of_row(z[row], dz[row])
 
 
@@ -331,62 +369,57 @@ _gaussian_row, _gaussian_observed = _make_gaussian_row(_always), _make_gaussian_
 def bernoulli_log_prob(x, logits, weights, out=(None, None), missing=False):
     """See `reference.bernoulli_log_prob`."""
     log_prob, dlogits = _outputs(logits, out)
-    _bernoulli_log_prob(x, logits, weights, log_prob, dlogits, _threads(logits.size))
+    _bernoulli_log_prob(logits.dtype, x, logits, weights, log_prob, dlogits, work=PASS * logits.size)
     if missing:
         none = np.empty((len(logits), 0), logits.dtype)
-        _correct_for_missing(x, (logits, none, none), weights, log_prob, (dlogits, none, none), _threads(logits.size))
+        _correct(x, (logits, none, none), weights, log_prob, (dlogits, none, none))
     return log_prob, dlogits
 
 
-@njit(parallel=True, **OPTIONS)
-def _bernoulli_log_prob(x, logits, weights, log_prob, dlogits, threads):
-    if threads == 1:
-        for row in range(len(logits)):
-            log_prob[row] = _bernoulli_row(x[row % len(x)], logits[row], weights[row], dlogits[row])
-    else:
-        for row in prange(len(logits)):
-            log_prob[row] = _bernoulli_row(x[row % len(x)], logits[row], weights[row], dlogits[row])
+@kernel("f2 f2 f1 f1 f2", **OPTIONS)
+def _bernoulli_log_prob(job, step, work, thread, threads):
+    x, logits, weights, log_prob, dlogits = read(job)
+    start, stop = share(len(logits), thread, threads)
+    for row in range(start, stop):
+        log_prob[row] = _bernoulli_row(x[row % len(x)], logits[row], weights[row], dlogits[row])
 
 
 def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None), missing=False):
     """See `reference.gaussian_log_prob`."""
     log_prob, dmu, dlog_var = _outputs(mu, out)
-    _gaussian_log_prob(x, mu, log_var, weights, log_prob, dmu, dlog_var, _threads(mu.size))
+    _gaussian_log_prob(mu.dtype, x, mu, log_var, weights, log_prob, dmu, dlog_var, work=PASS * mu.size)
     if missing:
         none = np.empty((len(mu), 0), mu.dtype)
-        _correct_for_missing(x, (none, mu, log_var), weights, log_prob, (none, dmu, dlog_var), _threads(mu.size))
+        _correct(x, (none, mu, log_var), weights, log_prob, (none, dmu, dlog_var))
     return log_prob, dmu, dlog_var
 
 
-@njit(parallel=True, **OPTIONS)
-def _gaussian_log_prob(x, mu, log_var, weights, log_prob, dmu, dlog_var, threads):
-    if threads == 1:
-        for row in range(len(mu)):
-            log_prob[row] = _gaussian_row(x[row % len(x)], mu[row], log_var[row], weights[row], dmu[row], dlog_var[row])
-    else:
-        for row in prange(len(mu)):
-            log_prob[row] = _gaussian_row(x[row % len(x)], mu[row], log_var[row], weights[row], dmu[row], dlog_var[row])
+@kernel("f2 f2 f2 f1 f1 f2 f2", **OPTIONS)
+def _gaussian_log_prob(job, step, work, thread, threads):
+    x, mu, log_var, weights, log_prob, dmu, dlog_var = read(job)
+    start, stop = share(len(mu), thread, threads)
+    for row in range(start, stop):
+        log_prob[row] = _gaussian_row(x[row % len(x)], mu[row], log_var[row], weights[row], dmu[row], dlog_var[row])
 
 
 def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None), missing=False):
     """See `reference.mixed_log_prob`."""
     log_prob, dlogits = _outputs(logits, out[:2])
-    _, *gradients = _outputs(mu, (log_prob, *out[2:]))
-    arguments = x, (logits, mu, log_var), weights, log_prob, (dlogits, *gradients), _threads(logits.size + mu.size)
-    _mixed_log_prob(*arguments)
+    _, dmu, dlog_var = _outputs(mu, (log_prob, *out[2:]))
+    arguments = x, logits, mu, log_var, weights, log_prob, dlogits, dmu, dlog_var
+    _mixed_log_prob(mu.dtype, *arguments, work=PASS * (logits.size + mu.size))
     if missing:
-        _correct_for_missing(*arguments)
-    return log_prob, dlogits, *gradients
+        _correct(x, (logits, mu, log_var), weights, log_prob, (dlogits, dmu, dlog_var))
+    return log_prob, dlogits, dmu, dlog_var
 
 
-@njit(parallel=True, **OPTIONS)
-def _mixed_log_prob(x, parameters, weights, log_prob, gradients, threads):
-    if threads == 1:
-        for row in range(len(log_prob)):
-            log_prob[row] = _mixed_row(x[row % len(x)], row, parameters, weights[row], gradients)
-    else:
-        for row in prange(len(log_prob)):
-            log_prob[row] = _mixed_row(x[row % len(x)], row, parameters, weights[row], gradients)
+@kernel("f2 f2 f2 f2 f1 f1 f2 f2 f2", **OPTIONS)
+def _mixed_log_prob(job, step, work, thread, threads):
+    x, logits, mu, log_var, weights, log_prob, dlogits, dmu, dlog_var = read(job)
+    start, stop = share(len(log_prob), thread, threads)
+    for row in range(start, stop):
+        parameters, gradients = (logits, mu, log_var), (dlogits, dmu, dlog_var)
+        log_prob[row] = _mixed_row(x[row % len(x)], row, parameters, weights[row], gradients)
 
 
 @njit(**ROW)
@@ -398,18 +431,22 @@ def _mixed_row(x, row, parameters, weight, gradients):
     return binary + _gaussian_row(x[B:], mu[row], log_var[row], weight, dmu[row], dlog_var[row])
 
 
-@njit(parallel=True, **OPTIONS)
-def _correct_for_missing(x, parameters, weights, log_prob, gradients, threads):
+def _correct(x, parameters, weights, log_prob, gradients):
     """Compute the rows of x that have NaN again, from their observed cells; the others keep their bits.
 
     A likelihood without binary or without real columns has empty arrays in their places.
     """
-    if threads == 1:
-        for row in range(len(log_prob)):
-            _correct_row(x[row % len(x)], row, parameters, weights, log_prob, gradients)
-    else:
-        for row in prange(len(log_prob)):
-            _correct_row(x[row % len(x)], row, parameters, weights, log_prob, gradients)
+    work = PASS * (parameters[0].size + parameters[1].size)
+    _correct_for_missing(log_prob.dtype, x, *parameters, weights, log_prob, *gradients, work=work)
+
+
+@kernel("f2 f2 f2 f2 f1 f1 f2 f2 f2", **OPTIONS)
+def _correct_for_missing(job, step, work, thread, threads):
+    x, logits, mu, log_var, weights, log_prob, dlogits, dmu, dlog_var = read(job)
+    start, stop = share(len(log_prob), thread, threads)
+    for row in range(start, stop):
+        parameters, gradients = (logits, mu, log_var), (dlogits, dmu, dlog_var)
+        _correct_row(x[row % len(x)], row, parameters, weights, log_prob, gradients)
 
 
 @njit(**ROW)
@@ -442,60 +479,110 @@ def _outputs(parameter, out):
 
 def step(optimizer, parameters, gradient, state, rule):
     """See `reference.step`."""
-    flags = gradient.finite.values()
-    finite = min([flag[0] for flag in flags]) if flags else math.isfinite(squared_norm(gradient.vector))
-    if reference.count_step(state.counter, finite):
-        vector, number = parameters.vector, gradient.vector.dtype.type
-        used = [state.arrays[name] for name in formulas.UPDATES[optimizer].arrays]
-        first, second = (*used, vector, vector)[:2]
-        average = state.arrays["average"] if rule.averaging else vector
-        numbers = tuple(map(number, rule.numbers(int(state.counter[0]))))
-        settings = 2 * formulas.UPDATE_CODES[optimizer] + rule.averaging, number(rule.weight_decay), rule.n_weights
-        arrays = vector, gradient.vector, first, second, average, gradient.starts
-        if _step(arrays, settings, numbers, _threads(vector.size)):
-            _take_back(vector, gradient.vector, (*used, average), state.counter)
+    count = int(state.counter[0]) + 1
+    take_step(optimizer, parameters, gradient, state, rule, np.array([rule.numbers(count)]))
+
+
+def take_step(optimizer, parameters, gradient, state, rule, numbers):
+    """Do `step` with the numbers of each step of a training: (steps, 4) float64, of `formulas.step_numbers`."""
+    vector, dtype, control = parameters.vector, parameters.vector.dtype, gradient.control
+    if not gradient.finite:  # no network has said whether it is
+        _check_squares(dtype, gradient.vector, control, work=0)
+    _count(dtype, state.counter, control, work=0)
+    used = [state.arrays[name] for name in formulas.UPDATES[optimizer].arrays]
+    first, second = (*used, vector, vector)[:2]  # what there is not is the parameters, which are finite
+    arrays = vector, gradient.vector, first, second, state.arrays["average"] if rule.averaging else vector
+    update = _UPDATES[optimizer, rule.averaging]
+    arguments = gradient.starts, rule.n_weights, rule.weight_decay, numbers, control
+    update(dtype, *arrays, *arguments, work=PASS * vector.size)
+    _take_back(dtype, *arrays, state.counter, control, work=0)
 
 
 def clip_norm(gradient, limit):
     """See `reference.clip_norm`."""
-    norm = math.sqrt(squared_norm(gradient.vector))
-    if limit < norm < math.inf:
-        gradient.vector *= gradient.vector.dtype.type(limit / norm)
+    _clip_norm(gradient.vector.dtype, gradient.vector, limit, work=0)
 
 
-def _take_back(parameters, before, arrays, counter):
-    """Undo a step that overflowed, given the parameters from before, which become the marked gradient."""
-    bad = ~np.all([np.isfinite(array) for array in (parameters, *arrays)], axis=0)
-    parameters[:] = before
-    before[bad] = np.nan
-    counter[1] = counter[0]
+@kernel("f1 x", **OPTIONS)
+def _clip_norm(job, step, work, thread, threads):
+    gradient, limit = read(job)
+    if thread == 0:
+        norm = math.sqrt(squared_norm(gradient))
+        if limit < norm and norm < math.inf:
+            factor = gradient.dtype.type(limit / norm)
+            for i in range(len(gradient)):
+                gradient[i] *= factor
 
 
-@njit(parallel=True, **OPTIONS)
-def _step(arrays, settings, numbers, threads):
-    """Update every array, and return in how many shares a number overflowed."""
-    overflowed = 0
-    if threads == 1:
-        overflowed += _step_of_share(arrays, settings, numbers, np.int64(0), threads)
-    else:
-        for thread in prange(threads):
-            overflowed += _step_of_share(arrays, settings, numbers, np.int64(thread), threads)
-    return overflowed
+# The numbers of `Gradient.control`, after the flags of the networks: whether the step is taken, and for each thread
+# whether a number overflowed in its share.
+TAKEN, OVERFLOWED = N_FLAGS, N_FLAGS + 1
 
 
-@njit(**OPTIONS)
-def _step_of_share(arrays, settings, numbers, thread, threads):
-    """Update one thread's share of every array, and return whether a number overflowed.
+@kernel("f1 i1", **OPTIONS)
+def _check_squares(job, step, work, thread, threads):
+    gradient, control = read(job)
+    if thread == 0:
+        control[0] = math.isfinite(squared_norm(gradient))
+
+
+@kernel("i1 i1", **OPTIONS)
+def _count(job, step, work, thread, threads):
+    """Count a step, as `reference.count_step`: it is taken if all flags say that the gradient is finite."""
+    counter, control = read(job)
+    if thread == 0:
+        finite = True
+        for flag in control[:N_FLAGS]:
+            finite &= flag != 0
+        control[TAKEN] = counter[1] < 0 and finite
+        if counter[1] < 0:
+            counter[0] += 1
+            if not finite:
+                counter[1] = counter[0]
+
+
+def _update(job, step, work, thread, threads):
+    """Update a thread's share of every array.
 
     Shares are cut by rows, as in `matmul`: much of a thread's share of the gradient is still in its core's cache.
     """
-    parameters, gradient, first, second, average, starts = arrays
-    code, weight_decay, n_weights = settings
+    vector, gradient, first, second, average, starts, n_weights, weight_decay, numbers, control = read(job)
+    number = vector.dtype.type
+    now = number(numbers[step, 0]), number(numbers[step, 1]), number(numbers[step, 2]), number(numbers[step, 3])
     overflowed = False
-    for i in range(len(starts) - 1):
-        start, size = starts[i], starts[i + 1] - starts[i]
-        part = slice(start + size * thread // threads, start + size * (thread + 1) // threads)
-        decay = weight_decay if start < n_weights else parameters.dtype.type(0)
-        state = (first[part], second[part]), average[part]
-        overflowed |= update(parameters[part], code, gradient[part], *state, numbers, decay)
-    return overflowed
+    for i in range(len(starts) - 1 if control[TAKEN] else 0):
+        start, stop = share(starts[i + 1] - starts[i], thread, threads)
+        part = slice(starts[i] + start, starts[i] + stop)
+        decay = number(weight_decay) if starts[i] < n_weights else number(0)
+        overflowed |= loop(vector[part], gradient[part], (first[part], second[part]), average[part], now, decay)
+    control[OVERFLOWED + thread] = overflowed
+
+
+#: The kernels by (name of the optimizer, whether the iterates are averaged).
+_UPDATES = {
+    key: kernel("f1 f1 f1 f1 f1 i1 n x d2 i1")(variant(_update, f"_{key[0]}_{key[1]}", loop=loop))
+    for key, loop in updating_loops.items()
+}
+
+
+@kernel("f1 f1 f1 f1 f1 i1 i1", **OPTIONS)
+def _take_back(job, step, work, thread, threads):
+    """Undo a step that overflowed: the gradient has the parameters from before. Then mark the gradient."""
+    vector, before, first, second, average, counter, control = read(job)
+    if thread == 0:
+        overflowed = False
+        for flag in control[OVERFLOWED:]:
+            overflowed |= flag != 0
+        if control[TAKEN] and overflowed:
+            for i in range(len(vector)):
+                finite = math.isfinite(vector[i]) and math.isfinite(first[i]) and math.isfinite(second[i])
+                finite &= math.isfinite(average[i])
+                vector[i] = before[i]
+                if not finite:
+                    before[i] = math.nan
+            counter[1] = counter[0]
+
+
+def gradient(layout, dtype):
+    """See `reference.gradient`."""
+    return Gradient(layout, np.zeros(layout.size, dtype), OVERFLOWED + config.NUMBA_NUM_THREADS)

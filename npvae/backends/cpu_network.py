@@ -1,53 +1,60 @@
-"""Whole networks on the CPU: all layers of a forward or a backward pass in one call of compiled code.
+"""Whole networks on the CPU: the jobs of a forward or a backward pass of all layers, run by one call of compiled code.
 
-`matmul` computes matrix products, described by *jobs*. A *plan* holds the jobs of a pass and the operations between
-them. Plans are made once for each size of minibatch.
+A *plan* has the jobs of a pass. It is made once for each size of minibatch, with places in flat arrays, in which the
+layers follow one another; a pass adds the addresses of the arrays.
 """
 
-import itertools
 import math
-import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from numpy.typing import NDArray
 
 from ..parameters import Parameters
-from . import formulas
-from .matmul import JOB_LENGTH, dense_job, input_gradient_job, multiply, weight_gradient_job, workspace
-from .runtime import CACHE, is_compiled, threads
-from .scalar import multiply_by_derivative, squared_norm
+from .jobs import PASS, At, Kernel, address, kernel, read, run, share, table, variant
+from .matmul import Product, dense_job, input_gradient_job, product, weight_gradient_job
+from .scalar import activating_loops, multiplying_loops, squared_norm
 
-#: ``contract`` allows fused multiply-add; ``reassoc`` and the others allow vectorized sums. Left out are ``nnan`` and
-#: ``ninf`` (part of ``fastmath=True``): with them the compiler may remove the search for NaN and infinite values.
-OPTIONS = {"cache": CACHE, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}}
+#: The arrays that the jobs of a plan refer to, by number. SIZES: squared norms, FLAGS: whether a gradient is finite.
+X, PARAMETERS, LAYERS, DELTAS, GRADIENT, DX, SIZES, FLAGS = range(8)
 
+#: The activation that is none.
+IDENTITY = "identity"
 
-class _Scratch(threading.local):
-    """Scratch memory of the matrix products, for each Python thread its own."""
-
-    def __init__(self):
-        self.by_dtype = {np.dtype(dtype): workspace(dtype) for dtype in (np.float32, np.float64)}
+#: Flags of a `Gradient`: of up to so many networks but one, and of the value.
+N_FLAGS = 4
 
 
-_scratch = _Scratch()
+class Plan(NamedTuple):
+    """The jobs of a pass, and for each of their words what is added to it: an entry of (0, address, address, ...)."""
+
+    jobs: NDArray[np.int64]
+    bases: NDArray[np.int64]
+
+    def run(self, dtype: np.dtype, arrays: list) -> None:
+        """Do the jobs on these arrays, in the order of the numbers above."""
+        run(self.jobs + np.array([0, *map(address, arrays)])[self.bases], dtype, keeping=arrays)
 
 
-def scratch(dtype):
-    """Return this thread's scratch memory for products in one precision."""
-    return _scratch.by_dtype[np.dtype(dtype)]
+class _Writer:
+    """Writes the jobs of a plan, stage by stage: see `jobs`."""
 
+    def __init__(self, dtype):
+        self.dtype, self.rows, self.stage = dtype, [], []
 
-#: The flat arrays that jobs refer to, by number.
-X, PARAMETERS, LAYERS, DELTAS, GRADIENT, DX = range(6)
-N_ARRAYS = 6
+    def add(self, job: Kernel, *arguments: Any, work: int) -> None:
+        self.stage.append((job, arguments, work))
 
-#: Columns of the table of layers, for the operations of the backward pass that are not products:
-#: AT, SIZE: start and number of the layer's elements in LAYERS and DELTAS;
-#: READS, READS_AT, READS_SIZE: the array of its inputs (X or LAYERS), their start and their number;
-#: CODE: of its activation; B_AT, N_OUTPUTS: start and number of its biases;
-#: JOBS_END: end of the jobs to do after this layer, or -1 to do them together with those of the next layer.
-AT, SIZE, READS, READS_AT, READS_SIZE, CODE, B_AT, N_OUTPUTS, JOBS_END = range(9)
+    def multiply(self, job: Product) -> None:
+        self.add(product, *job.arguments, work=job.work)
+
+    def end_stage(self) -> None:
+        for n, (job, arguments, work) in enumerate(self.stage, 1):
+            self.rows.append(job.job(self.dtype, *arguments, work=work, ends_stage=n == len(self.stage)))
+        self.stage = []
+
+    def plan(self) -> Plan:
+        return Plan(*(table(list(words)) for words in zip(*self.rows)))
 
 
 class Pass(NamedTuple):
@@ -56,10 +63,10 @@ class Pass(NamedTuple):
     hidden: tuple
     outputs: tuple
     doutputs: tuple
-    layers: np.ndarray  # outputs y = f(a) of all layers
-    deltas: np.ndarray  # gradients at y; after the backward pass, at a
-    forward: tuple  # the plan: jobs, and the end of each group of jobs that can be done together
-    backward: dict  # the plans: (gradients of parameters?, gradient at the inputs?) -> jobs, table of layers
+    layers: NDArray  # outputs y = f(a) of all layers
+    deltas: NDArray  # gradients at y; after the backward pass, at a
+    sizes: NDArray  # (layers, 2, M): squared norms of the rows of a layer's inputs, and of its gradients at a
+    plans: dict  # "forward" or (gradients of parameters?, gradient at the inputs?) -> Plan
 
 
 class Network:
@@ -70,24 +77,23 @@ class Network:
 
     def forward(self, parameters, x, buffers):
         """See `nn.Network.forward`."""
-        done = buffers.get_or_make((self, len(x)), lambda: self._new_pass(len(x), x.dtype))
-        x, vector = writeable(x), writeable(parameters.vector)
-        arrays = x.reshape(-1), vector, done.layers, done.deltas, vector, vector  # no job uses the last two
-        _forward(*done.forward, arrays, scratch(x.dtype), threads())
+        x, dtype = np.ascontiguousarray(x), x.dtype
+        done = buffers.get_or_make((self, len(x)), lambda: self._new_pass(len(x), dtype))
+        if "forward" not in done.plans:
+            done.plans["forward"] = self._forward_plan(len(x), dtype)
+        done.plans["forward"].run(dtype, [x, parameters.vector, done.layers])
         return done
 
     def backward(self, parameters, x, done, gradient, buffers, dx=None):
         """See `nn.Network.backward`."""
-        x, vector, wanted = writeable(x), writeable(parameters.vector), gradient is not None
-        finite = np.ones(1, np.int64)
-        if wanted:
-            finite = gradient.finite.setdefault(self, finite)
-        flat_x = x.reshape(-1)
-        # No job refers to an array that is not wanted; the tuple has another array in its place.
-        flat_gradient, flat_dx = gradient.vector if wanted else vector, flat_x if dx is None else dx.reshape(-1)
-        arrays = flat_x, vector, done.layers, done.deltas, flat_gradient, flat_dx
-        plan = done.backward[wanted, dx is not None]
-        _backward(*plan, wanted, arrays, finite, scratch(x.dtype), threads())
+        x, key = np.ascontiguousarray(x), (gradient is not None, dx is not None)
+        if key not in done.plans:
+            done.plans[key] = self._backward_plan(len(x), x.dtype, *key)
+        # No job refers to an array that is not wanted; another array is in its place.
+        flags = gradient.flag(self) if key[0] else x
+        places = gradient.vector if key[0] else x, dx if key[1] else x
+        arrays = [x, parameters.vector, done.layers, done.deltas, *places, done.sizes, flags]
+        done.plans[key].run(x.dtype, arrays)
 
     def _new_pass(self, M, dtype):
         layers = self.mlp.hidden + self.mlp.heads
@@ -97,116 +103,149 @@ class Network:
             [part.reshape(M, layer.n_outputs) for part, layer in zip(np.split(flat, ends[:-1]), layers)]
             for flat in flats
         )
-        n = len(self.mlp.hidden)
-        backward = {w: self._backward_plan(M, *w) for w in itertools.product((False, True), repeat=2)}
-        return Pass(
-            tuple(outputs[:n]), tuple(outputs[n:]), tuple(doutputs[n:]), *flats, self._forward_plan(M), backward
-        )
+        n, sizes = len(self.mlp.hidden), np.zeros((len(layers), 2, M), dtype)
+        return Pass(tuple(outputs[:n]), tuple(outputs[n:]), tuple(doutputs[n:]), *flats, sizes, {})
 
     def _places(self, M):
-        """List for each layer: its number, the `Layer`, the start of its outputs, (array, start) of its inputs."""
+        """List for each layer: its number, the `Layer`, where its outputs start, its inputs (an `At`)."""
         layers, start, places = self.mlp.hidden + self.mlp.heads, 0, []
         for i, layer in enumerate(layers):
-            last = min(i, len(self.mlp.hidden)) - 1  # the hidden layer that this one reads
-            places.append((i, layer, start, (LAYERS, places[last][2]) if last >= 0 else (X, 0)))
+            last, shape = min(i, len(self.mlp.hidden)) - 1, (M, layer.n_inputs)  # the hidden layer that this one reads
+            places.append((i, layer, start, At(LAYERS, places[last][2], shape) if last >= 0 else At(X, 0, shape)))
             start += M * layer.n_outputs
         return places
 
-    def _at(self, layer, end):
-        return self._layout.slices[layer.name + end].start
+    def _arrays(self, base, layer):
+        """Return the places of a layer's weights and biases."""
+        at = [self._layout.slices[layer.name + end].start for end in (".W", ".b")]
+        return At(base, at[0], layer[1:3]), At(base, at[1], layer[2:3])
 
-    def _forward_plan(self, M):
-        jobs, ends = [], []
-        for i, layer, start, reads in self._places(M):
-            shape, W, b = (M, *layer[1:3]), (PARAMETERS, self._at(layer, ".W")), (PARAMETERS, self._at(layer, ".b"))
-            jobs.append(dense_job(shape, reads, W, b, formulas.code(layer.activation), (LAYERS, start)))
-            if i < len(self.mlp.hidden):
-                ends.append(len(jobs))
-        return np.array(jobs, np.int64), np.array([*ends, len(jobs)], np.int64)
+    def _groups(self, M):
+        """List the layers as `_places` does, in lists of layers that do not wait for each other."""
+        n, places = len(self.mlp.hidden), self._places(M)
+        return [*([place] for place in places[:n]), places[n:]]
 
-    def _backward_plan(self, M, with_gradient, with_dx):
-        n, places, jobs, table = len(self.mlp.hidden), self._places(M), [], []
-        adds = False
-        for i, layer, start, reads in [*places[n:], *reversed(places[:n])]:  # all heads at a time, then layer by layer
-            shape, delta, W = (M, *layer[1:3]), (DELTAS, start), self._at(layer, ".W")
-            if with_gradient:
-                jobs.append(weight_gradient_job(shape, reads, delta, (GRADIENT, W)))
-            if layer.n_inputs and (reads[0] != X or with_dx):
-                target = (DX, 0) if reads[0] == X else (DELTAS, reads[1])
-                jobs.append(input_gradient_job(shape, delta, (PARAMETERS, W), adds and i >= n, target))
-                adds = True
-            sizes = M * layer.n_outputs, *reads, M * layer.n_inputs
-            end = len(jobs) if i < n or i == len(places) - 1 else -1
-            b = self._at(layer, ".b")
-            table.append((start, *sizes, formulas.code(layer.activation), b, layer.n_outputs, end))
-        return np.array(jobs, np.int64).reshape(-1, JOB_LENGTH), np.array(table, np.int64)
+    def _forward_plan(self, M, dtype):
+        jobs = _Writer(dtype)
+        for group in self._groups(M):
+            outs = [At(LAYERS, start, (M, layer.n_outputs)) for _, layer, start, _ in group]
+            for out, (_, layer, _, inputs) in zip(outs, group):
+                jobs.multiply(dense_job(inputs, *self._arrays(PARAMETERS, layer), out))
+            jobs.end_stage()
+            for out, (_, layer, _, _) in zip(outs, group):
+                if layer.activation != IDENTITY:
+                    size = math.prod(out.shape)
+                    jobs.add(activate[layer.activation], out._replace(shape=(size,)), work=PASS * size)
+            jobs.end_stage()
+        return jobs.plan()
 
-
-def writeable(array):
-    """Return the array, or a copy of one that is read-only: Numba would compile a second version for it."""
-    return array if array.flags.writeable else array.copy()
+    def _backward_plan(self, M, dtype, with_gradient, with_dx):
+        jobs, groups = _Writer(dtype), self._groups(M)
+        for group in reversed(groups):
+            for i, layer, start, inputs in group:
+                y, delta = (At(base, start, (M, layer.n_outputs)) for base in (LAYERS, DELTAS))
+                sizes = At(SIZES, 2 * M * i, (2, M if with_gradient else 0))
+                jobs.add(to_activation[layer.activation], delta, y, inputs, sizes, work=PASS * M * layer.n_outputs)
+            jobs.end_stage()
+            adds = False
+            for _, layer, start, inputs in group:
+                delta, (W, _), (dW, db) = (
+                    At(DELTAS, start, (M, layer.n_outputs)),
+                    self._arrays(PARAMETERS, layer),
+                    self._arrays(GRADIENT, layer),
+                )
+                if with_gradient:
+                    jobs.multiply(weight_gradient_job(inputs, delta, dW))
+                    jobs.add(_sum_over_rows, delta, db, work=M * layer.n_outputs)
+                if layer.n_inputs and (inputs.base != X or with_dx):
+                    target = inputs._replace(base=DX if inputs.base == X else DELTAS)
+                    jobs.multiply(input_gradient_job(delta, W, adds, target))
+                    adds = True
+            jobs.end_stage()
+        if with_gradient:
+            n_layers = sum(map(len, groups))
+            jobs.add(_check, At(SIZES, 0, (n_layers, 2, M)), At(FLAGS, 0, (1,)), work=0)
+            jobs.end_stage()
+        return jobs.plan()
 
 
 class Gradient(Parameters):
     """The gradient of all parameters, with flags that say whether it is finite.
 
     ``finite`` has an array (1,) for each network that computed a part of the gradient. It is 1 if that part and its
-    square are certain to be finite. This is found from the layers, which are smaller than the gradient.
+    square are certain to be finite. This is found from the layers, which are smaller than the gradient. ``control``
+    has these flags one after the other, and what a step must know besides: see ``cpu.TAKEN``. The last flag is that of
+    the value, for steps that are run from a table.
     """
 
-    def __init__(self, layout, vector):
+    def __init__(self, layout, vector, size):
         super().__init__(layout, vector)
-        self.finite = {}
+        self.finite, self.control = {}, np.zeros(size, np.int64)
+        self.control[:N_FLAGS] = 1
         self.starts = np.array([part.start for part in layout.slices.values()] + [layout.size])
 
-
-@njit(**OPTIONS)
-def _forward(jobs, ends, arrays, work, threads):
-    start = 0
-    for end in ends:
-        multiply(jobs[start:end], arrays, work, threads)
-        start = end
+    def flag(self, network):
+        """Return the flag (1,) of a network."""
+        if network not in self.finite:
+            self.finite[network] = self.control[len(self.finite) : len(self.finite) + 1]
+        return self.finite[network]
 
 
-@njit(**OPTIONS)
-def _backward(jobs, table, with_gradient, arrays, finite, work, threads):
-    """Backpropagate from the heads to the first layer."""
-    start = 0
-    finite[0] = 1
-    for n in range(len(table)):
-        layer = table[n]
-        here, reads_at = slice(layer[AT], layer[AT] + layer[SIZE]), layer[READS_AT]
-        y, delta = arrays[LAYERS][here], arrays[DELTAS][here]
-        multiply_by_derivative(delta, y, layer[CODE])
-        if with_gradient:
-            read = arrays[layer[READS]][reads_at : reads_at + layer[READS_SIZE]]
-            db = arrays[GRADIENT][layer[B_AT] : layer[B_AT] + layer[N_OUTPUTS]]
-            _sum_over_rows(read, delta, db, finite)
-        if layer[JOBS_END] >= 0:
-            multiply(jobs[start : layer[JOBS_END]], arrays, work, threads)
-            start = layer[JOBS_END]
+def _activate(job, step, work, thread, threads):
+    """Apply an activation to the outputs of a layer, in place."""
+    (numbers,) = read(job)
+    start, stop = share(len(numbers), thread, threads)
+    loop(numbers[start:stop])
 
 
-@njit(**OPTIONS)
-def _sum_over_rows(read, delta, db, finite):
-    """Sum delta over rows to db, and set ``finite`` to 0 if the weight gradient read^T delta may not be finite.
+def _to_activation(job, step, work, thread, threads):
+    """Multiply the gradient at a layer's outputs y by f'(a), which makes it that at a; and measure it and the inputs.
 
-    By the Cauchy-Schwarz inequality, the square of each of its elements is at most the product of the squared norms of
-    ``read`` and ``delta``.
+    The shares are rows.
     """
-    db[:] = 0
-    for row in range(0, len(delta), len(db)):
-        _add(delta[row : row + len(db)], db)
-    if not math.isfinite(squared_norm(read) * squared_norm(delta)):
-        finite[0] = 0
+    delta, y, inputs, sizes = read(job)
+    start, stop = share(len(delta), thread, threads)
+    first, last = start * delta.shape[1], stop * delta.shape[1]
+    loop(delta.reshape(delta.size)[first:last], y.reshape(y.size)[first:last])
+    if sizes.shape[1]:
+        for i in range(start, stop):
+            sizes[0, i], sizes[1, i] = squared_norm(inputs[i]), squared_norm(delta[i])
 
 
-@njit(**OPTIONS)
-def _add(row, total):
-    for j in range(len(row)):
-        total[j] += row[j]
+#: The kernels of each activation by its name.
+activate = {name: kernel("f1")(variant(_activate, f"_activate_{name}", loop=f)) for name, f in activating_loops.items()}
+to_activation = {
+    name: kernel("f2 f2 f2 f2")(variant(_to_activation, f"_to_{name}", loop=derivative))
+    for name, derivative in multiplying_loops.items()
+}
 
 
-def is_ready(dtype):
-    """Return whether the kernels of a training with this dtype are compiled, as far as the longest one tells."""
-    return is_compiled(_backward, dtype)
+@kernel("f2 f1")
+def _sum_over_rows(job, step, work, thread, threads):
+    """Set db to the sum of delta over rows. The shares are columns."""
+    delta, db = read(job)
+    start, stop = share(len(db), thread, threads)
+    for j in range(start, stop):
+        db[j] = 0
+    for i in range(len(delta)):
+        for j in range(start, stop):
+            db[j] += delta[i, j]
+
+
+@kernel("f3 i1")
+def _check(job, step, work, thread, threads):
+    """Set a flag to whether the gradients x^T delta of all weights are certain to be finite.
+
+    By the Cauchy-Schwarz inequality, the square of each of their elements is at most the product of the squared norms
+    of x and delta.
+    """
+    sizes, flag = read(job)
+    if thread == 0:
+        flag[0] = 1
+        for layer in range(len(sizes)):
+            inputs, delta = sizes.dtype.type(0), sizes.dtype.type(0)
+            for i in range(sizes.shape[2]):
+                inputs += sizes[layer, 0, i]
+                delta += sizes[layer, 1, i]
+            if not math.isfinite(inputs * delta):
+                flag[0] = 0

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 #: Steps whose order and noise are prepared at a time, and which are one graph: the device pauses between two graphs.
 CHUNK = 10
 
-#: Most steps before the host waits, and most bytes of their noise.
+#: Most steps before the host waits: only then can training be interrupted or saved. And most bytes of their noise.
 MOST, NOISE_BYTES = 1000, 2**27
 
 #: Share of the device's free memory that the data may take. Larger data are copied in chunks, as they are needed. So
@@ -79,12 +79,26 @@ class Runner:
         -------
         values : array (n,) float64, in nats a datapoint; those after a step that failed have no meaning
         """
-        n_rows = len(batches[0])
+        self._last = self._step(len(batches[0]))
+        return self._last.run(batches, rng, keys)
+
+    @staticmethod
+    def supports(model, data):
+        """Return whether steps on these data can be run: on all."""
+        return True
+
+    def _step(self, n_rows):
         if n_rows not in self._steps:
             self._steps[n_rows] = Step(self, n_rows)
-        step = self._steps[n_rows]
-        parts = [slice(start, start + step.most) for start in range(0, len(batches), step.most)]
-        return np.concatenate([step.run(batches[p], rng, None if keys is None else keys[p]) for p in parts])
+        return self._steps[n_rows]
+
+    def most(self, n_rows):
+        """Return how many minibatches of so many rows a call of `run` may have."""
+        return self._step(n_rows).most
+
+    def noise(self, n):
+        """Return the noise of the n-th minibatch of the last run, on the device."""
+        return asarray(self._last.drawn[n], self.parameters.vector.dtype)
 
 
 class Step:
@@ -102,7 +116,7 @@ class Step:
         self.values, self.position = empty(self.most, np.float64), empty(1, np.int32)
         # Page-locked memory for a whole run, from which the device copies while the host goes on.
         self._rows = cuda.pinned_array((self.most, n_rows), np.int64)
-        self._noise = cuda.pinned_array((self.most, *shape), dtype)
+        self.drawn = cuda.pinned_array((self.most, *shape), dtype)
         self.keys = empty((CHUNK, n_rows), np.uint64) if runner.data.binarization is not None else None
         self.X = runner.resident
         if self.X is None:
@@ -131,9 +145,9 @@ class Step:
             self.X[: rows.size].copy_to_device(X, stream=stream)
             rows = np.arange(rows.size).reshape(rows.shape)
         self._rows[part] = rows
-        self._noise[part] = runner.estimator.draw_into(rng, np.empty(self._noise[part].shape, np.float32))
+        self.drawn[part] = runner.estimator.draw_into(rng, np.empty(self.drawn[part].shape, np.float32))
         self.rows[:count].copy_to_device(self._rows[part], stream=stream)
-        self.noise[:count].copy_to_device(self._noise[part], stream=stream)
+        self.noise[:count].copy_to_device(self.drawn[part], stream=stream)
         if self.keys is not None:
             self.keys[:count].copy_to_device(keys[part], stream=stream)
 

@@ -31,8 +31,18 @@ class Runner(Protocol):
     The constructor takes (estimator, optimizer, parameters, data).
     """
 
-    def run(self, batches: list, rng: Any) -> Array:
+    @staticmethod
+    def supports(model: Any, data: Any) -> bool:
+        """Return whether steps of a model on these data can be run."""
+
+    def most(self, n_rows: int) -> int:
+        """Return how many minibatches of so many rows the next call of `run` may have."""
+
+    def run(self, batches: list, rng: Any, keys: Any = None) -> Array:
         """Take a step on each minibatch of row indices, and return the bounds, in nats per datapoint."""
+
+    def noise(self, n: int) -> Array:
+        """Return the noise of the n-th minibatch of the last run."""
 
 
 class Backend(Protocol):

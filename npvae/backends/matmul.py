@@ -22,20 +22,21 @@ The same sums are made here in five loops, each of which keeps some of the numbe
    (`vectors.add_tile`). Each number loaded serves a whole row or column of the tile, and there are enough independent
    sums to keep the arithmetic units busy.
 
-The sums begin as zero, as the bias, or as what out holds. The activation is applied to a block after its last slice.
+The sums begin as zero, as the bias, or as what out holds.
 Every element is summed in the order of k by the same operations, wherever its tile lies, so its bits depend neither on
 the number of threads nor on the other rows of the batch.
 
 All arrays are flat, C-contiguous and of one dtype, float32 or float64. Shapes are not checked.
 """
 
-import numpy as np
-from numba import config, njit, prange
-from numpy.typing import DTypeLike, NDArray
+import math
+from typing import Any, NamedTuple
 
-from .scalar import IDENTITY, OPTIONS, activate
+from numba import njit
+
+from .jobs import At, kernel, read, scratch
+from .scalar import OPTIONS
 from .vectors import (
-    LINE,
     TILE,
     TILE_ROWS,
     VECTORS,
@@ -60,9 +61,6 @@ BLOCK = 96 // TILE_ROWS * TILE_ROWS
 
 #: Rows of right that are packed at a time, so that it is read and written in order at once.
 FEW = 8
-
-#: With fewer multiplications than this, waking the other threads takes longer than the products.
-SERIAL = 200_000
 
 PLAIN, LEFT_TRANSPOSED, RIGHT_TRANSPOSED = range(3)
 
@@ -165,11 +163,11 @@ def _multiply_block(left, left_at, rows, packed, inner, new, out, out_at, column
 
 
 @njit(**OPTIONS)
-def _multiply_share(form, left, right, shape, epilogue, out, share, work):
+def _multiply_share(form, left, right, shape, begin, out, share, work):
     """Compute the part of out between the rows share[0] and share[1], and the columns share[2] and share[3]."""
     left, right, out, work = borrow(left), borrow(right), borrow(out), borrow(work)
     rows, inner, columns = shape
-    bias, code, accumulate = borrow(epilogue[0]), epilogue[1], epilogue[2]
+    bias, accumulate = borrow(begin[0]), begin[1]
     row_stride, stride = (1, rows) if form == LEFT_TRANSPOSED else (inner, 1)
     width = _width(out)
     edge, packed = work[: BLOCK * width], work[BLOCK * width :]
@@ -178,7 +176,7 @@ def _multiply_share(form, left, right, shape, epilogue, out, share, work):
         count = min(STRIP * width, share[3] - column)
         for n in range(slices):
             first, stop = inner * n // slices, inner * (n + 1) // slices
-            new, last, depth = n == 0 and not accumulate, n == slices - 1, stop - first
+            new, depth = n == 0 and not accumulate, stop - first
             if form == RIGHT_TRANSPOSED:
                 _pack_transposed(right, (column, count, inner), first, depth, packed)
             else:
@@ -189,9 +187,6 @@ def _multiply_share(form, left, right, shape, epilogue, out, share, work):
                 block = min(BLOCK, share[1] - row)
                 left_at, at = (row * row_stride + first * stride, row_stride, stride), (row * columns + column, columns)
                 _multiply_block(left, left_at, block, packed, depth, new, out, at, count, edge)
-                if last and code != IDENTITY:
-                    for i in range(block):
-                        activate(out[at[0] + i * columns : at[0] + i * columns + count], code)
 
 
 @njit(**OPTIONS)
@@ -209,97 +204,55 @@ def _grid(tiles, panels, threads):
     return rows, columns
 
 
-# Jobs: several products at a time ---------------------------------------------------------------------------
-#
-# Waking the threads takes as long as a small product. So they are woken once for a list of products. None of them may
-# read what another one writes; several may add to the same out, since each thread computes the same part of it.
-
-#: Columns of a table of jobs. left, right, bias and out are numbers of arrays, each followed by where it begins there.
-FORM, ROWS, INNER, COLUMNS, LEFT, LEFT_AT, RIGHT, RIGHT_AT, BIAS, BIAS_AT, CODE, ADDS, OUT, OUT_AT = range(14)
-JOB_LENGTH = 14
+# The kernel -------------------------------------------------------------------------------------------------
 
 
-#: Where an array of a job stands: its number among the arrays of the call, and the place of its first element there.
-Place = tuple[int, int]
-
-
-def dense_job(shape: tuple, x: Place, W: Place, b: Place, code: int, out: Place) -> tuple:
-    """Return the job ``out = f(x W + b)``: x (M, I), W (I, O), b (O,), f by its code, out (M, O).
-
-    shape is (M, I, O): rows of the minibatch, inputs and outputs of the layer. For no bias b is (-1, 0).
-    """
-    M, I, O = shape
-    return PLAIN, M, I, O, *x, *W, *b, code, False, *out
-
-
-def weight_gradient_job(shape: tuple, x: Place, dy: Place, dW: Place) -> tuple:
-    """Return the job ``dW = x^T dy``: x (M, I), dy (M, O), dW (I, O)."""
-    M, I, O = shape
-    return LEFT_TRANSPOSED, I, M, O, *x, *dy, -1, 0, IDENTITY, False, *dW
-
-
-def input_gradient_job(shape: tuple, dy: Place, W: Place, adds: bool, dx: Place) -> tuple:
-    """Return the job ``dx = dy W^T``, or with ``adds`` add it to dx: dy (M, O), W (I, O), dx (M, I)."""
-    M, I, O = shape
-    return RIGHT_TRANSPOSED, M, O, I, *dy, *W, -1, 0, IDENTITY, adds, *dx
-
-
-@njit(**OPTIONS)
-def _do(job, arrays, thread, threads, work):
-    """Do a thread's share of a job."""
-    rows, inner, columns, out = job[ROWS], job[INNER], job[COLUMNS], borrow(arrays[job[OUT]])
-    left, right = borrow(arrays[job[LEFT]]), borrow(arrays[job[RIGHT]])
-    bias = borrow(arrays[max(job[BIAS], 0)])
-    bias = bias[job[BIAS_AT] : job[BIAS_AT] + columns] if job[BIAS] >= 0 else bias[:0]
-    tiles, panels = (rows + TILE_ROWS - 1) // TILE_ROWS, (columns + _width(out) - 1) // _width(out)
+@kernel("n f2 f2 f1 n f2")
+def product(job, step, work, thread, threads):
+    """Multiply: the form, the factors as they stand in memory, the bias, adds or not, out."""
+    form, left, right, bias, adds, out = read(job)
+    rows, columns = out.shape
+    inner = left.shape[0] if form == LEFT_TRANSPOSED else left.shape[1]
+    tiles, panels = (rows + TILE_ROWS - 1) // TILE_ROWS, (columns + _width(bias) - 1) // _width(bias)
     m, n = _grid(tiles, panels, threads)
     if thread < m * n:
         i, j = thread // n, thread % n
         top, bottom = tiles * i // m * TILE_ROWS, min(tiles * (i + 1) // m * TILE_ROWS, rows)
-        west, east = panels * j // n * _width(out), min(panels * (j + 1) // n * _width(out), columns)
+        west, east = panels * j // n * _width(bias), min(panels * (j + 1) // n * _width(bias), columns)
         _multiply_share(
-            job[FORM],
-            left[job[LEFT_AT] : job[LEFT_AT] + rows * inner],
-            right[job[RIGHT_AT] : job[RIGHT_AT] + inner * columns],
+            form,
+            left.reshape(left.size),
+            right.reshape(right.size),
             (rows, inner, columns),
-            (bias, job[CODE], job[ADDS] != 0),
-            out[job[OUT_AT] : job[OUT_AT] + rows * columns],
+            (bias, adds != 0),
+            out.reshape(out.size),
             (top, bottom, west, east),
-            work,
+            scratch(job, work),
         )
 
 
-@njit(**OPTIONS)
-def _do_all(jobs, arrays, thread, threads, work):
-    for n in range(len(jobs)):
-        _do(jobs[n], arrays, thread, threads, work[thread])
+class Product(NamedTuple):
+    """A product to do: the arguments of the kernel, each factor an array or `jobs.At`, and its multiplications."""
+
+    arguments: tuple
+    work: int
 
 
-@njit(parallel=True, **OPTIONS)
-def multiply(jobs, arrays, work, threads):
-    """Do all jobs: in this thread if they are small, otherwise shared among the threads.
-
-    Parameters
-    ----------
-    jobs (n, 14) int64 : of the functions above
-    arrays : tuple of flat arrays, as many in every call, or Numba would compile another version
-    work : of `workspace`
-    threads : int, of `runtime.threads`
-    """
-    products = 0
-    for n in range(len(jobs)):
-        products += jobs[n, ROWS] * jobs[n, INNER] * jobs[n, COLUMNS]
-    if products < SERIAL or threads == 1:
-        _do_all(jobs, arrays, np.int64(0), np.int64(1), work)
-    else:
-        for thread in prange(threads):
-            _do_all(jobs, arrays, np.int64(thread), threads, work)
+def dense_job(x: Any, W: Any, b: Any, out: Any) -> Product:
+    """Return the job ``out = x W + b``: x (M, I), W (I, O), b (O,) or (0,), out (M, O)."""
+    return Product((PLAIN, x, W, b, False, out), math.prod((*x.shape, out.shape[1])))
 
 
-def workspace(dtype: DTypeLike) -> NDArray:
-    """Return scratch for the products of one caller at a time: a row for each thread, aligned to a cache line."""
-    size = (BLOCK + STRIP * (SLICE + 1)) * VECTORS * TILE.bytes
-    size += -size % LINE
-    memory = np.zeros(config.NUMBA_NUM_THREADS * size + LINE, np.uint8)
-    start = -memory.ctypes.data % LINE
-    return memory[start : start + config.NUMBA_NUM_THREADS * size].view(dtype).reshape(config.NUMBA_NUM_THREADS, -1)
+def weight_gradient_job(x: Any, dy: Any, dW: Any) -> Product:
+    """Return the job ``dW = x^T dy``: x (M, I), dy (M, O), dW (I, O)."""
+    return Product((LEFT_TRANSPOSED, x, dy, _no_bias(dy), False, dW), math.prod((*x.shape, dy.shape[1])))
+
+
+def input_gradient_job(dy: Any, W: Any, adds: bool, dx: Any) -> Product:
+    """Return the job ``dx = dy W^T``, or with ``adds`` add it to dx: dy (M, O), W (I, O), dx (M, I)."""
+    return Product((RIGHT_TRANSPOSED, dy, W, _no_bias(dy), adds, dx), math.prod((*dx.shape, dy.shape[1])))
+
+
+def _no_bias(like: Any) -> Any:
+    """Return no number, where an array would stand."""
+    return like._replace(shape=(0,)) if isinstance(like, At) else like.reshape(-1)[:0]

@@ -7,10 +7,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .cpu_network import N_ARRAYS
-from .matmul import dense_job, multiply, workspace
-from .runtime import threads
-from .scalar import IDENTITY, OPTIONS
+from .matmul import dense_job, product
+from .scalar import OPTIONS
 
 #: Columns of a panel, and rows of a tile, of step 3. A panel of 500 rows fits into the second-level cache, a tile into
 #: the first.
@@ -87,16 +85,14 @@ def _multiply_tile(left, panel, tile):
 
 
 def registers(left: NDArray, right: NDArray, out: NDArray) -> None:
-    """Step 4: the product in use, `matmul.multiply`.
+    """Step 4: the product in use, `matmul.product`.
 
     The sums of a tile stay in vector registers while k runs (`vectors.add_tile`). For each k the processor reads a row
     of the panel and a number of each row of left; all else is arithmetic. Panels are cut along k too, so that they fit
     into the first-level cache whatever the size of the matrices, and threads share the work.
     """
-    job = dense_job((*left.shape, right.shape[1]), (0, 0), (1, 0), (-1, 0), IDENTITY, (2, 0))
-    arrays = [array.reshape(-1) for array in (left, right, out)]
-    arrays += arrays[:1] * (N_ARRAYS - len(arrays))  # as many as for a network, or Numba would compile a second version
-    multiply(np.array([job], np.int64), tuple(arrays), workspace(left.dtype), threads())
+    job = dense_job(left, right, np.empty(0, left.dtype), out)
+    product(left.dtype, *job.arguments, work=job.work)
 
 
 #: The steps by name, in their order.

@@ -21,6 +21,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core.registry import cpu_target
 
 logger = logging.getLogger(__name__)
 
@@ -117,17 +118,22 @@ def _start_threads() -> None:
     _has_threads = True
 
 
-def is_compiled(kernel: Any, dtype: Any) -> bool:
-    """Return whether a kernel for arrays of this type is in this process, or in Numba's cache on disk.
+def is_on_disk(compiled: Any, dtype: Any) -> bool:
+    """Return whether code for arrays of this type is in Numba's cache on disk.
 
     The cache is looked up as Numba does: compiled by another version, for another processor or from another source,
     a kernel does not count.
+
+    Parameters
+    ----------
+    compiled : what ``numba.njit`` or ``numba.cfunc`` returns
+    dtype : of the arrays
     """
-    versions = [str(version) for version in kernel.signatures]
     try:
-        processor = kernel.targetctx.codegen().magic_tuple()
-        index = kernel._cache._cache_file._load_index()
-        versions += [str(signature) for signature, made_for, *_ in index if made_for == processor]
+        processor = cpu_target.target_context.codegen().magic_tuple()
+        index = compiled._cache._cache_file._load_index()
+        versions = [str(signature) for signature, made_for, *_ in index if made_for == processor]
     except Exception:  # no cache, or one that another version of Numba holds in another way
         logger.debug("the cache of compiled code cannot be looked up", exc_info=True)
+        return False
     return any(np.dtype(dtype).name in version for version in versions)

@@ -18,8 +18,6 @@ from numpy.polynomial import Chebyshev, Polynomial
 from . import formulas
 from .runtime import CACHE
 
-IDENTITY = formulas.CODES["identity"]
-
 #: ``contract`` allows fused multiply-add. Nothing here lets the compiler assume that there is no NaN.
 OPTIONS = {"cache": CACHE, "error_model": "numpy", "fastmath": {"contract"}}
 
@@ -235,12 +233,6 @@ def _multiplying_loop(function):
     return loop
 
 
-@njit(**INLINE)
-def _unknown(numbers, code, *rest):
-    """Fill with NaN: a kernel cannot raise an error, and an unknown code must not act as the identity."""
-    numbers[:] = np.nan
-
-
 def _updating_loop(function, n_arrays, averages):
     """Return a loop over flat arrays that takes a step of an optimizer with so many arrays, with an average or without.
 
@@ -276,60 +268,17 @@ def _updating_loop(function, n_arrays, averages):
     return loop
 
 
-@njit(**INLINE)
-def _unknown_update(parameters, code, *rest):
-    return True
+#: The loops of the activations by name: y = f(a), and the derivative f'(a) as a function of y.
+activating_loops = {name: _loop(row.function) for name, row in zip(formulas.ACTIVATIONS, _activations)}
+multiplying_loops = {name: _multiplying_loop(row.derivative) for name, row in zip(formulas.ACTIVATIONS, _activations)}
 
-
-def _by_code(loops, choice=_unknown):
-    """Return a function that chooses a loop by its index in the list.
-
-    The choice is made outside the loops; inside, it would keep the compiler from vectorizing them.
-    """
-    for place, loop in reversed(list(enumerate(loops))):
-        choice = _one_of_two(place, loop, choice)
-    return choice
-
-
-def _one_of_two(place, loop, otherwise):
-    @njit(**INLINE)
-    def choose(numbers, code, *rest):
-        if code == place:
-            return loop(numbers, *rest)
-        return otherwise(numbers, code, *rest)
-
-    return choose
-
-
-_activate = _by_code([_loop(row.function) for row in _activations])
-_multiply_by_derivative = _by_code([_multiplying_loop(row.derivative) for row in _activations])
-#: The code is twice that of the optimizer, and one more with an average.
-_update = _by_code(
-    [_updating_loop(row.function, len(row.arrays), averages) for row in _updates for averages in (False, True)],
-    _unknown_update,
-)
-
-
-@njit(**OPTIONS)
-def activate(numbers, code):
-    """Apply an activation, given by its code, to a flat array in place."""
-    _activate(numbers, code)
-
-
-@njit(**OPTIONS)
-def multiply_by_derivative(dy, y, code):
-    """Multiply the flat array dy in place by the derivative of an activation, given by its code, at its output y."""
-    _multiply_by_derivative(dy, code, y)
-
-
-@njit(**OPTIONS)
-def update(parameters, code, gradient, arrays, average, numbers, weight_decay):
-    """Update flat arrays in place by an optimizer and with an average or without, given by their code.
-
-    The arithmetic is that of `reference.step`. Returns whether a number overflowed. The gradient gets the parameters
-    from before, so that a step that overflowed somewhere can be taken back.
-    """
-    return _update(parameters, code, gradient, arrays, average, numbers, weight_decay)
+#: The loops of the optimizers by (name, whether the iterates are averaged). See `reference.step`. Each returns whether
+#: a number overflowed; the gradient gets the parameters from before, so that a step that overflowed can be taken back.
+updating_loops = {
+    (name, averages): _updating_loop(row.function, len(row.arrays), averages)
+    for name, row in zip(formulas.UPDATES, _updates)
+    for averages in (False, True)
+}
 
 
 @njit(**OPTIONS | {"fastmath": {"contract", "reassoc"}})

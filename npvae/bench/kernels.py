@@ -9,8 +9,6 @@ import numpy as np
 
 from .. import backends
 from ..backends import matmul, reference
-from ..backends.runtime import threads as threads_now
-from ..backends.scalar import IDENTITY
 from ..optimizers import Optimizer, UpdateRule
 from ..parameters import Layout
 from ..preprocessing import Scaling
@@ -38,19 +36,16 @@ def kernels(M: int = 100, D: int = 784, H: int = 500, J: int = 20) -> Iterator[t
         Rows of a minibatch, columns of the data, hidden units, latent dimensions.
     """
     cpu, rng = backends.get("cpu"), np.random.default_rng(0)
-    work = matmul.workspace(np.float32)
 
     def normal(*shape):
         return rng.standard_normal(shape, dtype=np.float32)
 
     for name, (I, O) in {"D x H": (D, H), "H x D": (H, D), "H x J": (H, J), "J x H": (J, H)}.items():
         x, W, dy, b, dx, dW = (normal(*shape) for shape in ((M, I), (I, O), (M, O), (O,), (M, I), (I, O)))
-        arrays = x, W, dy, b, dx, dW
-        flop, shape, flats = 2 * M * I * O, (M, I, O), tuple(array.reshape(-1) for array in arrays)
         jobs = (
-            matmul.dense_job(shape, (0, 0), (1, 0), (3, 0), IDENTITY, (2, 0)),
-            matmul.weight_gradient_job(shape, (0, 0), (2, 0), (5, 0)),
-            matmul.input_gradient_job(shape, (2, 0), (1, 0), False, (4, 0)),
+            matmul.dense_job(x, W, b, dy),
+            matmul.weight_gradient_job(x, dy, dW),
+            matmul.input_gradient_job(dy, W, False, dx),
         )
         theirs = (
             lambda x=x, W=W, b=b, y=dy: reference.dense(x, W, b, "identity", y),
@@ -58,9 +53,8 @@ def kernels(M: int = 100, D: int = 784, H: int = 500, J: int = 20) -> Iterator[t
             lambda W=W, dy=dy, dx=dx: np.matmul(dy, W.T, out=dx),
         )
         for product, job, numpy in zip(("x W + b", "x^T dy", "dy W^T"), jobs, theirs):
-            table = np.array([job], np.int64)
-            ours = lambda jobs=table, arrays=flats: matmul.multiply(jobs, arrays, work, threads_now())
-            yield f"{product}, {name}", flop, "GFLOP/s", ours, numpy
+            ours = lambda job=job: matmul.product(np.dtype("f4"), *job.arguments, work=job.work)
+            yield f"{product}, {name}", 2 * job.work, "GFLOP/s", ours, numpy
 
     X, scaling, out = (
         rng.integers(0, 256, (50_000, D), dtype=np.uint8),

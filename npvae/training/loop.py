@@ -1,6 +1,7 @@
 """The training loop for all estimators: shuffled minibatches, epochs, early stopping."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import time
@@ -22,10 +23,6 @@ from .interruption import interruptible
 
 #: What `train` returns begins with this word if Ctrl-C stopped it.
 INTERRUPTED = "interrupted"
-
-#: Largest number of steps that a `Runner` takes at once. Only between these runs can training be interrupted or saved.
-RUN = 1000
-
 
 class Epoch(NamedTuple):
     """The record of one epoch, which callbacks get. Bounds and values are in nats per datapoint.
@@ -235,7 +232,6 @@ class Trainer:
             self.optimizer.state.counter[:] = asarray(state.progress.counter, np.int64)
             rng.bit_generator.state = state.progress.rng
             self.estimator_state = _as_state(estimator.State, state.estimator)
-        self._runner: Any = None  # made for the first run of steps
         self._contents: NDArray[np.uint64] | None = None  # the key of each row's content, hashed when it is needed
         self.sound, self.kept = self.snapshot(), ""
 
@@ -377,20 +373,16 @@ class Trainer:
 
         If the backend has a ``Runner`` and the estimator supports it, no step is waited for: all are launched first.
         """
-        if not self._runs_ahead:
+        if self.runner is None:
             return [self.step(rows) for rows in batches]
-        if self._runner is None:
-            backend = self.estimator.model.backend
-            self._runner = backend.Runner(self.estimator, self.optimizer, self.parameters, self.data)
         to_numpy, counter = self.estimator.model.backend.to_numpy, self.optimizer.state.counter
         before = int(to_numpy(counter)[0])
         keys = None if self.data.binarization is None else np.array([self._keys(rows) for rows in batches])
-        values = self._runner.run(batches, self.rng, keys)
+        values = self.runner.run(batches, self.rng, keys)
         failed = int(to_numpy(counter)[1])
-        if failed >= 0:  # the parameters are those before it: repeat it, with other noise, to find the place
-            rows = batches[failed - before - 1]
-            x, noise = self._gather(rows), self.estimator.draw(self.rng, len(rows))
-            samples, _ = self.estimator.sample(self.parameters, x, rows, noise)
+        if failed >= 0:  # the parameters are those before it: repeat it to find the place
+            x, noise = self._gather(batches[failed - before - 1]), self.runner.noise(failed - before - 1)
+            samples, _ = self.estimator.sample(self.parameters, x, batches[failed - before - 1], noise)
             self._fail(failed, x, samples, self._repeat(failed, x, samples))
         # The value is the bound: see `RunsAhead`.
         bounds = values + self._offset(np.array(batches))
@@ -405,16 +397,19 @@ class Trainer:
         finite = not math.isfinite(result.value) or optimizer.step(copy, result.gradient)
         return "the bound" if finite else self._rejected(result.gradient)
 
-    @property
-    def _runs_ahead(self) -> bool:
-        """Whether steps are launched without waiting for earlier ones."""
-        return self.estimator.runs_ahead and self.estimator.model.backend.Runner is not None
+    @functools.cached_property
+    def runner(self) -> Any:
+        """The backend's `Runner`, made for the first run of steps; None if steps are taken one at a time."""
+        runner, model = self.estimator.model.backend.Runner, self.estimator.model
+        if not self.estimator.runs_ahead or runner is None or not runner.supports(model, self.data):
+            return None
+        return runner(self.estimator, self.optimizer, self.parameters, self.data)
 
     def _runs(self) -> Iterator[list[NDArray]]:
         """Yield the remaining minibatches of the epoch as lists for `steps`, of equal minibatch size in each list."""
-        for _, batches in itertools.groupby(self.minibatches(), len):
-            most = RUN if self._runs_ahead else 1
-            while run := list(itertools.islice(batches, most)):
+        most = (lambda n_rows: 1) if self.runner is None else self.runner.most
+        for n_rows, batches in itertools.groupby(self.minibatches(), len):
+            while run := list(itertools.islice(batches, most(n_rows))):
                 yield run
 
     def epoch(self, stop: Callable[[], bool]) -> tuple[float, float, bool]:
@@ -501,7 +496,7 @@ def train(
     """Train for ``max_epochs``, or until the validation bound has not improved for ``patience`` epochs.
 
     Training also ends if a callback returns True, after that epoch, and if Ctrl-C is pressed, after the current
-    minibatch (or the current run of up to ``RUN`` minibatches). Afterwards ``trainer.parameters`` are the last ones, or
+    minibatch (or the current run of minibatches, where a backend takes many at once). Afterwards ``trainer.parameters`` are the last ones, or
     with averaging the average, or with validation data the best ones of both: ``trainer.kept`` says which.
 
     Parameters

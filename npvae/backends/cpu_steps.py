@@ -1,0 +1,158 @@
+"""Many training steps on the CPU in one call of compiled code: the jobs of one step are recorded, and run again.
+
+The order of the rows and the noise of the steps are drawn ahead. The first step is taken by the same functions as on
+every backend; `jobs.Recording` keeps what they do, and a table of it takes the other steps. The results are the same to
+the last bit as those of steps that are taken one by one.
+
+What a step computes is the estimator's: nothing here knows which one it is.
+"""
+
+import math
+import time
+
+import numpy as np
+
+from .cpu_network import N_FLAGS
+from .jobs import Recording, kernel, read, run
+
+#: Seconds of a run: so long Ctrl-C and a checkpoint that is due must wait.
+SECONDS = 0.1
+
+#: Most steps of a run, and most bytes of their noise.
+MOST, NOISE_BYTES = 250, 2**25
+
+
+class Runner:
+    """Runs steps of an estimator with one optimizer on one data set.
+
+    Parameters
+    ----------
+    estimator : object
+        What it must offer: ``noise_shape(n_rows)``, the shape of the noise of a minibatch; ``draw_into(rng, out)``,
+        which fills a float32 array with noise; and ``passes(parameters, x, noise)``, the forward and the backward pass,
+        which returns an object with ``log_likelihood`` (L * M,), ``kl`` (a value a datapoint, or an estimate a sample)
+        and ``gradient``. All that it computes must be jobs: see `jobs`.
+    optimizer : Optimizer
+    parameters : Parameters, changed in place
+    data : preprocessing.Data
+    """
+
+    def __init__(self, estimator, optimizer, parameters, data):
+        self.estimator, self.optimizer, self.parameters, self.data = estimator, optimizer, parameters, data
+        self._steps = {}  # size of a minibatch -> Step
+
+    @staticmethod
+    def supports(model, data):
+        """Return whether the minibatches of these data can be gathered by jobs."""
+        return data.mask is None and model.backend.gathering(data.X) is not None
+
+    def _step(self, n_rows):
+        if n_rows not in self._steps:
+            self._steps[n_rows] = Step(self, n_rows)
+        return self._steps[n_rows]
+
+    def most(self, n_rows):
+        """Return how many minibatches of so many rows the next call of `run` may have."""
+        return self._step(n_rows).most
+
+    def run(self, batches, rng, keys=None):
+        """Take a step for each minibatch.
+
+        Parameters
+        ----------
+        batches : list of row indices (M,), all of one length
+        rng : numpy.random.Generator, for the noise
+        keys : array (n, M) uint64, for data that is binarized: see `reference.binarize`
+
+        Returns
+        -------
+        values : array (n,) float64, in nats a datapoint; those after a step that failed have no meaning
+        """
+        started = time.perf_counter()
+        self._last = self._step(len(batches[0]))
+        values = self._last.run(batches, rng, keys)
+        self._last.plan_ahead((time.perf_counter() - started) / len(batches), len(batches))
+        return values
+
+    def noise(self, n):
+        """Return the noise of the n-th minibatch of the last run."""
+        return self._last.noise[n]
+
+
+class Step:
+    """A step with minibatches of one size: what its jobs read for each of many steps, and their table."""
+
+    def __init__(self, runner, n_rows):
+        shape, dtype = runner.estimator.noise_shape(n_rows), runner.parameters.vector.dtype
+        size = max(1, min(MOST, NOISE_BYTES // max(1, 4 * math.prod(shape))))
+        self.runner, self.most = runner, 1
+        self.rows, self._drawn = np.zeros((size, n_rows), np.int64), np.empty((size, *shape), np.float32)
+        self.noise = self._drawn if dtype == np.float32 else np.empty(self._drawn.shape, dtype)
+        self.keys = np.zeros((size, n_rows), np.uint64)
+        self.numbers, self.values = np.zeros((size, 4)), np.zeros(size)
+        self._recording = None  # once a step has been taken
+
+    def plan_ahead(self, seconds, count):
+        """Set the length of the next run, given the seconds of a step in the last one, and its length."""
+        self.most = max(1, min(len(self.values), 2 * count, int(SECONDS / seconds)))
+
+    def run(self, batches, rng, keys):
+        """Take a step for each minibatch: see `Runner.run`."""
+        runner, count, first = self.runner, len(batches), 0
+        self.rows[:count] = batches
+        for n in range(count):
+            runner.estimator.draw_into(rng, self._drawn[n])
+        self.noise[:count] = self._drawn[:count]
+        if keys is not None:
+            self.keys[:count] = keys
+        state, rule = runner.optimizer.state, runner.optimizer.rule
+        before = int(state.counter[0])
+        self.numbers[:count] = [rule.numbers(before + 1 + n) for n in range(count)]
+        if self._recording is None:
+            with Recording() as recording:
+                self._control = self._compute()
+            self._recording, first = recording, 1
+        run(self._recording.table, runner.parameters.vector.dtype, first, count)
+        self._control[N_FLAGS - 1] = 1  # for steps that are taken in another way
+        return self.values[:count].copy()
+
+    def _compute(self):
+        """Take the first of the steps; return the control numbers of its gradient."""
+        runner, backend = self.runner, self.runner.estimator.model.backend
+        estimator, optimizer, parameters, data = runner.estimator, runner.optimizer, runner.parameters, runner.data
+        dtype, (n_rows, D) = parameters.vector.dtype, (self.rows.shape[1], data.X.shape[1])
+        x, eps = np.empty((n_rows, D), dtype), np.empty(self.noise.shape[1:], dtype)
+        backend.gather_rows(data.X, self.rows, data.scaling, x)
+        if data.binarization is not None:
+            backend.binarize_rows(x, self.keys, x)
+        _take(dtype, self.noise, eps, work=eps.size)
+        done = estimator.passes(parameters, x, eps)
+        _record(dtype, done.log_likelihood, done.kl, self.values, done.gradient.control, work=0)
+        if optimizer.rule.clip_norm is not None:
+            backend.clip_norm(done.gradient, optimizer.rule.clip_norm)
+        backend.take_step(optimizer.name, parameters, done.gradient, optimizer.state, optimizer.rule, self.numbers)
+        return done.gradient.control
+
+
+@kernel("f3 f2")
+def _take(job, step, work, thread, threads):
+    """Copy the noise of a step to where the other jobs read it."""
+    noise, eps = read(job)
+    if thread == 0:
+        for i in range(len(eps)):
+            for j in range(eps.shape[1]):
+                eps[i, j] = noise[step, i, j]
+
+
+@kernel("f1 f1 d1 i1")
+def _record(job, step, work, thread, threads):
+    """Record the value of a step, mean(log_likelihood) - mean(kl), summed in order, and whether it is finite."""
+    log_likelihood, kl, values, control = read(job)
+    if thread == 0:
+        first, second = 0.0, 0.0
+        for number in log_likelihood:
+            first += np.float64(number)
+        for number in kl:
+            second += np.float64(number)
+        values[step] = first / len(log_likelihood) - second / len(kl)
+        control[N_FLAGS - 1] = math.isfinite(values[step])
