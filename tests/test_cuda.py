@@ -17,7 +17,6 @@ from npvae.backends import formulas, interface, reference
 from npvae.optimizers import Optimizer, UpdateRule
 from npvae.parameters import Buffers, Layout
 from npvae.preprocessing import Scaling
-from npvae.training import loop
 
 MISSING = backends.missing_for_cuda()
 pytestmark = [
@@ -417,7 +416,7 @@ def test_data_that_does_not_fit_is_copied_as_needed(once, X, monkeypatch):
     monkeypatch.setattr(cuda_graph, "CHUNK", 1)
     resident = npvae.VAE(**SMALL, backend="cuda").fit(X)
     monkeypatch.setattr(cuda_graph, "SHARE", 0)
-    monkeypatch.setattr(cuda_graph, "MOST", 1)
+    monkeypatch.setattr("npvae.backends.cuda_graph.MOST", 1)
     streamed = npvae.VAE(**SMALL, backend="cuda").fit(X)
     np.testing.assert_array_equal(streamed.parameters_.vector, resident.parameters_.vector)
 
@@ -434,7 +433,7 @@ def test_resumed_to_the_same_bits(once, X, tmp_path):
 
 def test_resumed_inside_an_epoch(once, X, monkeypatch):
     """From a checkpoint after its first step."""
-    monkeypatch.setattr(loop, "RUN", 1)
+    monkeypatch.setattr("npvae.backends.cuda_graph.MOST", 1)
     kept = []
     model = npvae.VAE(**SMALL, backend="cuda")
     model.fit(X, checkpoint=lambda model: kept.append(pickle.dumps(model)), checkpoint_every=0)

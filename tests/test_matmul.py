@@ -9,11 +9,8 @@ import numba
 import numpy as np
 import pytest
 
-from npvae.backends import formulas, matmul_steps, runtime, vectors
+from npvae.backends import jobs, matmul_steps, vectors
 from npvae.backends import matmul as mm
-from npvae.backends.cpu_network import N_ARRAYS
-from npvae.backends.formulas import CODES
-from npvae.backends.scalar import IDENTITY
 
 DTYPES = (np.float32, np.float64)
 ROOT = Path(__file__).parents[1]
@@ -44,48 +41,24 @@ def frame(array):
     return larger[2:-2], larger
 
 
-def do(job, *arrays):
-    """Do one job on arrays of any shape; as many arrays as a `Network` has, or Numba would compile a second version.
-
-    Where another processor's tile is tested, the threads' shares are done one after the other. A parallel loop takes as
-    long to compile as all the rest, and knows nothing of tiles.
-    """
-    flat = [array.reshape(-1) for array in arrays]
-    flat += [flat[0]] * (N_ARRAYS - len(flat))
-    jobs, work, count = np.array([job], np.int64), mm.workspace(arrays[0].dtype), runtime.threads()
-    if OTHER_TILE is None:
-        mm.multiply(jobs, tuple(flat), work, count)
-    else:
-        for thread in range(count):
-            mm._do_all(jobs, tuple(flat), thread, count, work)
-
-
-def dense(x, W, b, code, out):
-    """Call the product on matrices."""
-    do(mm.dense_job((*x.shape, W.shape[1]), (0, 0), (1, 0), (2, 0), code, (3, 0)), x, W, b, out)
-
-
-def weight_gradient(x, dy, dW):
-    do(mm.weight_gradient_job((*x.shape, dy.shape[1]), (0, 0), (1, 0), (2, 0)), x, dy, dW)
-
-
-def input_gradient(dy, W, adds, dx):
-    do(mm.input_gradient_job((*dx.shape, dy.shape[1]), (0, 0), (1, 0), adds, (2, 0)), dy, W, dx)
+def do(job):
+    """Do one product with all its shares."""
+    mm.product(job.arguments[1].dtype, *job.arguments, work=job.work)
 
 
 def multiply(form, left, right, out):
     """Compute ``out = left @ right`` by one of the products, handing it each factor as that form wants it."""
     if form == "plain":
-        do(mm.dense_job((*left.shape, right.shape[1]), (0, 0), (1, 0), (-1, 0), IDENTITY, (2, 0)), left, right, out)
+        do(mm.dense_job(left, right, np.empty(0, left.dtype), out))
     elif form == "left transposed":
-        weight_gradient(frame(left.T)[0], right, out)
+        do(mm.weight_gradient_job(frame(left.T)[0], right, out))
     elif form == "right transposed":
-        input_gradient(left, frame(right.T)[0], False, out)
+        do(mm.input_gradient_job(left, frame(right.T)[0], False, out))
     elif form == "accumulate":
         out[...] = 0
-        input_gradient(left, frame(right.T)[0], True, out)
+        do(mm.input_gradient_job(left, frame(right.T)[0], True, out))
     else:
-        dense(left, right, np.zeros(right.shape[1], out.dtype), IDENTITY, out)
+        do(mm.dense_job(left, right, np.zeros(right.shape[1], out.dtype), out))
     return out
 
 
@@ -172,34 +145,19 @@ def test_accumulating_adds_to_what_out_holds(dtype):
         left, right = factors(rng, shape, dtype)
         begin = rng.standard_normal((shape[0], shape[2])).astype(dtype)
         out = begin.copy()
-        input_gradient(left, frame(right.T)[0], True, out)
+        do(mm.input_gradient_job(left, frame(right.T)[0], True, out))
         assert_product(out, left, right, begin)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", CODES)
-def test_dense_adds_the_bias_and_activates(activation, dtype):
+def test_sums_begin_with_the_bias(dtype):
     rng = np.random.default_rng(4)
-    function = formulas.activation(activation).function
     for shape in random_shapes(rng, 30):
         left, right = factors(rng, shape, dtype)
         b = 5 * rng.standard_normal(shape[2]).astype(dtype)
         out = np.full((shape[0], shape[2]), np.nan, dtype)
-        dense(left, right, b, CODES[activation], out)
-        expected = function(left.astype(float) @ right + b)
-        sums = abs(left) @ abs(right) + abs(b) + abs(expected) + 1
-        assert np.all(abs(out - expected) <= 2 * (shape[1] + 3) * np.finfo(dtype).eps * sums)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_activations_at_the_extremes(dtype):
-    a = np.array([[-np.inf, -1e30, -100, -0.0, 0, 100, 1e30, np.inf, np.nan]], dtype)
-    for activation, code in CODES.items():
-        out = np.empty_like(a)
-        dense(np.empty((1, 0), dtype), np.empty((0, a.shape[1]), dtype), a[0], code, out)
-        expected = formulas.activation(activation).function(a.astype(float))
-        eps = np.finfo(dtype).eps
-        np.testing.assert_allclose(out, expected, rtol=4 * eps, atol=16 * eps)  # 16: "soft_floor" subtracts 13.6
+        do(mm.dense_job(left, right, b, out))
+        assert_product(out, left, right, b)
 
 
 # The same bits ----------------------------------------------------------------------------------------------
@@ -234,20 +192,6 @@ def test_bits_of_a_row_do_not_depend_on_the_batch(form, dtype):
             assert part.tobytes() == whole[first:last].tobytes()
 
 
-def test_bits_of_activations_depend_on_neither(threads):
-    rng = np.random.default_rng(7)
-    left, right = factors(rng, (100, 100, 300), np.float32)
-    b = rng.standard_normal(300).astype(np.float32)
-    for code in CODES.values():
-        whole, again, part = (np.empty((rows, 300), np.float32) for rows in (100, 100, 7))
-        threads(1)
-        dense(left, right, b, code, whole)
-        threads(numba.config.NUMBA_NUM_THREADS)
-        dense(left, right, b, code, again)
-        dense(frame(left[31:38])[0], right, b, code, part)
-        assert whole.tobytes() == again.tobytes() and whole[31:38].tobytes() == part.tobytes()
-
-
 # NaN and infinity -------------------------------------------------------------------------------------------
 
 
@@ -279,24 +223,31 @@ def test_zero_times_infinity_is_nan_only_where_it_occurs(form):
 # Several at a time, and what is refused ---------------------------------------------------------------------
 
 
-def test_jobs_at_a_time_equal_jobs_one_by_one(threads):
+def test_jobs_of_a_stage_equal_jobs_one_by_one(threads):
     """Two layers of different width that read the same, forward and backward, anywhere in their arrays."""
     rng = np.random.default_rng(9)
     shapes, starts = ((90, 70, 130), (90, 70, 20)), ((3, 1), (9103, 13_001))
     x, W, y = (rng.standard_normal(size).astype(np.float32) for size in (6_301, 10_600, 14_900))
-    layers = list(zip(shapes, starts))
-    jobs = [mm.weight_gradient_job(shape, (0, 1), (2, at), (3, at_W)) for shape, (at_W, at) in layers]
-    for adds, (shape, (at_W, at)) in enumerate(layers):
-        jobs.append(mm.input_gradient_job(shape, (2, at), (1, at_W), adds, (4, 1)))
+
+    def part(array, at, *shape):
+        return array[at : at + shape[0] * shape[1]].reshape(shape)
+
     results = []
     for count in (1, numba.config.NUMBA_NUM_THREADS):
         threads(count)
-        for lists in ([jobs], [[job] for job in jobs]):
-            dW, dx = np.zeros_like(W), np.full_like(x, np.nan)
-            for some in lists:
-                mm.multiply(
-                    np.array(some, np.int64), (x, W, y, dW, dx, dx), mm.workspace(np.float32), runtime.threads()
-                )
+        for together in (True, False):
+            dW, dx, list_of_jobs = np.zeros_like(W), np.full_like(x, np.nan), []
+            for (M, I, O), (at_W, at) in zip(shapes, starts):
+                places = part(x, 1, M, I), part(y, at, M, O), part(dW, at_W, I, O)
+                list_of_jobs.append(mm.weight_gradient_job(*places))
+            for adds, ((M, I, O), (at_W, at)) in enumerate(zip(shapes, starts)):
+                places = part(y, at, M, O), part(W, at_W, I, O), bool(adds), part(dx, 1, M, I)
+                list_of_jobs.append(mm.input_gradient_job(*places))
+            rows = [
+                mm.product.job(x.dtype, *job.arguments, work=job.work, ends_stage=not together)[0]
+                for job in list_of_jobs
+            ]
+            jobs.run(jobs.table(rows), x.dtype)
             results.append((dW, dx))
     for dW, dx in results:
         np.testing.assert_array_equal(dW, results[0][0])
@@ -308,12 +259,15 @@ def test_jobs_at_a_time_equal_jobs_one_by_one(threads):
     np.testing.assert_allclose(results[0][1][1:].reshape(90, 70), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("spoil", [lambda a: a[::2], lambda a: a.astype(np.float64), lambda a: a.reshape(4, 4)])
+@pytest.mark.parametrize(
+    "spoil", [lambda a: a[:, ::2], lambda a: a.astype(np.float64), lambda a: a.ravel(), lambda a: a.T]
+)
 def test_other_layouts_and_mixed_dtypes_are_refused(spoil):
-    a = np.ones(16, np.float32)
-    jobs = np.array([mm.weight_gradient_job((4, 4, 4), (0, 0), (1, 0), (2, 0))])
-    with pytest.raises(numba.core.errors.TypingError):
-        mm.multiply(jobs, (spoil(a), a, a.copy()), mm.workspace(np.float32), runtime.threads())
+    a = np.ones((4, 5), np.float32)
+    with pytest.raises(TypeError, match=r"product got an array \(.*\) of float.*; expected a C-contiguous one of float32"):
+        do(mm.input_gradient_job(a, np.ones((4, 5), np.float32), False, np.empty((4, 4), np.float32))._replace(
+            arguments=(mm.PLAIN, a, spoil(np.ones((5, 4), np.float32)), a.ravel()[:0], False, np.empty((4, 4), np.float32))
+        ))
 
 
 # Other processors -------------------------------------------------------------------------------------------

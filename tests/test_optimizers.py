@@ -5,7 +5,7 @@ import pytest
 
 import npvae
 from npvae import modelfile
-from npvae.backends import cpu, formulas, reference
+from npvae.backends import cpu, cpu_steps, formulas, reference
 from npvae.optimizers import AVERAGE, Optimizer, UpdateRule
 from npvae.parameters import Layout
 from npvae.training import Trainer
@@ -151,16 +151,17 @@ def test_resumed_to_the_bit(X, tmp_path, monkeypatch, backend, optimizer, change
     valid = {"X_valid": X[:7]} if valid else {}
     whole = npvae.VAE(**settings).fit(X, **valid)
     for stop in (3, 10):
-        path, step, taken = tmp_path / "model.npz", Trainer.step, []
+        path, steps, taken = tmp_path / "model.npz", Trainer.steps, []
 
-        def step_or_stop(trainer, rows, stop=stop, taken=taken, step=step):
+        def step_or_stop(trainer, batches, stop=stop, taken=taken, steps=steps):
             if len(taken) == stop:
                 raise RuntimeError("killed")
-            taken.append(rows)
-            return step(trainer, rows)
+            taken.extend(batches)
+            return steps(trainer, batches)
 
         with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-            patch.setattr(Trainer, "step", step_or_stop)
+            patch.setattr(Trainer, "steps", step_or_stop)
+            patch.setattr(cpu_steps, "MOST", 1)  # steps are taken one at a time
             npvae.VAE(**settings).fit(X, **valid, checkpoint=path, checkpoint_every=0)
         resumed = npvae.load(path).resume(X, **valid)
         assert resumed.training_.progress.counter == whole.training_.progress.counter

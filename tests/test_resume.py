@@ -13,6 +13,7 @@ import pytest
 from conftest import THOROUGH
 
 import npvae
+from npvae.backends import cpu_steps
 
 SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "batch_size": 10, "max_epochs": 5, "random_state": 3}
 
@@ -30,16 +31,18 @@ def fit_until(step, X, path, monkeypatch, **settings):
     """Train with a checkpoint after every step, and be killed after one; return whether it came to that."""
     from npvae.training import Trainer
 
-    steps, take_step = [], Trainer.step
+    steps, take_steps = [], Trainer.steps
 
-    def step_or_die(trainer, rows):
+    def step_or_die(trainer, batches):
         if len(steps) == step:
             raise Killed
+        (rows,) = batches
         steps.append(rows)
-        return take_step(trainer, rows)
+        return take_steps(trainer, batches)
 
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
-        patch.setattr(Trainer, "step", step_or_die)
+        patch.setattr(Trainer, "steps", step_or_die)
+        patch.setattr(cpu_steps, "MOST", 1)
         npvae.VAE(**settings).fit(
             X, X_valid=X[:9] if "patience" in settings else None, checkpoint=path, checkpoint_every=0
         )

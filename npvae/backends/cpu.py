@@ -29,8 +29,10 @@ OPTIONS = EXACT | {"fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}}
 
 #: For the function of a row: it becomes part of the loop that calls it. Otherwise the process that compiles a loop and
 #: those that load it from Numba's cache run two versions of such a function, whose sums differ in the last bits.
+#:
+#: A loop that sums writes nothing. A compiled loop that also writes looks whether its arrays overlap, or lie close
+#: together, and then sums in another order: the last bits would depend on where in memory small arrays happen to be.
 ROW = OPTIONS | {"cache": False, "forceinline": True}
-
 # The arrays of this backend are NumPy arrays, and each function is done when it returns.
 empty, asarray, to_numpy = reference.empty, reference.asarray, reference.to_numpy
 beside, wait = reference.beside, reference.wait
@@ -131,6 +133,7 @@ def _fill_missing(job, step, work, thread, threads):
 
 def dense(x, W, b, activation, out=None):
     """See `reference.dense`."""
+    formulas.activation(activation)  # an error if there is none of this name
     out = np.empty((len(x), W.shape[1]), x.dtype) if out is None else out
     _multiply(dense_job(x, W, b, out), x.dtype)
     if activation != IDENTITY:
@@ -195,6 +198,7 @@ def _shift_and_scale(mu, log_var, eps, z):
     half, total = mu.dtype.type(0.5), mu.dtype.type(0)
     for j in range(len(mu)):
         z[j] = mu[j] + exp(half * log_var[j]) * eps[j]
+    for j in range(len(mu)):
         total += z[j] * z[j] - eps[j] * eps[j] - log_var[j]
     return half * total
 
@@ -279,9 +283,11 @@ def _add_score(z, mu, log_var, weight, dmu, dlog_var):
     half, one, log_2pi = mu.dtype.type(0.5), mu.dtype.type(1), mu.dtype.type(LOG_2PI)
     total = mu.dtype.type(0)
     for j in range(len(z)):
+        error = z[j] - mu[j]
+        total += log_2pi + log_var[j] + error * error * exp(-log_var[j])
+    for j in range(len(z)):
         precision, error = exp(-log_var[j]), z[j] - mu[j]
         squared = error * error * precision
-        total += log_2pi + log_var[j] + squared
         dmu[j] += weight * error * precision
         dlog_var[j] += weight * half * (squared - one)
     return -half * total
@@ -305,6 +311,7 @@ def _prior_of_row(z, dz):
     total = z.dtype.type(0)
     for j in range(len(z)):
         total += z.dtype.type(LOG_2PI) + z[j] * z[j]
+    for j in range(len(z)):
         dz[j] -= z[j]
     return z.dtype.type(-0.5) * total
 
@@ -330,11 +337,11 @@ def _make_bernoulli_row(is_observed):
     def row(x, logits, weight, dlogits):
         total, zero = logits.dtype.type(0), logits.dtype.type(0)
         for d in range(len(x)):
-            observed = is_observed(x[d])
             term = x[d] * logits[d] - softplus(logits[d])
-            total += term if observed else zero
+            total += term if is_observed(x[d]) else zero
+        for d in range(len(x)):
             slope = weight * (x[d] - sigmoid(logits[d]))
-            dlogits[d] = slope if observed else zero
+            dlogits[d] = slope if is_observed(x[d]) else zero
         return total
 
     return row
@@ -348,11 +355,13 @@ def _make_gaussian_row(is_observed):
         half, one, log_2pi = mu.dtype.type(0.5), mu.dtype.type(1), mu.dtype.type(LOG_2PI)
         total, zero = mu.dtype.type(0), mu.dtype.type(0)
         for d in range(len(x)):
+            error = x[d] - mu[d]
+            term = log_2pi + log_var[d] + error * error * exp(-log_var[d])
+            total += term if is_observed(x[d]) else zero
+        for d in range(len(x)):
             observed = is_observed(x[d])
             precision, error = exp(-log_var[d]), x[d] - mu[d]
             squared = error * error * precision
-            term = log_2pi + log_var[d] + squared
-            total += term if observed else zero
             slope = weight * error * precision
             dmu[d] = slope if observed else zero
             slope = weight * half * (squared - one)

@@ -18,8 +18,8 @@ from .jobs import Recording, kernel, read, run
 #: Seconds of a run: so long Ctrl-C and a checkpoint that is due must wait.
 SECONDS = 0.1
 
-#: Most steps of a run, and most bytes of their noise.
-MOST, NOISE_BYTES = 250, 2**25
+#: Most steps of a run, and most bytes of what they read: their noise, and a copy of their rows where one is needed.
+MOST, BYTES = 250, 2**26
 
 
 class Runner:
@@ -39,12 +39,8 @@ class Runner:
 
     def __init__(self, estimator, optimizer, parameters, data):
         self.estimator, self.optimizer, self.parameters, self.data = estimator, optimizer, parameters, data
+        self.backend = estimator.model.backend
         self._steps = {}  # size of a minibatch -> Step
-
-    @staticmethod
-    def supports(model, data):
-        """Return whether the minibatches of these data can be gathered by jobs."""
-        return data.mask is None and model.backend.gathering(data.X) is not None
 
     def _step(self, n_rows):
         if n_rows not in self._steps:
@@ -83,13 +79,17 @@ class Step:
     """A step with minibatches of one size: what its jobs read for each of many steps, and their table."""
 
     def __init__(self, runner, n_rows):
-        shape, dtype = runner.estimator.noise_shape(n_rows), runner.parameters.vector.dtype
-        size = max(1, min(MOST, NOISE_BYTES // max(1, 4 * math.prod(shape))))
+        shape, dtype, data = runner.estimator.noise_shape(n_rows), runner.parameters.vector.dtype, runner.data
+        numbers = max(math.prod(shape), n_rows * data.X.shape[1])
+        size = max(1, min(MOST, BYTES // (8 * max(1, numbers))))
         self.runner, self.most = runner, 1
         self.rows, self._drawn = np.zeros((size, n_rows), np.int64), np.empty((size, *shape), np.float32)
         self.noise = self._drawn if dtype == np.float32 else np.empty(self._drawn.shape, dtype)
         self.keys = np.zeros((size, n_rows), np.uint64)
         self.numbers, self.values = np.zeros((size, 4)), np.zeros(size)
+        self.X, self._copied = data.X, data.mask is not None or runner.backend.gathering(data.X) is None
+        if self._copied:
+            self.X = np.zeros((size * n_rows, data.X.shape[1]))
         self._recording = None  # once a step has been taken
 
     def plan_ahead(self, seconds, count):
@@ -100,6 +100,9 @@ class Step:
         """Take a step for each minibatch: see `Runner.run`."""
         runner, count, first = self.runner, len(batches), 0
         self.rows[:count] = batches
+        if self._copied:  # no kernel reads these data, so NumPy does; the rows then count from the first of the copy
+            self.X[: count * self.rows.shape[1]] = runner.data.values(self.rows[:count].ravel())
+            self.rows[:count] = np.arange(count * self.rows.shape[1]).reshape(count, -1)
         for n in range(count):
             runner.estimator.draw_into(rng, self._drawn[n])
         self.noise[:count] = self._drawn[:count]
@@ -118,11 +121,11 @@ class Step:
 
     def _compute(self):
         """Take the first of the steps; return the control numbers of its gradient."""
-        runner, backend = self.runner, self.runner.estimator.model.backend
+        runner, backend = self.runner, self.runner.backend
         estimator, optimizer, parameters, data = runner.estimator, runner.optimizer, runner.parameters, runner.data
-        dtype, (n_rows, D) = parameters.vector.dtype, (self.rows.shape[1], data.X.shape[1])
-        x, eps = np.empty((n_rows, D), dtype), np.empty(self.noise.shape[1:], dtype)
-        backend.gather_rows(data.X, self.rows, data.scaling, x)
+        dtype, shape = parameters.vector.dtype, (self.rows.shape[1], self.X.shape[1])
+        x, eps = np.empty(shape, dtype), np.empty(self.noise.shape[1:], dtype)
+        backend.gather_rows(self.X, self.rows, data.scaling, x)
         if data.binarization is not None:
             backend.binarize_rows(x, self.keys, x)
         _take(dtype, self.noise, eps, work=eps.size)

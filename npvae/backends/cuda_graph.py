@@ -82,11 +82,6 @@ class Runner:
         self._last = self._step(len(batches[0]))
         return self._last.run(batches, rng, keys)
 
-    @staticmethod
-    def supports(model, data):
-        """Return whether steps on these data can be run: on all."""
-        return True
-
     def _step(self, n_rows):
         if n_rows not in self._steps:
             self._steps[n_rows] = Step(self, n_rows)

@@ -31,10 +31,6 @@ class Runner(Protocol):
     The constructor takes (estimator, optimizer, parameters, data).
     """
 
-    @staticmethod
-    def supports(model: Any, data: Any) -> bool:
-        """Return whether steps of a model on these data can be run."""
-
     def most(self, n_rows: int) -> int:
         """Return how many minibatches of so many rows the next call of `run` may have."""
 

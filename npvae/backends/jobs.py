@@ -202,7 +202,7 @@ class Kernel:
                     words.append(argument.start * expected.itemsize)
                     bases.append(argument.base + 1)
                 else:
-                    if argument.dtype != expected or argument.ndim != int(dimensions) or not argument.flags.c_contiguous:
+                    if argument.dtype != expected or argument.ndim != int(dimensions) or not _whole(argument):
                         raise TypeError(
                             f"{self.function.__name__} got an array {argument.shape} of {argument.dtype} with strides "
                             f"{argument.strides}; expected a C-contiguous one of {expected} with {dimensions} dimensions"
@@ -214,9 +214,18 @@ class Kernel:
         return words, bases
 
     def __call__(self, dtype: np.dtype, *arguments: Any, work: int) -> None:
-        """Do a job at once, with all its shares; an open `Recording` keeps it too."""
-        row, _ = self.job(dtype, *arguments, work=work)
-        run(table([row]), dtype, keeping=arguments)
+        """Do a job at once, with all its shares; an open `Recording` keeps it too.
+
+        Arrays with gaps are copied, and back. Not so for a recording, whose jobs would go on with the copies.
+        """
+        used = arguments
+        if _local.recording is None:
+            used = tuple([np.ascontiguousarray(a) if isinstance(a, np.ndarray) and not _whole(a) else a for a in used])
+        row, _ = self.job(dtype, *used, work=work)
+        run(table([row]), dtype, keeping=used)
+        for array, copy in zip(arguments, used):
+            if copy is not array and array.flags.writeable:
+                array[...] = copy
 
 
 def kernel(specification: str, **options: Any) -> Callable[[Callable], Kernel]:
@@ -226,6 +235,11 @@ def kernel(specification: str, **options: Any) -> Callable[[Callable], Kernel]:
     ``INTEGER`` or ``NUMBER``.
     """
     return lambda function: Kernel(function, specification, OPTIONS | options)
+
+
+def _whole(array: NDArray) -> bool:
+    """Return whether an array has no gaps, and its elements lie in order."""
+    return array.flags.c_contiguous
 
 
 def variant(function: Callable, name: str, **names: Any) -> Callable:
@@ -279,7 +293,7 @@ class Recording:
     """
 
     def __init__(self) -> None:
-        self._tables: list[NDArray[np.int64]] = []
+        self._tables: list[NDArray[np.int64]] = [table([])]
         self._kept: list[Any] = []  # the arrays that the jobs read and write: they must live as long
 
     def __enter__(self) -> "Recording":

@@ -233,7 +233,8 @@ class Trainer:
             rng.bit_generator.state = state.progress.rng
             self.estimator_state = _as_state(estimator.State, state.estimator)
         self._contents: NDArray[np.uint64] | None = None  # the key of each row's content, hashed when it is needed
-        self.sound, self.kept = self.snapshot(), ""
+        self.sound = self._start = self.snapshot()
+        self.kept = ""
 
     def _copy(self, parameters: Parameters | None = None) -> NDArray:
         """Return a copy of the parameters, or of other ones, on the host."""
@@ -381,6 +382,8 @@ class Trainer:
         values = self.runner.run(batches, self.rng, keys)
         failed = int(to_numpy(counter)[1])
         if failed >= 0:  # the parameters are those before it: repeat it to find the place
+            if failed > before + 1:  # the steps before it found the parameters sound from which they began
+                self.sound = self._start
             x, noise = self._gather(batches[failed - before - 1]), self.runner.noise(failed - before - 1)
             samples, _ = self.estimator.sample(self.parameters, x, batches[failed - before - 1], noise)
             self._fail(failed, x, samples, self._repeat(failed, x, samples))
@@ -400,8 +403,8 @@ class Trainer:
     @functools.cached_property
     def runner(self) -> Any:
         """The backend's `Runner`, made for the first run of steps; None if steps are taken one at a time."""
-        runner, model = self.estimator.model.backend.Runner, self.estimator.model
-        if not self.estimator.runs_ahead or runner is None or not runner.supports(model, self.data):
+        runner = self.estimator.model.backend.Runner
+        if not self.estimator.runs_ahead or runner is None:
             return None
         return runner(self.estimator, self.optimizer, self.parameters, self.data)
 
@@ -424,10 +427,10 @@ class Trainer:
         elbo, value : float, mean bound and value of the rows of the epoch so far, in nats per datapoint
         whole : bool, whether the epoch is complete
         """
-        progress, start = self.progress, self.snapshot()
+        progress, self._start = self.progress, self.snapshot()
         for run in self._runs():
             results = self.steps(run)
-            self.sound = start
+            self.sound = self._start
             for rows, (elbo, value) in zip(run, results):
                 progress.total += float(len(rows) * elbo)
                 progress.total_value += float(len(rows) * value)

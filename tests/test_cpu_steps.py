@@ -1,0 +1,185 @@
+"""Training steps of the CPU from a recorded table: the same bits as one by one, and the same in every case of trouble."""
+
+import signal
+
+import numba
+import numpy as np
+import pytest
+
+import npvae
+from npvae import training
+from npvae.backends import cpu, cpu_steps, jobs
+from npvae.training import loop
+
+SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "batch_size": 10, "max_epochs": 3, "learning_rate": 0.05,
+         "random_state": 3, "backend": "cpu"}  # fmt: skip
+
+
+@pytest.fixture
+def X(rng):
+    return (rng.random((57, 6)) < 0.3).astype(np.uint8)
+
+
+def of(kind, X, rng):
+    """Return the data X as another kind."""
+    if kind == "holes":
+        return np.where(rng.random(X.shape) < 0.2, np.nan, X)
+    if kind == "masked":
+        return np.ma.masked_array(X, rng.random(X.shape) < 0.2)
+    return {"int16": X.astype(np.int16), "by columns": np.asfortranarray(rng.standard_normal(X.shape)), "bits": X, "counts": X * rng.poisson(3, X.shape), "real": rng.standard_normal(X.shape),
+            "grey": X * rng.random(X.shape), "float32": X.astype(np.float32)}[kind]  # fmt: skip
+
+
+CASES = [
+    ("bits", {}),
+    ("float32", {"dtype": "float64"}),
+    ("bits", {"estimator": "sgvb-a", "n_samples": 3}),
+    ("bits", {"hidden_layer_sizes": ()}),
+    ("bits", {"hidden_layer_sizes": (7, 5), "activation": "sigmoid"}),
+    ("bits", {"optimizer": "adam", "averaging": "polynomial", "schedule": "cosine", "clip_norm": 0.1}),
+    ("bits", {"optimizer": "sgd", "schedule": "linear", "weight_prior": 0}),
+    ("counts", {"likelihood": "gaussian"}),
+    ("real", {"likelihood": "gaussian", "estimator": "sgvb-a", "dtype": "float64"}),
+    ("grey", {"binarize": "dynamic", "likelihood": "bernoulli"}),
+    ("grey", {"binarize": "fixed", "likelihood": "bernoulli"}),
+    ("int16", {}),
+    ("by columns", {"likelihood": "gaussian"}),
+    ("masked", {"missing": "model"}),
+    ("holes", {"missing": "model"}),
+    ("bits", {"batch_size": 57}),
+    ("bits", {"batch_size": 1, "max_epochs": 1}),
+]
+
+
+def one_by_one(monkeypatch):
+    """Let the steps of the backend be taken one at a time."""
+    monkeypatch.setattr(cpu, "Runner", None)
+
+
+def result_of(X, settings):
+    model = npvae.VAE(**SMALL | settings).fit(X)
+    return model, [epoch[:4] for epoch in model.history_]
+
+
+@pytest.mark.parametrize("kind, settings", CASES, ids=str)
+def test_the_bits_are_those_of_steps_one_by_one(X, rng, kind, settings, monkeypatch):
+    X, taken, run = of(kind, X, rng), [], cpu_steps.Step.run
+    monkeypatch.setattr(cpu_steps.Step, "run", lambda step, *rest: taken.append(len(rest[0])) or run(step, *rest))
+    replayed, history = result_of(X, settings)
+    assert sum(taken) == replayed.training_.progress.counter[0], "steps were taken in another way"
+    one_by_one(monkeypatch)
+    model, expected = result_of(X, settings)
+    np.testing.assert_equal(history, expected)
+    np.testing.assert_array_equal(replayed.parameters_.vector, model.parameters_.vector)
+    for name, array in model.training_.optimizer.items():
+        np.testing.assert_array_equal(replayed.training_.optimizer[name], array)
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+def test_the_bits_do_not_depend_on_the_number_of_threads(rng, monkeypatch):
+    X, results = (rng.random((200, 300)) < 0.3).astype(np.uint8), []
+    settings = {"hidden_layer_sizes": (120,), "batch_size": 60, "n_components": 40}
+    for count in (1, 2):
+        numba.set_num_threads(count)
+        results.append(result_of(X, settings)[0].parameters_.vector)
+    np.testing.assert_array_equal(*results)
+
+
+def test_what_cannot_be_recorded_is_taken_one_by_one(X):
+    """Noise whose density is NumPy's, and other estimators."""
+    for settings in ({"posterior": "laplace"}, {"estimator": "score-function"}, {"estimator": "full-vb"}):
+        assert trainer_of(X, **settings).runner is None
+    assert trainer_of(X).runner is not None
+
+
+def trainer_of(X, **settings):
+    from types import SimpleNamespace
+
+    from npvae import fitting
+
+    settings = npvae.VAE(**SMALL | settings).get_params()
+    return fitting.begin(SimpleNamespace(**settings), X, say=lambda message: None)[1].trainer
+
+
+@pytest.mark.parametrize("what", ["gradient", "update", "bound"])
+def test_a_step_that_is_not_finite(X, what, monkeypatch):
+    """The same step is named, with the same place, and the same parameters are kept."""
+    found = []
+    for replayed in (True, False):
+        if not replayed:
+            one_by_one(monkeypatch)
+        trainer = trainer_of(X, **{"optimizer": "sgd", "learning_rate": 1e37 if what == "update" else 0.05})
+        draw, drawn = type(trainer.estimator).draw_into, []
+
+        def spoilt(estimator, rng, out, draw=draw, drawn=drawn):
+            drawn.append(draw(estimator, rng, out))
+            if len(drawn) == 8 and what != "update":
+                out[0, 0] = {"gradient": 1e25, "bound": np.nan}[what]
+            return out
+
+        with monkeypatch.context() as patch, pytest.raises(training.NonFiniteError) as error:
+            patch.setattr(type(trainer.estimator), "draw_into", spoilt)
+            training.train(trainer)
+        found.append((error.value.step, error.value.place, trainer.parameters.vector.copy(), trainer.progress.epoch))
+        trainer.estimator.value_and_grad  # the trainer can still be used
+    for one, other in zip(*found):
+        np.testing.assert_array_equal(one, other)
+    assert found[0][0] == (8 if what != "update" else found[0][0])
+
+
+def test_ctrl_c_ends_a_run_of_steps(X, monkeypatch):
+    """After the current run: what was learnt by then is kept, and can go on to the same bits."""
+    whole = trainer_of(X)
+    training.train(whole)
+    trainer, draws = trainer_of(X), []
+    draw = type(trainer.estimator).draw_into
+
+    def interrupted(estimator, rng, out):
+        draws.append(out)
+        if len(draws) == 9:
+            signal.raise_signal(signal.SIGINT)
+        return draw(estimator, rng, out)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(trainer.estimator), "draw_into", interrupted)
+        assert training.train(trainer).startswith(loop.INTERRUPTED)
+    assert 9 <= trainer.optimizer.state.counter[0] < 18
+    training.train(trainer)
+    np.testing.assert_array_equal(trainer.parameters.vector, whole.parameters.vector)
+
+
+def test_runs_are_short_in_time(X, monkeypatch):
+    """The longer a step takes, the fewer are in a run."""
+    trainer = trainer_of(X)
+    step = trainer.runner._step(10)
+    assert step.most == 1
+    step.plan_ahead(seconds=1e-6, count=4)
+    assert step.most == 8
+    step.plan_ahead(seconds=1e-6, count=10**6)
+    assert step.most == cpu_steps.MOST
+    step.plan_ahead(seconds=cpu_steps.SECONDS / 3.5, count=10**6)
+    assert step.most == 3
+    step.plan_ahead(seconds=10, count=3)
+    assert step.most == 1
+
+
+def test_a_kernel_refuses_what_it_was_not_compiled_for():
+    @jobs.kernel("f2 i1")
+    def nothing(job, step, work, thread, threads):
+        pass
+
+    a, dtype = np.ones((3, 4), np.float32), np.dtype("f4")
+    for arguments in ((a, np.ones(3)), (a.astype(float), np.ones(3, int)), (a[0], np.ones(3, int))):
+        with pytest.raises(TypeError, match="nothing got an array"):
+            nothing(dtype, *arguments, work=0)
+    with pytest.raises(ValueError, match="zip"):
+        nothing(dtype, a, work=0)
+
+
+def test_arrays_with_gaps_are_read_and_written():
+    x, out = np.arange(24.0).reshape(4, 6)[:, ::2], np.full((4, 6), -1.0)
+    cpu.fill_missing(x, out[:, ::2])
+    np.testing.assert_array_equal(out[:, ::2], x)
+    assert np.all(out[:, 1::2] == -1)
+    with jobs.Recording(), pytest.raises(TypeError, match="expected a C-contiguous one"):
+        cpu.gaussian_latent(x, x, x, True)
