@@ -185,7 +185,7 @@ def _compile(make: Callable[[], training.Trainer], model: Model, doing: Doing) -
 
         def first_step() -> None:
             with contextlib.suppress(training.NonFiniteError):  # the training itself will meet it again
-                trainer.step(next(trainer.minibatches()))
+                trainer.steps(next(trainer.runs()))
 
         undropped(first_step)
 

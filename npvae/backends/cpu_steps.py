@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from .cpu_network import N_FLAGS
-from .jobs import Recording, kernel, read, run
+from .jobs import PASS, Recording, kernel, read, run, share
 
 #: Seconds of a run: so long Ctrl-C and a checkpoint that is due must wait.
 SECONDS = 0.1
@@ -87,9 +87,9 @@ class Step:
         self.noise = self._drawn if dtype == np.float32 else np.empty(self._drawn.shape, dtype)
         self.keys = np.zeros((size, n_rows), np.uint64)
         self.numbers, self.values = np.zeros((size, 4)), np.zeros(size)
-        self.X, self._copied = data.X, data.mask is not None or runner.backend.gathering(data.X) is None
-        if self._copied:
-            self.X = np.zeros((size * n_rows, data.X.shape[1]))
+        # The minibatches themselves, of data that no job can gather.
+        by_jobs = data.mask is None and runner.backend.gathering(data.X) is not None
+        self.x = None if by_jobs else np.empty((size, n_rows, data.X.shape[1]), dtype)
         self._recording = None  # once a step has been taken
 
     def plan_ahead(self, seconds, count):
@@ -100,9 +100,9 @@ class Step:
         """Take a step for each minibatch: see `Runner.run`."""
         runner, count, first = self.runner, len(batches), 0
         self.rows[:count] = batches
-        if self._copied:  # no kernel reads these data, so NumPy does; the rows then count from the first of the copy
-            self.X[: count * self.rows.shape[1]] = runner.data.values(self.rows[:count].ravel())
-            self.rows[:count] = np.arange(count * self.rows.shape[1]).reshape(count, -1)
+        if self.x is not None:
+            for rows, x in zip(batches, self.x):
+                runner.estimator.model.take(runner.data, rows, x)
         for n in range(count):
             runner.estimator.draw_into(rng, self._drawn[n])
         self.noise[:count] = self._drawn[:count]
@@ -123,12 +123,15 @@ class Step:
         """Take the first of the steps; return the control numbers of its gradient."""
         runner, backend = self.runner, self.runner.backend
         estimator, optimizer, parameters, data = runner.estimator, runner.optimizer, runner.parameters, runner.data
-        dtype, shape = parameters.vector.dtype, (self.rows.shape[1], self.X.shape[1])
+        dtype, shape = parameters.vector.dtype, (self.rows.shape[1], data.X.shape[1])
         x, eps = np.empty(shape, dtype), np.empty(self.noise.shape[1:], dtype)
-        backend.gather_rows(self.X, self.rows, data.scaling, x)
+        if self.x is None:
+            backend.gather_rows(data.X, self.rows, data.scaling, x)
+        else:
+            _take(dtype, self.x, x, work=PASS * x.size)
         if data.binarization is not None:
             backend.binarize_rows(x, self.keys, x)
-        _take(dtype, self.noise, eps, work=eps.size)
+        _take(dtype, self.noise, eps, work=PASS * eps.size)
         done = estimator.passes(parameters, x, eps)
         _record(dtype, done.log_likelihood, done.kl, self.values, done.gradient.control, work=0)
         if optimizer.rule.clip_norm is not None:
@@ -139,12 +142,12 @@ class Step:
 
 @kernel("f3 f2")
 def _take(job, step, work, thread, threads):
-    """Copy the noise of a step to where the other jobs read it."""
-    noise, eps = read(job)
-    if thread == 0:
-        for i in range(len(eps)):
-            for j in range(eps.shape[1]):
-                eps[i, j] = noise[step, i, j]
+    """Copy what a step reads to where the other jobs find it."""
+    source, out = read(job)
+    start, stop = share(len(out), thread, threads)
+    for i in range(start, stop):
+        for j in range(out.shape[1]):
+            out[i, j] = source[step, i, j]
 
 
 @kernel("f1 f1 d1 i1")

@@ -177,10 +177,11 @@ overload(inverse_sqrt)(_by_type(njit(**OPTIONS)(lambda x: 1 / math.sqrt(x)), _in
 
 # Formulas -------------------------------------------------------------------------------------------------------------
 #
-# The source is that of `formulas`. These functions are compiled into the kernels that call them, and the kernels are
-# cached on disk; the functions need no cache of their own.
+# The source is that of `formulas`. These functions become part of the kernels that call them, and the kernels are
+# cached on disk; the functions need no cache of their own. They must not stay functions: several have one name, such as
+# the closures below, and of two kernels from the cache each would bring its own, of which the process takes one.
 
-INLINE = OPTIONS | {"cache": False}
+INLINE = OPTIONS | {"cache": False, "forceinline": True}
 
 
 @njit(**INLINE)

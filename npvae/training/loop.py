@@ -408,7 +408,7 @@ class Trainer:
             return None
         return runner(self.estimator, self.optimizer, self.parameters, self.data)
 
-    def _runs(self) -> Iterator[list[NDArray]]:
+    def runs(self) -> Iterator[list[NDArray]]:
         """Yield the remaining minibatches of the epoch as lists for `steps`, of equal minibatch size in each list."""
         most = (lambda n_rows: 1) if self.runner is None else self.runner.most
         for n_rows, batches in itertools.groupby(self.minibatches(), len):
@@ -428,7 +428,7 @@ class Trainer:
         whole : bool, whether the epoch is complete
         """
         progress, self._start = self.progress, self.snapshot()
-        for run in self._runs():
+        for run in self.runs():
             results = self.steps(run)
             self.sound = self._start
             for rows, (elbo, value) in zip(run, results):

@@ -1,6 +1,5 @@
 """The choice of a step size by the paper's protocol: compare the training bound after the first steps (section 5)."""
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -85,9 +84,11 @@ def _trial(trainer: Trainer, score: Callable[[Parameters], float]) -> float:
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             while remaining > 0:
-                for rows in itertools.islice(trainer.minibatches(), remaining):
-                    trainer.step(rows)
-                    remaining -= 1
+                for run in trainer.runs():
+                    trainer.steps(run[:remaining])
+                    remaining -= len(run)
+                    if remaining <= 0:
+                        break
                 trainer.progress.epoch += 1  # the next rows are drawn anew
             bound = score(trainer.parameters)
     except NonFiniteError:
