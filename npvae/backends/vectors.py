@@ -19,21 +19,22 @@ from numba.extending import intrinsic
 
 
 class Tile(NamedTuple):
-    """A tile of sums: ``rows`` by ``vectors`` registers of ``bytes`` each."""
+    """A tile of sums: ``rows`` by ``vectors`` registers of ``bytes`` each; and one of a single, wider row."""
 
     bytes: int
     vectors: int
     rows: int
+    row_vectors: int  # of the single row, whose factors are listed (`add_listed`)
     fused: bool  # whether the processor multiplies and adds in one instruction
 
 
 #: The sums, a row of packed columns and one broadcast number fill the registers: 32 with AVX-512 and NEON, 16 with
 #: AVX2. "plain" is for unknown processors; its tile is summed by a loop in Numba (`_add_rows_plain`).
 TILES = {
-    "avx512": Tile(64, 2, 10, True),
-    "avx2": Tile(32, 3, 4, True),
-    "neon": Tile(16, 4, 6, True),
-    "plain": Tile(16, 2, 4, False),
+    "avx512": Tile(64, 2, 10, 8, True),
+    "avx2": Tile(32, 3, 4, 12, True),
+    "neon": Tile(16, 4, 6, 16, True),
+    "plain": Tile(16, 2, 4, 8, False),
 }
 
 
@@ -61,6 +62,8 @@ def compiled_for() -> list[str]:
 TILE_NAME = choose_tile(compiled_for())
 TILE = TILES[TILE_NAME]
 TILE_ROWS, VECTORS = TILE.rows, TILE.vectors
+import os
+ROW_VECTORS = int(os.environ.get("RV", TILE.row_vectors))
 
 #: Bytes in a line of the caches, and vectors.
 LINE = 64
@@ -164,19 +167,27 @@ def prefetch(typingctx, array, index):
     return types.void(array, types.intp), codegen
 
 
-@intrinsic
-def copy_row(typingctx, source, source_start, target, target_start):
-    """Copy a row of a tile's width from one array to another, given the numbers of the first elements."""
-    lanes = _lanes(source, target)
+def _copy(vectors):
+    """Return the function that copies so many vectors."""
 
-    def codegen(context, builder, signature, args):
-        source, target = (_Memory(context, builder, signature.args[n], args[n]) for n in (0, 2))
-        for v in range(VECTORS):
-            shift = ir.IntType(64)(v * lanes)
-            target.store(source.load(builder.add(args[1], shift)), builder.add(args[3], shift))
-        return context.get_dummy_value()
+    @intrinsic
+    def copy(typingctx, source, source_start, target, target_start):
+        """Copy a row of a tile's width from one array to another, given the numbers of the first elements."""
+        lanes = _lanes(source, target)
 
-    return types.void(source, types.intp, target, types.intp), codegen
+        def codegen(context, builder, signature, args):
+            source, target = (_Memory(context, builder, signature.args[n], args[n]) for n in (0, 2))
+            for v in range(vectors):
+                shift = ir.IntType(64)(v * lanes)
+                target.store(source.load(builder.add(args[1], shift)), builder.add(args[3], shift))
+            return context.get_dummy_value()
+
+        return types.void(source, types.intp, target, types.intp), codegen
+
+    return copy
+
+
+copy_row, copy_wide_row = _copy(VECTORS), _copy(ROW_VECTORS)
 
 
 @intrinsic
@@ -304,3 +315,71 @@ def _add_rows_in_registers(rows):
 
 _add_rows = _add_rows_plain if TILE_NAME == "plain" else _add_rows_in_registers
 add_tile, add_row = _add_rows(TILE_ROWS), _add_rows(1)
+
+
+# A row of sums over listed factors --------------------------------------------------------------------------
+
+
+@njit(error_model="numpy", fastmath={"contract"})
+def _add_listed_plain(values, index, first, stop, packed, start, new, out, place):
+    """Add a sum of few terms to a row of sums, or with ``new`` to the first row of packed instead.
+
+    The terms are those that are listed: number n, from ``first`` to ``stop``, is ``values[n]`` times row ``index[n]``
+    of the right factor. From number ``start`` on, packed holds one row, ``ROW_VECTORS`` registers wide, to begin with,
+    and then the right factor. Element j of the row of sums is number ``place + j`` of out.
+    """
+    width = ROW_VECTORS * vector_length(packed)
+    for j in range(width):
+        total = packed[start + j] if new else out[place + j]
+        for n in range(first, stop):
+            total += values[n] * packed[start + (index[n] + 1) * width + j]
+        out[place + j] = total
+
+
+@intrinsic
+def _add_listed_in_registers(typingctx, values, index, first, stop, packed, start, new, out, place):
+    """Do the same with all sums in registers."""
+    lanes = _lanes(values, packed, out)
+
+    def codegen(context, builder, signature, args):
+        _, _, first, stop, _, start, new, _, place = args
+        values, packed, out = (_Memory(context, builder, signature.args[n], args[n]) for n in (0, 4, 7))
+        listed = context.make_array(signature.args[1])(context, builder, args[1]).data
+        integer, add = ir.IntType(64), builder.add
+        shifts = [integer(v * lanes) for v in range(ROW_VECTORS)]
+        width = integer(ROW_VECTORS * lanes)
+        second_row = add(start, width)
+        fresh, more, head, body, after = (builder.append_basic_block() for _ in range(5))
+        builder.cbranch(new, fresh, more)
+        builder.position_at_end(fresh)
+        top = [packed.load(add(start, shift)) for shift in shifts]
+        builder.branch(head)
+        builder.position_at_end(more)
+        before = [out.load(add(place, shift)) for shift in shifts]
+        builder.branch(head)
+
+        builder.position_at_end(head)
+        n = builder.phi(integer)
+        totals = [builder.phi(packed.vector) for _ in shifts]
+        builder.cbranch(builder.icmp_signed("<", n, stop), body, after)
+        builder.position_at_end(body)
+        k = builder.sext(builder.load(builder.gep(listed, [n])), integer)
+        row, number = add(second_row, builder.mul(k, width)), values.broadcast(n)
+        results = [
+            _multiply_add(builder, number, packed.load(add(row, shift)), total) for shift, total in zip(shifts, totals)
+        ]
+        for phi, *three in [(n, first, first, add(n, integer(1))), *zip(totals, top, before, results)]:
+            for value, block in zip(three, (fresh, more, body)):
+                phi.add_incoming(value, block)
+        builder.branch(head)
+
+        builder.position_at_end(after)
+        for shift, total in zip(shifts, totals):
+            out.store(total, add(place, shift))
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(values, index, i, i, packed, i, types.boolean, out, i), codegen
+
+
+add_listed = _add_listed_plain if TILE_NAME == "plain" else _add_listed_in_registers
