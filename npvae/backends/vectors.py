@@ -98,6 +98,31 @@ class _Memory:
     def store(self, vector, index):
         self.builder.store(vector, self.at(index), align=self.size)
 
+    def mask(self, count):
+        """Return which elements of a vector are among the first ``count``."""
+        integers = ir.VectorType(count.type, self.vector.count)
+        first = self.builder.insert_element(ir.Constant(integers, ir.Undefined), count, ir.IntType(32)(0))
+        counts = self.builder.shuffle_vector(first, first, _mask([0] * self.vector.count))
+        return self.builder.icmp_signed(">", counts, ir.Constant(integers, list(range(self.vector.count))))
+
+    def _masked(self, name, result, *kinds):
+        bits = 8 * self.size
+        name = f"llvm.masked.{name}.v{self.vector.count}f{bits}.p0v{self.vector.count}f{bits}"
+        function = self.builder.module.globals.get(name)
+        return function or ir.Function(self.builder.module, ir.FunctionType(result, kinds), name)
+
+    def load_part(self, index, mask):
+        """Load those elements of a vector that the mask holds; the others are zero."""
+        kinds = self.vector.as_pointer(), ir.IntType(32), mask.type, self.vector
+        function = self._masked("load", self.vector, *kinds)
+        zeros = ir.Constant(self.vector, [0] * self.vector.count)
+        return self.builder.call(function, [self.at(index), ir.IntType(32)(self.size), mask, zeros])
+
+    def store_part(self, vector, index, mask):
+        kinds = self.vector, self.vector.as_pointer(), ir.IntType(32), mask.type
+        function = self._masked("store", ir.VoidType(), *kinds)
+        self.builder.call(function, [vector, self.at(index), ir.IntType(32)(self.size), mask])
+
     def broadcast(self, index):
         number = self.builder.load(self.builder.gep(self.data, [index]))
         first = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), number, ir.IntType(32)(0))
@@ -337,25 +362,36 @@ def _add_listed_plain(values, index, first, stop, packed, start, new, out, place
 
 
 @intrinsic
-def _add_listed_in_registers(typingctx, values, index, first, stop, packed, start, new, out, place):
+def _add_listed_in_registers(typingctx, values, index, first, stop, packed, start, new, out, place, count, ahead):
     """Do the same with all sums in registers."""
     lanes = _lanes(values, packed, out)
 
     def codegen(context, builder, signature, args):
-        _, _, first, stop, _, start, new, _, place = args
+        _, _, first, stop, _, start, new, _, place, count, ahead = args
         values, packed, out = (_Memory(context, builder, signature.args[n], args[n]) for n in (0, 4, 7))
         listed = context.make_array(signature.args[1])(context, builder, args[1]).data
         integer, add = ir.IntType(64), builder.add
         shifts = [integer(v * lanes) for v in range(ROW_VECTORS)]
+        if os.environ.get("PF"):
+            for shift in (*range(0, ROW_VECTORS * lanes, LINE // out.size), ROW_VECTORS * lanes - 1):
+                out.prefetch(add(add(place, ahead), integer(shift)), write=True)
         width = integer(ROW_VECTORS * lanes)
         second_row = add(start, width)
-        fresh, more, head, body, after = (builder.append_basic_block() for _ in range(5))
+        fresh, more, part, head, body, after, store, store_part, end = (builder.append_basic_block() for _ in range(9))
+        whole = builder.icmp_signed(">=", count, width)
         builder.cbranch(new, fresh, more)
         builder.position_at_end(fresh)
         top = [packed.load(add(start, shift)) for shift in shifts]
         builder.branch(head)
         builder.position_at_end(more)
+        load = builder.append_basic_block()
+        builder.cbranch(whole, load, part)
+        builder.position_at_end(load)
         before = [out.load(add(place, shift)) for shift in shifts]
+        builder.branch(head)
+        builder.position_at_end(part)
+        masks = [out.mask(builder.sub(count, shift)) for shift in shifts]
+        before_part = [out.load_part(add(place, shift), mask) for shift, mask in zip(shifts, masks)]
         builder.branch(head)
 
         builder.position_at_end(head)
@@ -368,18 +404,32 @@ def _add_listed_in_registers(typingctx, values, index, first, stop, packed, star
         results = [
             _multiply_add(builder, number, packed.load(add(row, shift)), total) for shift, total in zip(shifts, totals)
         ]
-        for phi, *three in [(n, first, first, add(n, integer(1))), *zip(totals, top, before, results)]:
-            for value, block in zip(three, (fresh, more, body)):
+        for phi, *three in [(n, first, first, first, add(n, integer(1))), *zip(totals, top, before, before_part, results)]:
+            for value, block in zip(three, (fresh, load, part, body)):
                 phi.add_incoming(value, block)
-        builder.branch(head)
+        last = builder.branch(head)
+        if os.environ.get("NU"):
+            m = builder.module
+            d = m.add_metadata([ir.MetaDataString(m, "llvm.loop.unroll.disable")])
+            loop = m.add_metadata([ir.MetaDataString(m, "loop"), d])
+            loop.operands = (loop, d)
+            last.set_metadata("llvm.loop", loop)
 
         builder.position_at_end(after)
+        builder.cbranch(whole, store, store_part)
+        builder.position_at_end(store)
         for shift, total in zip(shifts, totals):
             out.store(total, add(place, shift))
+        builder.branch(end)
+        builder.position_at_end(store_part)
+        for shift, total in zip(shifts, totals):
+            out.store_part(total, add(place, shift), out.mask(builder.sub(count, shift)))
+        builder.branch(end)
+        builder.position_at_end(end)
         return context.get_dummy_value()
 
     i = types.intp
-    return types.void(values, index, i, i, packed, i, types.boolean, out, i), codegen
+    return types.void(values, index, i, i, packed, i, types.boolean, out, i, i, i), codegen
 
 
 add_listed = _add_listed_plain if TILE_NAME == "plain" else _add_listed_in_registers

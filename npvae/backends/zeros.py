@@ -29,15 +29,15 @@ def list_rows(left, shape, lists, first, stop):
     index, values, starts = lists
     slices, depth = cut(inner)
     for i in range(first, stop):
-        n = i * inner
+        n = np.uint64(i * inner)
         for s in range(slices):
             starts[i * (slices + 1) + s] = n
-            base = i * inner + s * depth
+            base = np.uint64(i * inner + s * depth)
             for k in range(min(depth, inner - s * depth)):
-                value = left[base + k]
+                value = left[base + np.uint64(k)]
                 index[n] = k
                 values[n] = value
-                n += value != 0
+                n += np.uint64(value != 0)
         starts[i * (slices + 1) + slices] = n
 
 
@@ -105,13 +105,6 @@ def multiply_share(lists, right, shape, epilogue, out, share, work):
                 n, stop = starts[i * (slices + 1) + s], starts[i * (slices + 1) + s + 1]
                 place = i * columns + column
                 if n < stop or new:
-                    if count == width:
-                        add_listed(values, index, n, stop, packed, 0, new, out, place)
-                    else:
-                        for j in range(count):
-                            edge[j] = out[place + j]
-                        add_listed(values, index, n, stop, packed, 0, new, edge, 0)
-                        for j in range(count):
-                            out[place + j] = edge[j]
+                    add_listed(values, index, n, stop, packed, 0, new, out, place, count, 2 * columns)
                 if last and code != IDENTITY:
                     activate(out[place : place + count], code)
