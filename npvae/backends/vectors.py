@@ -19,17 +19,19 @@ from numba.extending import intrinsic
 
 
 class Tile(NamedTuple):
-    """A tile of sums: ``rows`` by ``vectors`` registers of ``bytes`` each; and one of a single, wider row."""
+    """A tile of sums: ``rows`` by ``vectors`` registers of ``bytes`` each; and a wider one of a single row."""
 
     bytes: int
     vectors: int
     rows: int
-    row_vectors: int  # of the single row, whose factors are listed (`add_listed`)
+    row_vectors: int  # registers of the single row, whose terms are listed (`add_listed`)
     fused: bool  # whether the processor multiplies and adds in one instruction
 
 
 #: The sums, a row of packed columns and one broadcast number fill the registers: 32 with AVX-512 and NEON, 16 with
-#: AVX2. "plain" is for unknown processors; its tile is summed by a loop in Numba (`_add_rows_plain`).
+#: AVX2. The single row reads each number of its columns once, so it waits for loads and not for registers: it has as
+#: many sums as hide the time that an addition takes. "plain" is for unknown processors; its sums are made by loops in
+#: Numba (`_add_rows_plain`, `_add_listed_plain`).
 TILES = {
     "avx512": Tile(64, 2, 10, 8, True),
     "avx2": Tile(32, 3, 4, 12, True),
@@ -61,9 +63,7 @@ def compiled_for() -> list[str]:
 
 TILE_NAME = choose_tile(compiled_for())
 TILE = TILES[TILE_NAME]
-TILE_ROWS, VECTORS = TILE.rows, TILE.vectors
-import os
-ROW_VECTORS = int(os.environ.get("RV", TILE.row_vectors))
+TILE_ROWS, VECTORS, ROW_VECTORS = TILE.rows, TILE.vectors, TILE.row_vectors
 
 #: Bytes in a line of the caches, and vectors.
 LINE = 64
@@ -99,34 +99,34 @@ class _Memory:
         self.builder.store(vector, self.at(index), align=self.size)
 
     def mask(self, count):
-        """Return which elements of a vector are among the first ``count``."""
-        integers = ir.VectorType(count.type, self.vector.count)
-        first = self.builder.insert_element(ir.Constant(integers, ir.Undefined), count, ir.IntType(32)(0))
-        counts = self.builder.shuffle_vector(first, first, _mask([0] * self.vector.count))
-        return self.builder.icmp_signed(">", counts, ir.Constant(integers, list(range(self.vector.count))))
-
-    def _masked(self, name, result, *kinds):
-        bits = 8 * self.size
-        name = f"llvm.masked.{name}.v{self.vector.count}f{bits}.p0v{self.vector.count}f{bits}"
-        function = self.builder.module.globals.get(name)
-        return function or ir.Function(self.builder.module, ir.FunctionType(result, kinds), name)
+        """Return which elements of a vector are among the first ``count``; it may be negative."""
+        counts = self._fill(count, ir.VectorType(count.type, self.vector.count))
+        return self.builder.icmp_signed(">", counts, ir.Constant(counts.type, list(range(self.vector.count))))
 
     def load_part(self, index, mask):
-        """Load those elements of a vector that the mask holds; the others are zero."""
-        kinds = self.vector.as_pointer(), ir.IntType(32), mask.type, self.vector
-        function = self._masked("load", self.vector, *kinds)
+        """Load the elements of a vector that the mask holds, and nothing else of memory; the others are zero."""
         zeros = ir.Constant(self.vector, [0] * self.vector.count)
-        return self.builder.call(function, [self.at(index), ir.IntType(32)(self.size), mask, zeros])
+        return self._masked("load", self.vector, self.at(index), ir.IntType(32)(self.size), mask, zeros)
 
     def store_part(self, vector, index, mask):
-        kinds = self.vector, self.vector.as_pointer(), ir.IntType(32), mask.type
-        function = self._masked("store", ir.VoidType(), *kinds)
-        self.builder.call(function, [vector, self.at(index), ir.IntType(32)(self.size), mask])
+        """Store the elements of a vector that the mask holds."""
+        self._masked("store", ir.VoidType(), vector, self.at(index), ir.IntType(32)(self.size), mask)
+
+    def _masked(self, name, result, *args):
+        kind = f"v{self.vector.count}f{8 * self.size}"
+        name = f"llvm.masked.{name}.{kind}.p0{kind}"
+        function = self.builder.module.globals.get(name)
+        if function is None:
+            function = ir.Function(self.builder.module, ir.FunctionType(result, [arg.type for arg in args]), name)
+        return self.builder.call(function, args)
+
+    def _fill(self, number, kind):
+        """Return a vector of this kind, all of whose elements are the number."""
+        first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.IntType(32)(0))
+        return self.builder.shuffle_vector(first, first, _mask([0] * kind.count))
 
     def broadcast(self, index):
-        number = self.builder.load(self.builder.gep(self.data, [index]))
-        first = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), number, ir.IntType(32)(0))
-        return self.builder.shuffle_vector(first, first, _mask([0] * self.vector.count))
+        return self._fill(self.builder.load(self.builder.gep(self.data, [index])), self.vector)
 
     def prefetch(self, index, write):
         """Ask for the line of the caches where an element is, or would be, soon to be read or written."""
@@ -193,7 +193,7 @@ def prefetch(typingctx, array, index):
 
 
 def _copy(vectors):
-    """Return the function that copies so many vectors."""
+    """Return the function that copies a row of so many vectors."""
 
     @intrinsic
     def copy(typingctx, source, source_start, target, target_start):
@@ -342,94 +342,93 @@ _add_rows = _add_rows_plain if TILE_NAME == "plain" else _add_rows_in_registers
 add_tile, add_row = _add_rows(TILE_ROWS), _add_rows(1)
 
 
-# A row of sums over listed factors --------------------------------------------------------------------------
+# A row of sums of listed terms ------------------------------------------------------------------------------
 
 
 @njit(error_model="numpy", fastmath={"contract"})
-def _add_listed_plain(values, index, first, stop, packed, start, new, out, place):
-    """Add a sum of few terms to a row of sums, or with ``new`` to the first row of packed instead.
+def _add_listed_plain(values, index, span, packed, new, out, at):
+    """Add listed terms to a row of sums, or with ``new`` to the first row of packed instead.
 
-    The terms are those that are listed: number n, from ``first`` to ``stop``, is ``values[n]`` times row ``index[n]``
-    of the right factor. From number ``start`` on, packed holds one row, ``ROW_VECTORS`` registers wide, to begin with,
-    and then the right factor. Element j of the row of sums is number ``place + j`` of out.
+    Term n, from span[0] to span[1], is ``values[n]`` times row ``index[n]`` of the right factor. packed holds a row of
+    `ROW_VECTORS` registers to begin with, and then the right factor. The sums are at[1] elements of out from number
+    at[0] on, at most as many as packed has columns; at[2] elements later lie sums that are soon to be made.
     """
     width = ROW_VECTORS * vector_length(packed)
-    for j in range(width):
-        total = packed[start + j] if new else out[place + j]
-        for n in range(first, stop):
-            total += values[n] * packed[start + (index[n] + 1) * width + j]
-        out[place + j] = total
+    for j in range(min(width, at[1])):
+        total = packed[j] if new else out[at[0] + j]
+        for n in range(span[0], span[1]):
+            total += values[n] * packed[(index[n] + 1) * width + j]
+        out[at[0] + j] = total
 
 
 @intrinsic
-def _add_listed_in_registers(typingctx, values, index, first, stop, packed, start, new, out, place, count, ahead):
+def _add_listed_in_registers(typingctx, values, index, span, packed, new, out, at):
     """Do the same with all sums in registers."""
     lanes = _lanes(values, packed, out)
 
     def codegen(context, builder, signature, args):
-        _, _, first, stop, _, start, new, _, place, count, ahead = args
-        values, packed, out = (_Memory(context, builder, signature.args[n], args[n]) for n in (0, 4, 7))
-        listed = context.make_array(signature.args[1])(context, builder, args[1]).data
+        values, packed, out = (_Memory(context, builder, signature.args[n], args[n]) for n in (0, 3, 5))
+        listed, new = context.make_array(signature.args[1])(context, builder, args[1]).data, args[4]
+        first, stop = (builder.extract_value(args[2], n) for n in range(2))
+        place, count, ahead = (builder.extract_value(args[6], n) for n in range(3))
         integer, add = ir.IntType(64), builder.add
         shifts = [integer(v * lanes) for v in range(ROW_VECTORS)]
-        if os.environ.get("PF"):
-            for shift in (*range(0, ROW_VECTORS * lanes, LINE // out.size), ROW_VECTORS * lanes - 1):
-                out.prefetch(add(add(place, ahead), integer(shift)), write=True)
+        places = [add(place, shift) for shift in shifts]
         width = integer(ROW_VECTORS * lanes)
-        second_row = add(start, width)
-        fresh, more, part, head, body, after, store, store_part, end = (builder.append_basic_block() for _ in range(9))
-        whole = builder.icmp_signed(">=", count, width)
+        fresh, more, whole, part, head, body, after, store, store_part, end = (
+            builder.append_basic_block() for _ in range(10)
+        )
+
+        # Before the loop: the sums so far. The memory that later ones go to is fetched meanwhile.
+        for shift in (*range(0, ROW_VECTORS * lanes, LINE // out.size), ROW_VECTORS * lanes - 1):
+            out.prefetch(add(add(place, ahead), integer(shift)), write=True)
+        is_whole = builder.icmp_signed(">=", count, width)
+        masks = [out.mask(builder.sub(count, shift)) for shift in shifts]
         builder.cbranch(new, fresh, more)
         builder.position_at_end(fresh)
-        top = [packed.load(add(start, shift)) for shift in shifts]
+        top = [packed.load(shift) for shift in shifts]
         builder.branch(head)
         builder.position_at_end(more)
-        load = builder.append_basic_block()
-        builder.cbranch(whole, load, part)
-        builder.position_at_end(load)
-        before = [out.load(add(place, shift)) for shift in shifts]
+        builder.cbranch(is_whole, whole, part)
+        builder.position_at_end(whole)
+        before = [out.load(place) for place in places]
         builder.branch(head)
         builder.position_at_end(part)
-        masks = [out.mask(builder.sub(count, shift)) for shift in shifts]
-        before_part = [out.load_part(add(place, shift), mask) for shift, mask in zip(shifts, masks)]
+        before_part = [out.load_part(place, mask) for place, mask in zip(places, masks)]
         builder.branch(head)
 
+        # The loop: a phi is a variable, by the block from which its head is reached.
         builder.position_at_end(head)
         n = builder.phi(integer)
         totals = [builder.phi(packed.vector) for _ in shifts]
         builder.cbranch(builder.icmp_signed("<", n, stop), body, after)
         builder.position_at_end(body)
         k = builder.sext(builder.load(builder.gep(listed, [n])), integer)
-        row, number = add(second_row, builder.mul(k, width)), values.broadcast(n)
-        results = [
-            _multiply_add(builder, number, packed.load(add(row, shift)), total) for shift, total in zip(shifts, totals)
-        ]
-        for phi, *three in [(n, first, first, first, add(n, integer(1))), *zip(totals, top, before, before_part, results)]:
-            for value, block in zip(three, (fresh, load, part, body)):
+        row, number = builder.mul(add(k, integer(1)), width), values.broadcast(n)
+        columns = [packed.load(add(row, shift)) for shift in shifts]
+        results = [_multiply_add(builder, number, column, total) for column, total in zip(columns, totals)]
+        variables = [(n, first, first, first, add(n, integer(1))), *zip(totals, top, before, before_part, results)]
+        for phi, *values_of_phi in variables:
+            for value, block in zip(values_of_phi, (fresh, whole, part, body)):
                 phi.add_incoming(value, block)
-        last = builder.branch(head)
-        if os.environ.get("NU"):
-            m = builder.module
-            d = m.add_metadata([ir.MetaDataString(m, "llvm.loop.unroll.disable")])
-            loop = m.add_metadata([ir.MetaDataString(m, "loop"), d])
-            loop.operands = (loop, d)
-            last.set_metadata("llvm.loop", loop)
+        builder.branch(head)
 
         builder.position_at_end(after)
-        builder.cbranch(whole, store, store_part)
+        builder.cbranch(is_whole, store, store_part)
         builder.position_at_end(store)
-        for shift, total in zip(shifts, totals):
-            out.store(total, add(place, shift))
+        for total, place in zip(totals, places):
+            out.store(total, place)
         builder.branch(end)
         builder.position_at_end(store_part)
-        for shift, total in zip(shifts, totals):
-            out.store_part(total, add(place, shift), out.mask(builder.sub(count, shift)))
+        for total, place, mask in zip(totals, places, masks):
+            out.store_part(total, place, mask)
         builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
     i = types.intp
-    return types.void(values, index, i, i, packed, i, types.boolean, out, i, i, i), codegen
+    pair, triple = types.UniTuple(i, 2), types.UniTuple(i, 3)
+    return types.void(values, index, pair, packed, types.boolean, out, triple), codegen
 
 
 add_listed = _add_listed_plain if TILE_NAME == "plain" else _add_listed_in_registers
