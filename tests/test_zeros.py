@@ -222,6 +222,18 @@ def test_arrays_may_lie_anywhere_in_memory(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_beyond_the_right_factor_is_read(dtype):
+    """It would be packed, and there it is NaN: the slice would not count as finite."""
+    for inner, columns in ((1, 1), (3, WIDTH - 1), (3, WIDTH + 1), (40, 2 * WIDTH)):
+        larger = np.full(inner * columns + 4 * WIDTH, np.nan, dtype)
+        right, packed = larger[: inner * columns], work_of(dtype)
+        right[:] = 1
+        for start in range(0, columns, z.width_of(right)):
+            count = min(z.width_of(right), columns - start)
+            assert z._pack(right, (start, count, columns), 0, inner, packed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_scratch_of_the_dense_products_suffices(dtype):
     assert mm.workspace(dtype)[0].nbytes >= z.WORK
 

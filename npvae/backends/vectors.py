@@ -34,7 +34,7 @@ class Tile(NamedTuple):
 #: Numba (`_add_rows_plain`, `_add_listed_plain`).
 TILES = {
     "avx512": Tile(64, 2, 10, 8, True),
-    "avx2": Tile(32, 3, 4, 12, True),
+    "avx2": Tile(32, 3, 4, 8, True),
     "neon": Tile(16, 4, 6, 16, True),
     "plain": Tile(16, 2, 4, 8, False),
 }

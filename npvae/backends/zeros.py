@@ -49,7 +49,8 @@ from .vectors import (
 #: numbers are zero, few rows of it are in use at a time, and the sums are loaded and stored less often.
 DEPTH = 2**16 // (ROW_VECTORS * TILE.bytes)
 
-#: The share of numbers other than zero up to which the lists and both products take less time than the dense ones.
+#: The share of numbers other than zero up to which lists are worth it. Lists and products take 0.4 of the time of the
+#: dense products at a share of 0.19 (MNIST), 0.75 at 0.4, as long at 0.55, and twice as long without any zeros.
 WORTH = 0.4
 
 #: Rows of right that are fetched ahead of the packing.
