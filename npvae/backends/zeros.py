@@ -113,7 +113,7 @@ def list_rows(x, shape, lists, first, stop):
 def list_columns(lists, shape, columns_lists, first, stop):
     """List the columns of x (rows, inner) in the slices ``first`` to ``stop`` of its inner dimension.
 
-    They are the rows of x^T (inner, rows). ``lists`` are those of all rows of x.
+    They are the rows of x^T (inner, rows). ``lists`` are those of x; all of its rows must be listed before.
     """
     rows, inner = shape
     index, values, starts = borrow(lists[0]), borrow(lists[1]), borrow(lists[2])
