@@ -19,21 +19,24 @@ from numba.extending import intrinsic
 
 
 class Tile(NamedTuple):
-    """A tile of sums: ``rows`` by ``vectors`` registers of ``bytes`` each."""
+    """A tile of sums: ``rows`` by ``vectors`` registers of ``bytes`` each; and a wider one of a single row."""
 
     bytes: int
     vectors: int
     rows: int
+    row_vectors: int  # registers of the single row, whose terms are listed (`add_listed`)
     fused: bool  # whether the processor multiplies and adds in one instruction
 
 
 #: The sums, a row of packed columns and one broadcast number fill the registers: 32 with AVX-512 and NEON, 16 with
-#: AVX2. "plain" is for unknown processors; its tile is summed by a loop in Numba (`_add_rows_plain`).
+#: AVX2. The single row reads each number of its columns once, so it waits for loads and not for registers: it has as
+#: many sums as hide the time that an addition takes. "plain" is for unknown processors; its sums are made by loops in
+#: Numba (`_add_rows_plain`, `_add_listed_plain`).
 TILES = {
-    "avx512": Tile(64, 2, 10, True),
-    "avx2": Tile(32, 3, 4, True),
-    "neon": Tile(16, 4, 6, True),
-    "plain": Tile(16, 2, 4, False),
+    "avx512": Tile(64, 2, 10, 8, True),
+    "avx2": Tile(32, 3, 4, 8, True),
+    "neon": Tile(16, 4, 6, 16, True),
+    "plain": Tile(16, 2, 4, 8, False),
 }
 
 
@@ -60,7 +63,7 @@ def compiled_for() -> list[str]:
 
 TILE_NAME = choose_tile(compiled_for())
 TILE = TILES[TILE_NAME]
-TILE_ROWS, VECTORS = TILE.rows, TILE.vectors
+TILE_ROWS, VECTORS, ROW_VECTORS = TILE.rows, TILE.vectors, TILE.row_vectors
 
 #: Bytes in a line of the caches, and vectors.
 LINE = 64
@@ -95,10 +98,35 @@ class _Memory:
     def store(self, vector, index):
         self.builder.store(vector, self.at(index), align=self.size)
 
+    def mask(self, count):
+        """Return which elements of a vector are among the first ``count``; it may be negative."""
+        counts = self._fill(count, ir.VectorType(count.type, self.vector.count))
+        return self.builder.icmp_signed(">", counts, ir.Constant(counts.type, list(range(self.vector.count))))
+
+    def load_part(self, index, mask):
+        """Load the elements of a vector that the mask holds, and nothing else of memory; the others are zero."""
+        zeros = ir.Constant(self.vector, [0] * self.vector.count)
+        return self._masked("load", self.vector, self.at(index), ir.IntType(32)(self.size), mask, zeros)
+
+    def store_part(self, vector, index, mask):
+        """Store the elements of a vector that the mask holds."""
+        self._masked("store", ir.VoidType(), vector, self.at(index), ir.IntType(32)(self.size), mask)
+
+    def _masked(self, name, result, *args):
+        kind = f"v{self.vector.count}f{8 * self.size}"
+        name = f"llvm.masked.{name}.{kind}.p0{kind}"
+        function = self.builder.module.globals.get(name)
+        if function is None:
+            function = ir.Function(self.builder.module, ir.FunctionType(result, [arg.type for arg in args]), name)
+        return self.builder.call(function, args)
+
+    def _fill(self, number, kind):
+        """Return a vector of this kind, all of whose elements are the number."""
+        first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.IntType(32)(0))
+        return self.builder.shuffle_vector(first, first, _mask([0] * kind.count))
+
     def broadcast(self, index):
-        number = self.builder.load(self.builder.gep(self.data, [index]))
-        first = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), number, ir.IntType(32)(0))
-        return self.builder.shuffle_vector(first, first, _mask([0] * self.vector.count))
+        return self._fill(self.builder.load(self.builder.gep(self.data, [index])), self.vector)
 
     def prefetch(self, index, write):
         """Ask for the line of the caches where an element is, or would be, soon to be read or written."""
@@ -164,19 +192,27 @@ def prefetch(typingctx, array, index):
     return types.void(array, types.intp), codegen
 
 
-@intrinsic
-def copy_row(typingctx, source, source_start, target, target_start):
-    """Copy a row of a tile's width from one array to another, given the numbers of the first elements."""
-    lanes = _lanes(source, target)
+def _copy(vectors):
+    """Return the function that copies a row of so many vectors."""
 
-    def codegen(context, builder, signature, args):
-        source, target = (_Memory(context, builder, signature.args[n], args[n]) for n in (0, 2))
-        for v in range(VECTORS):
-            shift = ir.IntType(64)(v * lanes)
-            target.store(source.load(builder.add(args[1], shift)), builder.add(args[3], shift))
-        return context.get_dummy_value()
+    @intrinsic
+    def copy(typingctx, source, source_start, target, target_start):
+        """Copy a row of a tile's width from one array to another, given the numbers of the first elements."""
+        lanes = _lanes(source, target)
 
-    return types.void(source, types.intp, target, types.intp), codegen
+        def codegen(context, builder, signature, args):
+            source, target = (_Memory(context, builder, signature.args[n], args[n]) for n in (0, 2))
+            for v in range(vectors):
+                shift = ir.IntType(64)(v * lanes)
+                target.store(source.load(builder.add(args[1], shift)), builder.add(args[3], shift))
+            return context.get_dummy_value()
+
+        return types.void(source, types.intp, target, types.intp), codegen
+
+    return copy
+
+
+copy_row, copy_wide_row = _copy(VECTORS), _copy(ROW_VECTORS)
 
 
 @intrinsic
@@ -304,3 +340,95 @@ def _add_rows_in_registers(rows):
 
 _add_rows = _add_rows_plain if TILE_NAME == "plain" else _add_rows_in_registers
 add_tile, add_row = _add_rows(TILE_ROWS), _add_rows(1)
+
+
+# A row of sums of listed terms ------------------------------------------------------------------------------
+
+
+@njit(error_model="numpy", fastmath={"contract"})
+def _add_listed_plain(values, index, span, packed, new, out, at):
+    """Add listed terms to a row of sums, or with ``new`` to the first row of packed instead.
+
+    Term n, from span[0] to span[1], is ``values[n]`` times row ``index[n]`` of the right factor. packed holds a row of
+    `ROW_VECTORS` registers to begin with, and then the right factor. The sums are at[1] elements of out from number
+    at[0] on, at most as many as packed has columns; at[2] elements later lie sums that are soon to be made.
+    """
+    width = ROW_VECTORS * vector_length(packed)
+    for j in range(min(width, at[1])):
+        total = packed[j] if new else out[at[0] + j]
+        for n in range(span[0], span[1]):
+            total += values[n] * packed[(index[n] + 1) * width + j]
+        out[at[0] + j] = total
+
+
+@intrinsic
+def _add_listed_in_registers(typingctx, values, index, span, packed, new, out, at):
+    """Do the same with all sums in registers."""
+    lanes = _lanes(values, packed, out)
+
+    def codegen(context, builder, signature, args):
+        values, packed, out = (_Memory(context, builder, signature.args[n], args[n]) for n in (0, 3, 5))
+        listed, new = context.make_array(signature.args[1])(context, builder, args[1]).data, args[4]
+        first, stop = (builder.extract_value(args[2], n) for n in range(2))
+        place, count, ahead = (builder.extract_value(args[6], n) for n in range(3))
+        integer, add = ir.IntType(64), builder.add
+        shifts = [integer(v * lanes) for v in range(ROW_VECTORS)]
+        places = [add(place, shift) for shift in shifts]
+        width = integer(ROW_VECTORS * lanes)
+        fresh, more, whole, part, head, body, after, store, store_part, end = (
+            builder.append_basic_block() for _ in range(10)
+        )
+
+        # Before the loop: the sums so far. The memory that later ones go to is fetched meanwhile.
+        for shift in (*range(0, ROW_VECTORS * lanes, LINE // out.size), ROW_VECTORS * lanes - 1):
+            out.prefetch(add(add(place, ahead), integer(shift)), write=True)
+        is_whole = builder.icmp_signed(">=", count, width)
+        masks = [out.mask(builder.sub(count, shift)) for shift in shifts]
+        builder.cbranch(new, fresh, more)
+        builder.position_at_end(fresh)
+        top = [packed.load(shift) for shift in shifts]
+        builder.branch(head)
+        builder.position_at_end(more)
+        builder.cbranch(is_whole, whole, part)
+        builder.position_at_end(whole)
+        before = [out.load(place) for place in places]
+        builder.branch(head)
+        builder.position_at_end(part)
+        before_part = [out.load_part(place, mask) for place, mask in zip(places, masks)]
+        builder.branch(head)
+
+        # The loop: a phi is a variable, by the block from which its head is reached.
+        builder.position_at_end(head)
+        n = builder.phi(integer)
+        totals = [builder.phi(packed.vector) for _ in shifts]
+        builder.cbranch(builder.icmp_signed("<", n, stop), body, after)
+        builder.position_at_end(body)
+        k = builder.sext(builder.load(builder.gep(listed, [n])), integer)
+        row, number = builder.mul(add(k, integer(1)), width), values.broadcast(n)
+        columns = [packed.load(add(row, shift)) for shift in shifts]
+        results = [_multiply_add(builder, number, column, total) for column, total in zip(columns, totals)]
+        variables = [(n, first, first, first, add(n, integer(1))), *zip(totals, top, before, before_part, results)]
+        for phi, *values_of_phi in variables:
+            for value, block in zip(values_of_phi, (fresh, whole, part, body)):
+                phi.add_incoming(value, block)
+        builder.branch(head)
+
+        builder.position_at_end(after)
+        builder.cbranch(is_whole, store, store_part)
+        builder.position_at_end(store)
+        for total, place in zip(totals, places):
+            out.store(total, place)
+        builder.branch(end)
+        builder.position_at_end(store_part)
+        for total, place, mask in zip(totals, places, masks):
+            out.store_part(total, place, mask)
+        builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    i = types.intp
+    pair, triple = types.UniTuple(i, 2), types.UniTuple(i, 3)
+    return types.void(values, index, pair, packed, types.boolean, out, triple), codegen
+
+
+add_listed = _add_listed_plain if TILE_NAME == "plain" else _add_listed_in_registers
