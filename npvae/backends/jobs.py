@@ -267,8 +267,8 @@ def table(rows: list) -> NDArray[np.int64]:
 
 # Running ------------------------------------------------------------------------------------------------------------
 
-#: Bytes of the scratch memory of a thread.
-SCRATCH = 2**20
+#: Bytes of the scratch memory of a thread: what the products of `matmul` and `zeros` need.
+SCRATCH = 2**19
 
 
 class _Local(threading.local):

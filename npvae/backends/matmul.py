@@ -62,6 +62,9 @@ BLOCK = 96 // TILE_ROWS * TILE_ROWS
 #: Rows of right that are packed at a time, so that it is read and written in order at once.
 FEW = 8
 
+#: Packing a panel takes as long as so many tiles of it.
+PACKING = 2
+
 PLAIN, LEFT_TRANSPOSED, RIGHT_TRANSPOSED = range(3)
 
 
@@ -190,18 +193,19 @@ def _multiply_share(form, left, right, shape, begin, out, share, work):
 
 
 @njit(**OPTIONS)
-def _grid(tiles, panels, threads):
+def grid(rows, panels, threads, packing):
     """Return into how many parts to cut the rows and the columns of out, one part for each thread.
 
-    The longest part counts. Packing a panel, which every part does for itself, takes as long as two tiles.
+    The longest part counts. Rows are those of tiles; packing a panel, which every part does for itself, takes as long as
+    so many of them.
     """
-    best, rows, columns = panels * (tiles + 2), 1, 1
+    best, parts = panels * (rows + packing), (1, 1)
     for n in range(1, threads + 1):
         m = threads // n
-        cost = ((panels + n - 1) // n) * ((tiles + m - 1) // m + 2)
+        cost = ((panels + n - 1) // n) * ((rows + m - 1) // m + packing)
         if cost < best:
-            best, rows, columns = cost, m, n
-    return rows, columns
+            best, parts = cost, (m, n)
+    return parts
 
 
 # The kernel -------------------------------------------------------------------------------------------------
@@ -214,7 +218,7 @@ def product(job, step, work, thread, threads):
     rows, columns = out.shape
     inner = left.shape[0] if form == LEFT_TRANSPOSED else left.shape[1]
     tiles, panels = (rows + TILE_ROWS - 1) // TILE_ROWS, (columns + _width(bias) - 1) // _width(bias)
-    m, n = _grid(tiles, panels, threads)
+    m, n = grid(tiles, panels, threads, PACKING)
     if thread < m * n:
         i, j = thread // n, thread % n
         top, bottom = tiles * i // m * TILE_ROWS, min(tiles * (i + 1) // m * TILE_ROWS, rows)

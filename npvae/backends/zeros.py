@@ -33,7 +33,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import DTypeLike, NDArray
 
-from .scalar import IDENTITY, OPTIONS, activate, squared_norm
+from .jobs import kernel, read, scratch, share
+from .matmul import grid
+from .scalar import OPTIONS, squared_norm
 from .vectors import (
     ROW_VECTORS,
     TILE,
@@ -52,6 +54,9 @@ DEPTH = 2**16 // (ROW_VECTORS * TILE.bytes)
 #: The share of numbers other than zero up to which lists are worth it. Lists and products take 0.4 of the time of the
 #: dense products at a share of 0.19 (MNIST), 0.75 at 0.4, as long at 0.55, and twice as long without any zeros.
 WORTH = 0.4
+
+#: Packing a panel, which every part of out does for itself, takes as long as the sums of so many rows of MNIST.
+PACKING = 6
 
 #: Rows of right that are fetched ahead of the packing.
 FEW = 8
@@ -171,8 +176,8 @@ def _add_all(values, index, span, row, packed, new, out, at):
 
 
 @njit(**OPTIONS)
-def multiply_share(lists, right, shape, epilogue, out, share, work):
-    """Compute a part of ``out = f(left right + b)``: rows share[0] to share[1], columns share[2] to share[3].
+def multiply_share(lists, right, shape, bias, out, share, work):
+    """Compute a part of ``out = left right + b``: rows share[0] to share[1], columns share[2] to share[3].
 
     left (rows, inner) is given by its lists. Shares of one out begin at any row, and at a multiple of `width_of`
     columns, so that they have panels in common with no other.
@@ -182,14 +187,14 @@ def multiply_share(lists, right, shape, epilogue, out, share, work):
     lists : tuple of arrays, of `list_rows` or `list_columns`
     right (inner, columns)
     shape : tuple (rows, inner, columns)
-    epilogue : tuple (bias, code), the bias (columns,) or empty, and the code of the activation
+    bias (columns,) or empty
     out (rows, columns) : overwritten
     share : tuple of four int
     work : scratch, of `WORK` bytes or more
     """
     _, inner, columns = shape
     index, values, starts = borrow(lists[0]), borrow(lists[1]), borrow(lists[2])
-    right, out, work, bias, code = borrow(right), borrow(out), borrow(work), borrow(epilogue[0]), epilogue[1]
+    right, out, work, bias = borrow(right), borrow(out), borrow(work), borrow(bias)
     width, (slices, depth) = width_of(out), slices_of(inner)
     packed, row = work[: (1 + depth) * width], work[(1 + depth) * width :]
     for column in range(share[2], share[3], width):
@@ -207,5 +212,36 @@ def multiply_share(lists, right, shape, epilogue, out, share, work):
                     _add_all(values, index, span, row[:deep], packed, new, out, at)
                 elif new or span[0] < span[1]:
                     add_listed(values, index, span, packed, new, out, at)
-                if s == slices - 1 and code != IDENTITY:
-                    activate(out[at[0] : at[0] + count], code)
+
+
+# The kernels ------------------------------------------------------------------------------------------------
+
+
+@kernel("f2 j1 f1 j1")
+def row_lists(job, step, work, thread, threads):
+    """List the rows of x. The threads share the rows."""
+    x, index, values, starts = read(job)
+    list_rows(x.reshape(x.size), x.shape, (index, values, starts), *share(len(x), thread, threads))
+
+
+@kernel("n n j1 f1 j1 j1 f1 j1")
+def column_lists(job, step, work, thread, threads):
+    """List the columns of x (rows, inner), given the lists of its rows. The threads share the slices."""
+    rows, inner, index, values, starts, to_index, to_values, ends = read(job)
+    slices, _ = slices_of(inner)
+    part = share(slices, thread, threads)
+    list_columns((index, values, starts), (rows, inner), (to_index, to_values, ends), *part)
+
+
+@kernel("n j1 f1 j1 f2 f1 f2")
+def listed_product(job, step, work, thread, threads):
+    """Multiply a matrix (rows, inner) that is given by its lists: inner, lists, right, bias or empty, out."""
+    inner, index, values, starts, right, bias, out = read(job)
+    (rows, columns), width = out.shape, width_of(bias)
+    panels = (columns + width - 1) // width
+    m, n = grid(rows, panels, threads, PACKING)
+    if thread < m * n:
+        i, j = thread // n, thread % n
+        part = rows * i // m, rows * (i + 1) // m, panels * j // n * width, min(panels * (j + 1) // n * width, columns)
+        arguments = right.reshape(right.size), (rows, inner, columns), bias, out.reshape(out.size)
+        multiply_share((index, values, starts), *arguments, part, scratch(job, work))
