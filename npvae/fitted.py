@@ -110,7 +110,7 @@ class Fitted:
         """Yield (row numbers, x (M, D), buffers) for each batch of the data. The next batch overwrites x."""
         buffers = Buffers(self.model.backend, self.model.dtype)
         for part in _batches(len(data.X)):
-            rows = np.arange(len(data.X))[part]
+            rows = np.arange(part.start, part.stop)
             yield rows, self.model.gather(data, rows, buffers), buffers
 
     def encode(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +142,7 @@ class Fitted:
         for i, drawn in enumerate(model.weight_posterior.draws(self.parameters, self.seed, n)):
             for rows in _batches(len(z)):
                 decoded = model.decode(drawn, z[rows], buffers)
-                ours = slice(None) if n == 1 else np.arange(len(z))[rows] % n == i
+                ours = slice(None) if n == 1 else np.arange(rows.start, rows.stop) % n == i
                 outputs = [to_numpy(output)[ours] for output in decoded.outputs]
                 draws = model.likelihood.draw(rng, outputs)
                 draws[~np.all([np.isfinite(output).all(axis=1) for output in outputs], axis=0)] = np.nan
