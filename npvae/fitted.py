@@ -124,11 +124,14 @@ class Fitted:
 
     def sample_posterior(self, data: Data, n_draws: int, seed: int) -> np.ndarray:
         """Draw z ~ q(z|x), (n_draws, N, J). The noise of a row is keyed by its content and the seed."""
-        (mu, log_var), model = self.encode(data), self.model
-        content = np.concatenate([np.array(model.backend.to_numpy(x)) for _, x, _ in self.batches(data)])
-        content = np.column_stack([content, occurrence(key_of_content(content, 0))])
-        uniform = RowNoise(content, seed).uniform((n_draws, mu.shape[1])).reshape(n_draws, *mu.shape)
-        return mu + np.exp(log_var / 2) * model.posterior.icdf(uniform)
+        (mu, log_var), model, to_numpy = self.encode(data), self.model, self.model.backend.to_numpy
+        keys = [key_of_content(to_numpy(x), 0) for _, x, _ in self.batches(data)]
+        alike, z = occurrence(np.concatenate(keys)), np.empty((n_draws, *mu.shape))
+        for rows, x, _ in self.batches(data):
+            content = np.column_stack([to_numpy(x), alike[rows]])
+            uniform = RowNoise(content, seed).uniform((n_draws, mu.shape[1])).reshape(n_draws, len(rows), -1)
+            z[:, rows] = mu[rows] + np.exp(log_var[rows] / 2) * model.posterior.icdf(uniform)
+        return z
 
     def sample(self, Z: ArrayLike, rng: np.random.Generator) -> np.ndarray:
         """Draw x ~ p(x|z) in the units of the data, (R, D) for Z (R, J).
@@ -179,8 +182,9 @@ class Fitted:
         """
         means = self.decode(Z)
         total, n = next(means), 1
-        for n, mean in enumerate(means, 2):
+        for mean in means:
             total += mean
+            n += 1
         return total if n == 1 else total / n
 
     def score(self, data: Data) -> np.ndarray:

@@ -61,13 +61,14 @@ def key_of_content(x: NDArray, seed: int) -> NDArray[np.uint64]:
 
 
 def hashed(x: NDArray, multipliers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Hash each row of x (M, D) by multilinear hashing: the sum over columns of its bits as float32 times the multiplier.
+    """Hash each row of x (M, D) to the sum over its columns of multiplier times bits as float32, modulo 2^64.
 
-    It is taken modulo 2^64. -0.0 counts as 0.0, and all NaN as one.
+    This is multilinear hashing. -0.0 counts as 0.0, and all NaN as one.
 
     Examples
     --------
-    >>> hashed(np.array([[0.0, 2.0**-149], [-0.0, 0.0]]), np.array([5, 7], np.uint64))  # the smallest float32, bits 0...01
+    >>> smallest = 2.0**-149  # the last bit of its float32 is 1, all others are 0
+    >>> hashed(np.array([[0.0, smallest], [-0.0, 0.0]]), np.array([5, 7], np.uint64))
     array([7, 0], dtype=uint64)
     """
     with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float32 is hashed as infinite
