@@ -50,6 +50,7 @@ def test_a_key_depends_on_the_numbers_and_not_on_how_they_are_stored(rng):
     others = read_only, np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2], x.astype(">f4"), x.astype(np.float64)
     for same in others:
         np.testing.assert_array_equal(key_of_content(same, 5), keys)
+    assert len(hashing.hashed.signatures) <= 2  # it was compiled for two types, in one way each
     half = rng.normal(size=(6, 3)).astype(np.float16)
     np.testing.assert_array_equal(key_of_content(half, 5), key_of_content(half.astype(np.float32), 5))
 
@@ -122,3 +123,19 @@ def test_a_score_is_its_formula(rng):
         log_p = -0.5 * np.sum(np.log(2 * np.pi) + log_var + squared, axis=1).astype(np.float32)
         scores.append(log_p.reshape(3, -1).mean(axis=0, dtype=float) - kl)
     np.testing.assert_array_equal(model.score_samples(X), np.concatenate(scores) + data.offset)
+
+
+def test_draws_of_codes_are_their_formula(rng):
+    """The noise of equal rows is told apart by how many came before, those of other batches too."""
+    X = rng.normal(size=(1100, 3)).astype(np.float32)
+    X[1050] = X[700] = X[2]
+    settings = {"hidden_layer_sizes": (5,), "learning_rate": 0.02, "max_epochs": 2, "backend": "cpu"}
+    model = npvae.VAE(2, random_state=4, **settings).fit(X)
+    fitted, codes = model.fitted_, model.encode(X)
+    x = np.concatenate([np.array(x) for _, x, _ in fitted.batches(fitted.data(X))])
+    before = np.zeros(1100)
+    before[[700, 1050]] = 1, 2
+    eps = ndtri(RowNoise(np.column_stack([x, before]), 4).uniform((3, 2))).reshape(3, 1100, 2)
+    z = fitted.sample_posterior(fitted.data(X), 3, 4)
+    np.testing.assert_array_equal(z, codes.mean + codes.std * eps)
+    assert len(np.unique(z[0, [2, 700, 1050]], axis=0)) == 3
