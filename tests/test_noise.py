@@ -39,7 +39,7 @@ def test_compiled_uniform_numbers_have_the_bits_of_numpy(rng, M, shape, first):
     keys = np.append(rng.integers(0, 2**64, M, np.uint64), np.array([0, 2**64 - 1], np.uint64))
     numbers = uniform(keys, first, shape)
     np.testing.assert_array_equal(hashing.uniform(keys, first, shape), numbers)
-    assert numbers.shape == (shape[0] * len(keys), shape[1]) and 0 < numbers.min() and numbers.max() < 1
+    assert numbers.shape == (shape[0] * len(keys), shape[1]) and numbers.min() > 0 and numbers.max() < 1
 
 
 def test_a_key_depends_on_the_numbers_and_not_on_how_they_are_stored(rng):
