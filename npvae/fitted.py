@@ -128,7 +128,7 @@ class Fitted:
         keys = [key_of_content(to_numpy(x), 0) for _, x, _ in self.batches(data)]
         alike, z = occurrence(np.concatenate(keys)), np.empty((n_draws, *mu.shape))
         for rows, x, _ in self.batches(data):
-            content = np.column_stack([to_numpy(x), alike[rows]])
+            content = np.column_stack([to_numpy(x), alike[rows].astype(model.dtype)])
             uniform = RowNoise(content, seed).uniform((n_draws, mu.shape[1])).reshape(n_draws, len(rows), -1)
             z[:, rows] = mu[rows] + np.exp(log_var[rows] / 2) * model.posterior.icdf(uniform)
         return z
