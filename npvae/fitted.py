@@ -124,13 +124,15 @@ class Fitted:
 
     def sample_posterior(self, data: Data, n_draws: int, seed: int) -> np.ndarray:
         """Draw z ~ q(z|x), (n_draws, N, J). The noise of a row is keyed by its content and the seed."""
-        (mu, log_var), model, to_numpy = self.encode(data), self.model, self.model.backend.to_numpy
+        model, to_numpy = self.model, self.model.backend.to_numpy
         keys = [key_of_content(to_numpy(x), 0) for _, x, _ in self.batches(data)]
-        alike, z = occurrence(np.concatenate(keys)), np.empty((n_draws, *mu.shape))
-        for rows, x, _ in self.batches(data):
+        alike, J = occurrence(np.concatenate(keys)), model.architecture.n_components
+        z = np.empty((n_draws, len(data.X), J))
+        for rows, x, buffers in self.batches(data):
+            mu, log_var = map(to_numpy, model.encode(self.parameters, x, buffers).outputs)
             content = np.column_stack([to_numpy(x), alike[rows].astype(model.dtype)])
-            uniform = RowNoise(content, seed).uniform((n_draws, mu.shape[1])).reshape(n_draws, len(rows), -1)
-            z[:, rows] = mu[rows] + np.exp(log_var[rows] / 2) * model.posterior.icdf(uniform)
+            uniform = RowNoise(content, seed).uniform((n_draws, J)).reshape(n_draws, *mu.shape)
+            z[:, rows] = mu + np.exp(log_var / 2) * model.posterior.icdf(uniform)
         return z
 
     def sample(self, Z: ArrayLike, rng: np.random.Generator) -> np.ndarray:
