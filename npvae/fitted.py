@@ -132,7 +132,7 @@ class Fitted:
             mu, log_var = map(to_numpy, model.encode(self.parameters, x, buffers).outputs)
             content = np.column_stack([to_numpy(x), alike[rows].astype(model.dtype)])
             uniform = RowNoise(content, seed).uniform((n_draws, J)).reshape(n_draws, *mu.shape)
-            z[:, rows] = mu + np.exp(log_var / 2) * model.posterior.icdf(uniform)
+            z[:, rows[0] : rows[-1] + 1] = mu + np.exp(log_var / 2) * model.posterior.icdf(uniform)
         return z
 
     def sample(self, Z: ArrayLike, rng: np.random.Generator) -> np.ndarray:

@@ -6,6 +6,7 @@ noise is made here. With the epoch and the number of a row, a training that is r
 drawn of grey values; for the rest, training draws from a ``numpy.random.Generator``.
 """
 
+import functools
 import sys
 from typing import Any
 
@@ -54,10 +55,16 @@ def key_of_content(x: NDArray, seed: int) -> NDArray[np.uint64]:
     >>> bool(first == third), bool(first == second)
     (True, False)
     """
-    multipliers = key_of(seed, np.arange(x.shape[1])) | np.uint64(1)
-    content = _compiled(hashed, x)(x, multipliers)
+    content = _compiled(hashed, x)(x, _multipliers(seed, x.shape[1]))
+    content[content == 0] = key_of(seed)  # that of zeros alone would be 0 for every seed
     with np.errstate(over="ignore"):
-        return mix(np.where(content == 0, key_of(seed), content))  # that of zeros alone would be 0 for every seed
+        return mix(content)
+
+
+@functools.lru_cache(maxsize=4)
+def _multipliers(seed: int, D: int) -> NDArray[np.uint64]:
+    """Return the multiplier of each column (D,): an odd number."""
+    return key_of(seed, np.arange(D)) | np.uint64(1)
 
 
 def hashed(x: NDArray, multipliers: NDArray[np.uint64]) -> NDArray[np.uint64]:
