@@ -1,5 +1,7 @@
 """Random numbers of keys: compiled and in NumPy they have the same bits, and so have all results made of them."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.special import expit, ndtri
@@ -139,3 +141,23 @@ def test_draws_of_codes_are_their_formula(rng):
     z = fitted.sample_posterior(fitted.data(X), 3, 4)
     np.testing.assert_array_equal(z, codes.mean + codes.std * eps)
     assert len(np.unique(z[0, [2, 700, 1050]], axis=0)) == 3
+
+
+def test_results_take_little_more_memory_than_themselves(rng):
+    """Nothing is held for all rows and columns, or for all draws of the weights, but the result."""
+    X = rng.integers(0, 2, (6000, 100)).astype(np.uint8)
+    settings = {"hidden_layer_sizes": (5,), "learning_rate": 0.02, "max_epochs": 1, "backend": "cpu"}
+    plain, random = (npvae.VAE(2, estimator=name, **settings).fit(X) for name in ("sgvb-b", "full-vb"))
+    Z, cells = plain.transform(X), 4 * X.size  # bytes of float32
+    for function, argument, most in (
+        (plain.score_samples, X, 0.7),
+        (plain.sample_posterior, X, 0.7),
+        (plain.inverse_transform, Z, 1.7),
+        (random.inverse_transform, Z, 3.7),  # the sum, the next array, and what they are divided into
+    ):
+        function(argument)
+        tracemalloc.start()
+        function(argument)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < most * cells, (function.__qualname__, peak / cells)
