@@ -109,7 +109,8 @@ class Fitted:
     def batches(self, data: Data) -> Iterator[tuple]:
         """Yield (row numbers, x (M, D), buffers) for each batch of the data. The next batch overwrites x."""
         buffers = Buffers(self.model.backend, self.model.dtype)
-        for rows in _batches(len(data.X)):
+        for part in _batches(len(data.X)):
+            rows = np.arange(part.start, part.stop)
             yield rows, self.model.gather(data, rows, buffers), buffers
 
     def encode(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
@@ -123,11 +124,16 @@ class Fitted:
 
     def sample_posterior(self, data: Data, n_draws: int, seed: int) -> np.ndarray:
         """Draw z ~ q(z|x), (n_draws, N, J). The noise of a row is keyed by its content and the seed."""
-        (mu, log_var), model = self.encode(data), self.model
-        content = np.concatenate([np.array(model.backend.to_numpy(x)) for _, x, _ in self.batches(data)])
-        content = np.column_stack([content, occurrence(key_of_content(content, 0))])
-        uniform = RowNoise(content, seed).uniform((n_draws, mu.shape[1])).reshape(n_draws, *mu.shape)
-        return mu + np.exp(log_var / 2) * model.posterior.icdf(uniform)
+        model, to_numpy = self.model, self.model.backend.to_numpy
+        keys = [key_of_content(to_numpy(x), 0) for _, x, _ in self.batches(data)]
+        alike, J = occurrence(np.concatenate(keys)), model.architecture.n_components
+        z = np.empty((n_draws, len(data.X), J))
+        for rows, x, buffers in self.batches(data):
+            mu, log_var = map(to_numpy, model.encode(self.parameters, x, buffers).outputs)
+            content = np.column_stack([to_numpy(x), alike[rows].astype(model.dtype)])
+            uniform = RowNoise(content, seed).uniform((n_draws, J)).reshape(n_draws, *mu.shape)
+            z[:, rows[0] : rows[-1] + 1] = mu + np.exp(log_var / 2) * model.posterior.icdf(uniform)
+        return z
 
     def sample(self, Z: ArrayLike, rng: np.random.Generator) -> np.ndarray:
         """Draw x ~ p(x|z) in the units of the data, (R, D) for Z (R, J).
@@ -140,17 +146,18 @@ class Fitted:
         n = 1 if model.architecture.random_weights is None else WEIGHT_DRAWS
         for i, drawn in enumerate(model.weight_posterior.draws(self.parameters, self.seed, n)):
             for rows in _batches(len(z)):
-                decoded = model.decode(drawn, z[rows[0] : rows[-1] + 1], buffers)
-                ours = rows % n == i
+                decoded = model.decode(drawn, z[rows], buffers)
+                ours = slice(None) if n == 1 else np.arange(rows.start, rows.stop) % n == i
                 outputs = [to_numpy(output)[ours] for output in decoded.outputs]
-                sound = np.all([np.isfinite(output).all(axis=1) for output in outputs], axis=0)
-                x[rows[ours]] = np.where(sound[:, None], model.likelihood.draw(rng, outputs), np.nan)
+                draws = model.likelihood.draw(rng, outputs)
+                draws[~np.all([np.isfinite(output).all(axis=1) for output in outputs], axis=0)] = np.nan
+                x[rows][ours] = draws
         return self.preprocessor.restore(x)
 
-    def decode(self, Z: ArrayLike) -> list[np.ndarray]:
-        """Return E[x|z] in the units of the data, (R, D) for Z (R, J): one array for each draw of the weights.
+    def decode(self, Z: ArrayLike) -> Iterator[np.ndarray]:
+        """Yield E[x|z] in the units of the data, (R, D) for Z (R, J): one array for each draw of the weights.
 
-        With fixed weights the list has one array.
+        With fixed weights there is one array.
 
         Raises
         ------
@@ -160,14 +167,27 @@ class Fitted:
         model, Z = self.model, survey(Z, "Z").X
         if Z.shape[1] != model.architecture.n_components:
             raise ValueError(f"Z has {Z.shape[1]} columns; expected n_components = {model.architecture.n_components}")
-        z, buffers, means = model.backend.asarray(Z, model.dtype), Buffers(model.backend, model.dtype), []
+        z, buffers = model.backend.asarray(Z, model.dtype), Buffers(model.backend, model.dtype)
         for drawn in model.weight_posterior.draws(self.parameters, self.seed, WEIGHT_DRAWS):
-            parts = [
-                np.array(model.mean(model.decode(drawn, z[rows[0] : rows[-1] + 1], buffers).outputs))
-                for rows in _batches(len(Z))
-            ]
-            means.append(self.preprocessor.restore(np.concatenate(parts)))
-        return means
+            x = np.empty((len(Z), model.architecture.n_features), model.dtype)
+            for rows in _batches(len(Z)):
+                x[rows] = model.mean(model.decode(drawn, z[rows], buffers).outputs)
+            yield self.preprocessor.restore(x)
+
+    def mean(self, Z: ArrayLike) -> np.ndarray:
+        """Return E[x|z] in the units of the data, (R, D) for Z (R, J): the mean over draws of the weights.
+
+        Raises
+        ------
+        ValueError
+            See `decode`.
+        """
+        means = self.decode(Z)
+        total, n = next(means), 1
+        for mean in means:
+            total += mean
+            n += 1
+        return total if n == 1 else total / n
 
     def score(self, data: Data) -> np.ndarray:
         """Return the lower bound on log p(x) of each row, (N,), in nats of the data as given."""
@@ -205,5 +225,5 @@ class Fitted:
 
 
 def _batches(n_rows):
-    """Return a list with the row numbers of each batch."""
-    return np.split(np.arange(n_rows), range(BATCH, n_rows, BATCH))
+    """List the rows of each batch, as slices."""
+    return [slice(start, min(start + BATCH, n_rows)) for start in range(0, n_rows, BATCH)]

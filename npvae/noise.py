@@ -6,6 +6,8 @@ noise is made here. With the epoch and the number of a row, a training that is r
 drawn of grey values; for the rest, training draws from a ``numpy.random.Generator``.
 """
 
+import functools
+import sys
 from typing import Any
 
 import numpy as np
@@ -53,12 +55,63 @@ def key_of_content(x: NDArray, seed: int) -> NDArray[np.uint64]:
     >>> bool(first == third), bool(first == second)
     (True, False)
     """
+    content = _compiled(hashed, x)(x, _multipliers(seed, x.shape[1]))
+    content[content == 0] = key_of(seed)  # that of zeros alone would be 0 for every seed
+    with np.errstate(over="ignore"):
+        return mix(content)
+
+
+@functools.lru_cache(maxsize=4)
+def _multipliers(seed: int, D: int) -> NDArray[np.uint64]:
+    """Return the multiplier of each column (D,): an odd number."""
+    return key_of(seed, np.arange(D)) | np.uint64(1)
+
+
+def hashed(x: NDArray, multipliers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Hash each row of x (M, D) to the sum over its columns of multiplier times bits as float32, modulo 2^64.
+
+    This is multilinear hashing. -0.0 counts as 0.0, and all NaN as one.
+
+    Examples
+    --------
+    >>> smallest = 2.0**-149  # the last bit of its float32 is 1, all others are 0
+    >>> hashed(np.array([[0.0, smallest], [-0.0, 0.0]]), np.array([5, 7], np.uint64))
+    array([7, 0], dtype=uint64)
+    """
     with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float32 is hashed as infinite
         x = (x + 0.0).astype(np.float32, copy=False)  # + 0.0 turns -0.0 into 0.0
         x[np.isnan(x)] = np.nan  # which has many bit patterns
-        bits = x.view(np.uint32).astype(np.uint64)
-        content = bits @ (key_of(seed, np.arange(x.shape[1])) | np.uint64(1))  # multilinear hashing, modulo 2^64
-        return mix(np.where(content == 0, key_of(seed), content))  # that of zeros alone would be 0 for every seed
+        return x.view(np.uint32).astype(np.uint64) @ multipliers
+
+
+def uniform(keys: NDArray[np.uint64], first: int, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Return numbers ``first`` to ``first + L J`` of the generator of each key (M,), uniform on (0, 1): (L * M, J).
+
+    ``shape`` is (L, J). Row ``l * M + i`` belongs to key i.
+
+    Examples
+    --------
+    >>> keys = key_of(0, np.arange(3))
+    >>> bool(np.all(uniform(keys, 0, (2, 5))[3:] == uniform(keys, 5, (1, 5))))
+    True
+    """
+    L, J = shape
+    numbers = np.arange(first, first + L * J, dtype=np.uint64).reshape(L, 1, J)
+    with np.errstate(over="ignore"):
+        bits = mix(keys[None, :, None] + numbers) >> np.uint64(12)
+    return (bits + 0.5).reshape(-1, J) * 2.0**-52  # excludes 0 and 1
+
+
+def _compiled(function: Any, array: NDArray) -> Any:
+    """Return a function of this file as `backends.hashing` has it, with the same bits, or else itself.
+
+    A compiler is there once a backend that needs one is in use; ``import npvae`` loads none.
+    """
+    if "numba" not in sys.modules or not array.flags.carray or array.dtype not in (np.float32, np.float64, np.uint64):
+        return function
+    from .backends import hashing
+
+    return getattr(hashing, function.__name__)
 
 
 def occurrence(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -113,12 +166,8 @@ class RowNoise:
         array (L * M, J) of float64
             Row ``l * M + i`` belongs to row i of x.
         """
-        L, J = shape
-        numbers = np.arange(self._used, self._used + L * J, dtype=np.uint64).reshape(L, 1, J)
-        self._used += L * J
-        with np.errstate(over="ignore"):
-            bits = mix(self._keys[None, :, None] + numbers) >> np.uint64(12)
-        return (bits + 0.5).reshape(-1, J) * 2.0**-52  # excludes 0 and 1
+        first, self._used = self._used, self._used + shape[0] * shape[1]
+        return _compiled(uniform, self._keys)(self._keys, first, shape)
 
     def generators(self) -> list[np.random.Generator]:
         """Return a generator of NumPy for each row. It is faster than `uniform` where a row needs thousands of numbers.

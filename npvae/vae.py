@@ -452,7 +452,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Where weights are random (full variational Bayes), it is the mean over draws of them.
         """
-        return self._answer("E[x|z]", np.mean(self.fitted_.decode(Z), axis=0), as_table(Z, "Z").dtype)
+        return self._answer("E[x|z]", self.fitted_.mean(Z), as_table(Z, "Z").dtype)
 
     def predictive_std(self, Z: ArrayLike) -> NDArray:
         """Return the epistemic uncertainty of E[x|z], as a standard deviation in the units of the data.
@@ -468,7 +468,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         -------
         array (R, D)
         """
-        return self._answer("predictive_std", np.std(self.fitted_.decode(Z), axis=0), as_table(Z, "Z").dtype)
+        return self._answer("predictive_std", np.std(list(self.fitted_.decode(Z)), axis=0), as_table(Z, "Z").dtype)
 
     def weight_divergence(self) -> float:
         """Return D_KL(q(theta) || p(theta)) of all random weights together, in nats; 0 if none are random.
@@ -485,7 +485,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         mu, _ = fitted.encode(data)
         if message := not_finite("the posterior mean", mu):
             raise ValueError(message)
-        return self._answer("reconstruct", np.mean(fitted.decode(mu), axis=0), data.X.dtype)
+        return self._answer("reconstruct", fitted.mean(mu), data.X.dtype)
 
     def encode(self, X: ArrayLike) -> Codes:
         """Return mean and standard deviation of q(z|x) of each row: the codes, and how sure they are.
@@ -587,7 +587,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         check_seed("random_state", random_state)
         rng = fitted.generator("sample") if random_state is None else np.random.default_rng(random_state)
         Z = rng.standard_normal((n_samples, fitted.model.architecture.n_components))
-        x = np.mean(fitted.decode(Z), axis=0) if mean else fitted.sample(Z, rng)
+        x = fitted.mean(Z) if mean else fitted.sample(Z, rng)
         return warn_if_not_finite("sample", x).astype(self.dtype_in_, copy=False)
 
     def interpolate(self, x1: ArrayLike, x2: ArrayLike, steps: int = 10) -> NDArray:
@@ -618,7 +618,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         """
         check_number("steps", steps, np.integer, 2)
         line = np.linspace(self._code_of("x1", x1), self._code_of("x2", x2), steps)
-        return self._answer("interpolate", np.mean(self.fitted_.decode(line), axis=0), np.asarray(x1).dtype)
+        return self._answer("interpolate", self.fitted_.mean(line), np.asarray(x1).dtype)
 
     def _code_of(self, name, x):
         """Return the mean (J,) of q(z|x) of one datapoint."""

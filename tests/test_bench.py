@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from npvae import cli, plots
-from npvae.bench import epochs, kernels
+from npvae.bench import epochs, kernels, scoring
 from npvae.bench import likelihood as likelihood_bench
 from npvae.bench.contestants import CONTESTANTS, Setup
 from npvae.cli.bench import PARTS
@@ -108,3 +108,17 @@ def test_both_programs_of_importance_sampling_estimate_the_same(monkeypatch):
     for estimate in values:
         np.testing.assert_allclose(estimate(), values[0](), atol=10)
         assert np.all(estimate() < 0)
+
+
+def test_scoring_is_measured_beside_its_products():
+    """Their operations are those of `Setup`: a layer of I inputs and O outputs has 2 I O for each row."""
+    rows = scoring.table(SMALL, 1, repeats=1, rows=60, few=2, samples=30)
+    assert [row.rows for row in rows] == [60] * 5 + [2]
+    assert all(row.seconds > row.ceiling > 0 for row in rows)
+    score, transform, reconstruct, codes, sample, importance = (row.ceiling for row in rows)
+    encoder, decoder = 12 * 8 + 8 * 6 + 2 * 6 * 3, 3 * 6 + 6 * 8 + 8 * 12
+    assert score == reconstruct == pytest.approx(transform + sample)
+    assert transform == codes == pytest.approx(sample * encoder / decoder)
+    assert importance == pytest.approx(2 / 60 * (transform + 30 * sample))
+    header, *table = scoring.lines(rows)
+    assert len(table) == len(rows) and {len(line) for line in table} == {len(header)}

@@ -86,7 +86,7 @@ def test_samples_with_random_weights(tables):
     model.parameters_["decoder.mu.W.log_var"][...] = 0
     model.parameters_["decoder.log_var.b"][...] = -4
     x, fitted = model.sample(2000), model.fitted_
-    decoded = fitted.decode(fitted.generator("sample").standard_normal((2000, 2)))
+    decoded = list(fitted.decode(fitted.generator("sample").standard_normal((2000, 2))))
     error = lambda shift: np.mean([((x - decoded[(i + shift) % 10])[i::10] ** 2).mean() for i in range(10)])
     assert x.shape == (2000, 6) and error(0) < 0.8 * error(1)
 

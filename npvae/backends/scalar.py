@@ -209,7 +209,7 @@ _functions, _activations, _updates, _ = formulas.lift(
     over_sqrt=_over_sqrt, sqrt=math.sqrt, tanh=tanh, where=_where,
 )  # fmt: skip
 sigmoid, softplus, _averaged = _functions["sigmoid"], _functions["softplus"], _functions["averaged"]
-binarized = _functions["binarized"]
+binarized, mix = _functions["binarized"], _functions["mix"]
 
 
 def _loop(function):

@@ -112,9 +112,10 @@ def _batches(fitted, data):
     model, to_numpy = fitted.model, fitted.model.backend.to_numpy
     for rows, x, buffers in fitted.batches(data):
         mu, _ = encoded = model.encode(fitted.parameters, x, buffers).outputs
-        heads, floor, clipped = model.decode(fitted.parameters, mu, buffers).outputs, model.likelihood.floor, 0.0
+        floor, clipped = model.likelihood.floor, 0.0
         if floor is not None:
-            clipped = np.mean(to_numpy(heads[floor]) < MIN_LOG_VAR + NEAR_FLOOR) * len(rows)
+            head = model.decode(fitted.parameters, mu, buffers).outputs[floor]
+            clipped = np.mean(to_numpy(head) < MIN_LOG_VAR + NEAR_FLOOR) * len(rows)
         x = np.array(to_numpy(x), float)
         hidden = np.isnan(x)
         x[hidden] = 0
