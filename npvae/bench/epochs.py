@@ -33,7 +33,7 @@ SETUPS: dict[str, Setup] = {
 #: The same for data of 0 and 1 that is mostly 0.
 SETUPS_OF_BITS: dict[str, Setup] = {
     "Binarized MNIST, batch 100": Setup(data="binarized-mnist"),
-    "Bag of words, 20000 columns": Setup(20_000, (200,), rows=10_000, data="words"),
+    "Words, 20000 columns": Setup(20_000, (200,), rows=10_000, data="words"),
 }
 
 #: The training runs on a GPU, each without and with TF32 for the other libraries.
