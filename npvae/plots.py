@@ -46,6 +46,9 @@ MOST_CLASSES = 30
 #: Magnitude beyond which matplotlib cannot place a number. Such values are not drawn, and the picture says so.
 LARGEST = 1e300
 
+#: Panels side by side in the picture of `epochs`.
+SETUPS_A_LINE = 3
+
 
 class Epoch(Protocol):
     """What `learning_curve` reads of an epoch: bounds in nats a datapoint."""
@@ -834,7 +837,7 @@ def kernels(table: Table, *, figure: FigureBase | None = None) -> FigureBase:
 def epochs(table: Table, *, figure: FigureBase | None = None) -> FigureBase:
     """Draw the benchmark of whole epochs: the median seconds of each contestant, a panel for each setup.
 
-    Three panels stand side by side. The contestants are named again where they are not those of the panel to the left.
+    The contestants are named again where they are not those of the panel to the left.
 
     Examples
     --------
@@ -846,7 +849,7 @@ def epochs(table: Table, *, figure: FigureBase | None = None) -> FigureBase:
     """
     figure, (header, *rows) = _figure(figure), table
     setups = list(dict.fromkeys(row[0] for row in rows))
-    lines = [setups[start : start + 3] for start in range(0, len(setups), 3)]
+    lines = [setups[start : start + SETUPS_A_LINE] for start in range(0, len(setups), SETUPS_A_LINE)]
     for part, line in zip(figure.subfigures(len(lines), squeeze=False)[:, 0], lines):
         shown: list[str] = []
         for ax, setup in zip(part.subplots(1, len(line), squeeze=False)[0], line):
@@ -866,8 +869,8 @@ def epochs(table: Table, *, figure: FigureBase | None = None) -> FigureBase:
 def growth(table: Table, *, figure: FigureBase | None = None) -> FigureBase:
     """Draw how the time of an epoch grows with the number of rows, of hidden units and of threads, a panel for each.
 
-    Three sizes or more are points on logarithmic axes, where a time that is proportional to the size is a straight line;
-    fewer are bars.
+    Three sizes or more are points on logarithmic axes, where times that are proportional to the size are on a straight
+    line; fewer are bars.
 
     Examples
     --------

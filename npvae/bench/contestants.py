@@ -248,8 +248,9 @@ class TorchSparse(Torch):
 
     def minibatch(self, rows):
         """Return rows of the data as a sparse tensor."""
-        x, tensor = self.X[rows.numpy()], self.torch.from_numpy
-        return self.torch.sparse_csr_tensor(tensor(x.indptr), tensor(x.indices), tensor(x.data), x.shape)
+        x = self.X[rows.numpy()]
+        arrays = (self.torch.from_numpy(array) for array in (x.indptr, x.indices, x.data))
+        return self.torch.sparse_csr_tensor(*arrays, x.shape, check_invariants=False)
 
     def target(self, x):
         """Return the rows of a minibatch as a dense tensor."""

@@ -51,8 +51,8 @@ GPU_SETUPS: dict[str, Setup] = {
 #: Of what a contestant wrote before it ended without an answer, so many characters are shown.
 ERROR_LENGTH = 1500
 
-#: Several short epochs are timed together, up to so many operations, because waking a process also takes time.
-FLOP_AT_A_TIME = 1e11
+#: Several short epochs are timed together, up to so many rows and operations, because waking a process also takes time.
+ROWS_AT_A_TIME, FLOP_AT_A_TIME = 25_000, 1e11
 
 
 class Result(NamedTuple):
@@ -82,7 +82,8 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=self.errors,
         )
-        self.name, self.together = name, max(1, int(FLOP_AT_A_TIME / setup.flop()))
+        self.name = name
+        self.together = max(1, min(ROWS_AT_A_TIME // setup.rows, int(FLOP_AT_A_TIME / setup.flop())))
         self.answers: list[list[float]] = []  # [seconds an epoch, bound, megabytes]
         self.turn(json.dumps([name, setup]))  # one epoch, which compiles
         self.answers.clear()

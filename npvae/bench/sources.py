@@ -99,7 +99,7 @@ def _digits(rows, columns):
 
 def _bits_of_digits(rows, columns):
     X = _digits(rows, columns)
-    return (X > np.random.default_rng(0).integers(0, 255, X.shape)).astype(np.uint8)
+    return (np.random.default_rng(0).integers(0, 255, X.shape) < X).astype(np.uint8)
 
 
 def _words(rows, columns):

@@ -13,7 +13,7 @@ from .options import Commands, add_command, add_force
 from .outputs import check_overwriting, save_figure
 
 if TYPE_CHECKING:  # matplotlib is imported only where something is drawn
-    from matplotlib.figure import FigureBase
+    from matplotlib.figure import Figure
 
 #: What is measured, and the backends on which it can be. `npvae.plots` has a function of the same name that draws it.
 PARTS = {"kernels": ("cpu", "cuda"), "epochs": ("cpu", "cuda"), "growth": ("cpu",), "tables": ("cpu",)}
@@ -45,7 +45,9 @@ def add_commands(commands: Commands) -> None:
     bench.add_argument("--contestants", nargs="+", metavar="NAME", help="who trains on them; default: all installed")
     bench.add_argument("--seeds", nargs="+", type=int, default=list(range(5)), help="their seeds (0 1 2 3 4)")
     add_force(bench)
-    bench.add_argument("--data-dir", type=Path, help="folder of MNIST, binarized MNIST and Frey Face; default: generated data")
+    bench.add_argument(
+        "--data-dir", type=Path, help="folder of MNIST, binarized MNIST and Frey Face; default: generated data"
+    )
     bench.add_argument(
         "--backend", choices=MEASURED, default=MEASURED[0], help=f"where all contestants compute ({MEASURED[0]})"
     )
@@ -76,15 +78,17 @@ def run_bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def picture(tables: Mapping[str, Sequence[tuple]]) -> "FigureBase":
-    """Draw the table of each part below one another. Epochs have a line of panels for three setups."""
+def picture(tables: Mapping[str, Sequence[tuple]]) -> "Figure":
+    """Draw the tables of the parts below one another. Epochs have a line of panels for three setups."""
     from matplotlib.figure import Figure
 
     from .. import plots
 
-    lines = [math.ceil(len({row[0] for row in rows[1:]}) / 3) if part == "epochs" else 1 for part, rows in tables.items()]
-    figure = Figure(figsize=(10, 3.5 * sum(lines)), layout="constrained")
-    parts = figure.subfigures(len(tables), squeeze=False, height_ratios=lines)[:, 0]
+    lines = dict.fromkeys(tables, 1)
+    if "epochs" in tables:
+        lines["epochs"] = math.ceil(len({row[0] for row in tables["epochs"][1:]}) / plots.SETUPS_A_LINE)
+    figure = Figure(figsize=(10, 3.5 * sum(lines.values())), layout="constrained")
+    parts = figure.subfigures(len(tables), squeeze=False, height_ratios=list(lines.values()))[:, 0]
     for place, (part, rows) in zip(parts, tables.items()):
         getattr(plots, part)(rows, figure=place)
     return figure
