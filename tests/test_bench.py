@@ -64,6 +64,7 @@ def test_the_step_of_pytorch_is_that_of_the_backends(torch, monkeypatch, program
     np.testing.assert_allclose(bias.detach().numpy(), w, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 def test_the_sparse_product_of_pytorch_has_the_gradients_of_the_dense_one(torch, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     eps, found = torch.from_numpy(np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)), []
@@ -103,10 +104,11 @@ def test_words_are_rare_and_few_of_them_frequent():
     assert X.format == "csr" and X.dtype == np.uint8 and X.shape == (1200, 2000) and set(X.data) == {1}
     assert X.nnz / (1200 * 2000) == pytest.approx(sources.DENSITY, rel=0.03)
     frequencies = X.mean(axis=0)
-    assert frequencies[:20].mean() > 5 * frequencies[200:220].mean() > 10 * frequencies[-200:].mean() > 0
+    by_rank = (frequencies * (50 + np.arange(2000))).reshape(10, 200).mean(axis=1)
+    np.testing.assert_allclose(by_rank, by_rank.mean(), rtol=0.1)  # standard error 0.02; frequent words saturate
     frequent = X[:, np.argsort(-frequencies)[:50]].toarray()
-    correlations = np.corrcoef(frequent, rowvar=False) - np.eye(50)
-    assert np.abs(correlations).max() > 0.3  # 0.03 is the standard error where words are independent
+    correlations = np.corrcoef(frequent, rowvar=False)[np.triu_indices(50, 1)]
+    assert np.mean(correlations**2) > 1.5 / 1200  # 1 / 1200, with a standard error of 4 %, where words are independent
 
 
 def test_generated_digits_have_the_zeros_of_mnist():
@@ -143,7 +145,7 @@ def test_stored_data_is_read_as_it_was(setup):
 def test_a_dense_array_that_does_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr(sources, "free_memory", lambda: 300_000.0)
     assert SMALL_WORDS.dense(5).shape == (200, 300)
-    with pytest.raises(MemoryError, match="a dense array takes 0.36 MB of memory; 0.3 MB are free"):
+    with pytest.raises(MemoryError, match="a dense array takes 0.4 MB of memory; 0.3 MB are free"):
         SMALL_WORDS.dense(6)
 
 
@@ -185,7 +187,7 @@ def test_growth_has_the_memory_beyond_the_data(monkeypatch):
     monkeypatch.setattr(epochs, "alone", alone)
     header, *rows = report._growth(2, "folder", 3)
     assert header == ("what grows", "size", "median s an epoch", "MB", "MB beyond the data")
-    assert ("rows", 60_000, "2.0000", "195", "150") in rows and all(row[4] == "150" for row in rows)
+    assert ("rows", 60_000, "1.0000", "195", "150") in rows and all(row[4] == "150" for row in rows)
     assert rows[-2:] == [("threads, 10000 rows", count, f"{2 / count:.4f}", "157", "150") for count in (1, 2)]
     assert asked[-1] == (10_000, (500,), "folder", [1, 2], 9) and (10_000, (200,), "folder", [2], 3) in asked
 
@@ -277,7 +279,7 @@ def test_a_contestant_that_has_ended_is_not_waited_for():
 @pytest.mark.process
 def test_npvae_is_not_left_out():
     with pytest.raises(ChildProcessError, match="process of npvae ended"):
-        epochs.compare(SMALL._replace(likelihood="unknown"), ["npvae"], 1, 1)
+        epochs.compare(SMALL._replace(batch_size=0), ["npvae"], 1, 1)
 
 
 @pytest.mark.parametrize(

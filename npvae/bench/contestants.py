@@ -62,7 +62,7 @@ class Setup(NamedTuple):
         """
         needed, free = self.rows * self.n_features * bytes_a_cell, sources.free_memory()
         if needed > free:
-            raise MemoryError(f"a dense array takes {needed / 1e6:.0f} MB of memory; {free / 1e6:.0f} MB are free")
+            raise MemoryError(f"a dense array takes {needed / 1e6:.1f} MB of memory; {free / 1e6:.1f} MB are free")
         X = self.load()
         return X.toarray() if SOURCES[self.data].sparse else X
 
