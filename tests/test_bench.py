@@ -26,7 +26,11 @@ SMALL_WORDS = Setup(300, (8, 6), 3, batch_size=20, rows=200, data="words")
 @pytest.mark.slow(reason="trains each library in a process of its own")
 @pytest.mark.parametrize(
     "setup, ours",
-    [(SMALL, "NumPy"), (SMALL._replace(likelihood="sigmoid-gaussian"), "NumPy"), (SMALL_WORDS, "npvae, dense array")],
+    [
+        (SMALL, "NumPy"),
+        (SMALL._replace(likelihood="sigmoid-gaussian"), "NumPy"),
+        (SMALL_WORDS._replace(rows=1000), "npvae, dense array"),
+    ],
     ids=["bernoulli", "sigmoid-gaussian", "words"],
 )
 @pytest.mark.parametrize("name", CONTESTANTS)
