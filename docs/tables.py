@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from npvae.bench import epochs
 from npvae.bench import tables as small_tables
 from npvae.evaluation import Measurement
 from npvae.evaluation import table as table_of_variances
@@ -56,6 +57,14 @@ def plain(source):
         return markdown(*csv.reader(file))
 
 
+def of_setups(source):
+    """Return the times of an epoch on data of 0 and 1, or on the other data."""
+    bits = source.endswith("#bits")
+    with open(file_of(source), newline="", encoding="utf-8") as file:
+        names, *rows = csv.reader(file)
+    return markdown(names, *(row for row in rows if (row[0] in epochs.SETUPS_OF_BITS) == bits))
+
+
 #: Data set -> digits after the point, and the bounds that its curve has.
 CURVES = {"mnist": (1, ("train", "valid", "test")), "frey": (0, ("train", "test"))}
 
@@ -69,8 +78,8 @@ def curve(source):
     digits, parts = CURVES[name]
     rows, table = {row["epoch"]: row for row in load(source)}, []
     if (HERE / f"results/{name}-seeds.csv").exists():
-        epochs, bounds = zip(*((epochs[-1], bounds[-1]) for epochs, bounds in last_epochs(name).values()))
-        rows[epochs[0]]["elbo_test"] = statistics.median(bounds)
+        counts, bounds = zip(*((counts[-1], bounds[-1]) for counts, bounds in last_epochs(name).values()))
+        rows[counts[0]]["elbo_test"] = statistics.median(bounds)
     for other in load("results/elsewhere.csv"):
         if other["data set"] == name:
             row = rows[other["epoch"]]
@@ -93,8 +102,8 @@ def last_epochs(name):
     """Return seed -> (epochs, test bounds) of the runs of a data set with several seeds."""
     seeds = {}
     for row in load(f"results/{name}-seeds.csv"):
-        epochs, bounds = seeds.setdefault(row["seed"], ([], []))
-        epochs.append(row["epoch"])
+        counts, bounds = seeds.setdefault(row["seed"], ([], []))
+        counts.append(row["epoch"])
         bounds.append(row["elbo_test"])
     return seeds
 
@@ -102,7 +111,7 @@ def last_epochs(name):
 def last_bounds(source):
     """Return the test bound of each seed at its last epoch, and over the last epochs."""
     seeds = last_epochs(Path(source).stem.removesuffix("-seeds"))
-    (n,) = {len(epochs) for epochs, _ in seeds.values()}
+    (n,) = {len(counts) for counts, _ in seeds.values()}
     rows = [
         [f"{seed:.0f}", *(f"{nats:.0f}" for nats in (bounds[-1], statistics.fmean(bounds), min(bounds), max(bounds)))]
         for seed, (_, bounds) in seeds.items()
@@ -275,7 +284,8 @@ def file_of(source):
 
 #: Source -> function that makes its table.
 TABLES = {
-    "results/benchmark-epochs.csv": plain,
+    "results/benchmark-epochs.csv": of_setups,
+    "results/benchmark-epochs.csv#bits": of_setups,
     "results/benchmark-kernels.csv": plain,
     "results/benchmark-growth.csv": plain,
     "results/benchmark-tables.csv#contestants": contestants,

@@ -46,6 +46,9 @@ MOST_CLASSES = 30
 #: Magnitude beyond which matplotlib cannot place a number. Such values are not drawn, and the picture says so.
 LARGEST = 1e300
 
+#: Panels side by side in the picture of `epochs`.
+SETUPS_A_LINE = 3
+
 
 class Epoch(Protocol):
     """What `learning_curve` reads of an epoch: bounds in nats a datapoint."""
@@ -834,6 +837,8 @@ def kernels(table: Table, *, figure: FigureBase | None = None) -> FigureBase:
 def epochs(table: Table, *, figure: FigureBase | None = None) -> FigureBase:
     """Draw the benchmark of whole epochs: the median seconds of each contestant, a panel for each setup.
 
+    The contestants are named again where they are not those of the panel to the left.
+
     Examples
     --------
     >>> from matplotlib.figure import Figure
@@ -844,20 +849,28 @@ def epochs(table: Table, *, figure: FigureBase | None = None) -> FigureBase:
     """
     figure, (header, *rows) = _figure(figure), table
     setups = list(dict.fromkeys(row[0] for row in rows))
-    for ax, setup in zip(figure.subplots(1, len(setups), squeeze=False)[0], setups):
-        chosen = [row for row in rows if row[0] == setup][::-1]
-        colors = ["C0" if row[1] == "npvae" else "0.7" for row in chosen]
-        ax.barh([row[1] for row in chosen], [float(row[header.index("median s")]) for row in chosen], color=colors)
-        ax.set_title(setup, fontsize="medium")
-        ax.set_xlabel("seconds an epoch")
-        if setup != setups[0]:
-            ax.set_yticks([])
+    lines = [setups[start : start + SETUPS_A_LINE] for start in range(0, len(setups), SETUPS_A_LINE)]
+    for part, line in zip(figure.subfigures(len(lines), squeeze=False)[:, 0], lines):
+        shown: list[str] = []
+        for ax, setup in zip(part.subplots(1, len(line), squeeze=False)[0], line):
+            chosen = [row for row in rows if row[0] == setup][::-1]
+            colors = ["C0" if row[1].startswith("npvae") else "0.7" for row in chosen]
+            names = [row[1] for row in chosen]
+            ax.barh(names, [float(row[header.index("median s")]) for row in chosen], color=colors)
+            ax.set_title(setup, fontsize="medium")
+            ax.set_xlabel("seconds an epoch")
+            if names == shown:
+                ax.set_yticks([])
+            shown = names
     return figure
 
 
 @_canvas_first
 def growth(table: Table, *, figure: FigureBase | None = None) -> FigureBase:
     """Draw how the time of an epoch grows with the number of rows, of hidden units and of threads, a panel for each.
+
+    Three sizes or more are points on logarithmic axes, where times that are proportional to the size are on a straight
+    line; fewer are bars.
 
     Examples
     --------
@@ -867,11 +880,15 @@ def growth(table: Table, *, figure: FigureBase | None = None) -> FigureBase:
     'rows'
     """
     figure, (_, *rows) = _figure(figure), table
-    titles = list(dict.fromkeys(row[0] for row in rows))
-    for ax, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles):
-        sizes, seconds = zip(*((float(size), float(second)) for name, size, second in rows if name == title))
-        ax.plot(sizes, seconds, "o-")
-        ax.set(xlabel=title, ylabel="seconds an epoch", xscale="log", yscale="log")
+    panels: dict[str, list[tuple[float, float]]] = {}
+    for title, size, seconds, *_ in rows:
+        panels.setdefault(title, []).append((float(size), float(seconds)))
+    for ax, (title, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        ax.set(xlabel=title, ylabel="seconds an epoch")
+        if len(points) > 2:
+            ax.loglog(*zip(*points), "o-")
+        else:
+            ax.bar([f"{size:g}" for size, _ in points], [seconds for _, seconds in points])
     return figure
 
 

@@ -144,11 +144,19 @@ def test_commands_write_the_columns_of_the_data_files():
         "frey": CURVE_COLUMNS,
         "benchmark-kernels": next(report._kernels([])),
         "benchmark-epochs": next(report._epochs(1, None, 1)),
-        "benchmark-growth": next(report._growth(1, 1)),
+        "benchmark-growth": next(report._growth(1, None, 1)),
         "benchmark-tables": small_tables.Score._fields,
     }
     for name, columns in first_rows.items():
         assert names_of(DOCS / "results" / f"{name}.csv") == list(columns)
+
+
+def test_setups_of_bits_have_a_table_of_their_own(copy):
+    """Each row of the epochs is in one of two tables."""
+    rows = [["setup", "median s"], ["Words, 20000 columns", 3], ["MNIST, batch 100", 1]]
+    tables.save("results/benchmark-epochs.csv", rows)
+    others, bits = (tables.table(f"results/benchmark-epochs.csv{which}").splitlines()[2:] for which in ("", "#bits"))
+    assert others == ["| MNIST, batch 100 | 1 |"] and bits == ["| Words, 20000 columns | 3 |"]
 
 
 def test_tables_of_figures_are_those_of_their_models():

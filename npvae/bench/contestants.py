@@ -2,7 +2,8 @@
 
 All use float32, data in memory, minibatches of shuffled rows, the bound with one sample and the KL divergence in closed
 form, Adagrad, a Gaussian prior on the weights, and densities computed from logits. `epochs` measures the time of an
-epoch.
+epoch, and the largest memory of the process. Each keeps the data as it needs it: npvae as it comes, uint8 or sparse,
+the others as float32, but for the sparse product of PyTorch.
 """
 
 import itertools
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from ..backends.formulas import MIN_LOG_VAR as FLOOR
 from ..likelihoods import LIKELIHOODS
+from . import sources
+from .sources import SOURCES
 
 LEARNING_RATE = 0.01
 
@@ -32,23 +35,36 @@ class Setup(NamedTuple):
     likelihood: str = "bernoulli"  # or another likelihood of data in [0, 1]
     batch_size: int = 100
     rows: int = 50_000
-    data_dir: str | None = None  # folder of MNIST or Frey Face; without it, random pixels, which take the same time
+    data: str = "mnist"  # a row of `sources.SOURCES`
+    data_dir: str | None = None  # folder of the data sets; without it, data that is generated
+    path: str | None = None  # file of the data, if it was stored
     device: str = "cpu"  # or "cuda"
     tf32: bool = False  # whether other libraries may round the factors of products to 10 bits; npvae never does
 
-    def pixels(self) -> NDArray[np.uint8]:
-        """Return the data: uint8 (rows, n_features)."""
-        X = None
-        if self.data_dir is not None:
-            from .. import datasets
+    @property
+    def largest(self) -> int:
+        """The number in the data that stands for 1."""
+        return SOURCES[self.data].largest
 
-            load = {784: datasets.load_mnist, 560: datasets.load_frey_face}[self.n_features]
-            X = load(self.data_dir).X_train
-            if X.dtype != np.uint8:
-                X = np.round(X * 255).astype(np.uint8)
-        if X is None:
-            X = np.random.default_rng(0).integers(0, 256, (min(self.rows, 20_000), self.n_features), dtype=np.uint8)
-        return np.resize(X, (self.rows, self.n_features))
+    def load(self) -> Any:
+        """Return the data: uint8 (rows, n_features), an array or a sparse matrix."""
+        if self.path is None:
+            return sources.make(self.data, self.rows, self.n_features, self.data_dir)
+        return sources.read(self.path)
+
+    def dense(self, bytes_a_cell: int = 1) -> NDArray[np.uint8]:
+        """Return the data as an array, if so many bytes a cell are free in memory.
+
+        Raises
+        ------
+        MemoryError
+            If they are not.
+        """
+        needed, free = self.rows * self.n_features * bytes_a_cell, sources.free_memory()
+        if needed > free:
+            raise MemoryError(f"a dense array takes {needed / 1e6:.1f} MB of memory; {free / 1e6:.1f} MB are free")
+        X = self.load()
+        return X.toarray() if SOURCES[self.data].sparse else X
 
     def heads(self) -> tuple[tuple[str, str], ...]:
         """Return (name, activation) of the decoder's heads, the output layers that parametrize p(x|z)."""
@@ -93,11 +109,15 @@ class Npvae:
             batch_size=setup.batch_size, learning_rate=LEARNING_RATE, init_std=0.01, max_epochs=1,
             backend=self.backend or setup.device,
         ).get_params()  # fmt: skip
-        X = setup.pixels()
+        X = self.data(setup)
         if LIKELIHOODS[setup.likelihood].density:  # in the units of the others, and of the paper
             X = (X * (1 / 255)).astype(np.float32)
         _, run = fitting.begin(SimpleNamespace(**settings), X, say=lambda message: None)
         self.trainer = run.trainer
+
+    def data(self, setup: Setup) -> Any:
+        """Return the data as `fit` gets it."""
+        return setup.load()
 
     def epoch(self) -> float:
         """Train for one epoch; return the mean bound in nats."""
@@ -108,6 +128,14 @@ class NumPy(Npvae):
     """npvae with the backend "reference"."""
 
     backend = "reference"
+
+
+class NpvaeDense(Npvae):
+    """npvae, on the dense array of data that is a sparse matrix."""
+
+    def data(self, setup: Setup) -> Any:
+        """Return the data as an array."""
+        return setup.dense()
 
 
 class Torch:
@@ -122,7 +150,7 @@ class Torch:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         torch.set_float32_matmul_precision("high" if setup.tf32 else "highest")
         self.setup, self.torch = setup, torch
-        self.X = torch.from_numpy(setup.pixels().astype(np.float32) / 255).to(setup.device)
+        self.prepare()
         initial = {name: torch.from_numpy(array).to(setup.device) for name, array in setup.initial().items()}
         arrays = {name: torch.nn.Parameter(array) for name, array in initial.items()}
         names, self.parameters = list(arrays), list(arrays.values())
@@ -130,7 +158,9 @@ class Torch:
         biases = [p for name, p in arrays.items() if name.endswith(".b")]
         fused = self.fused and setup.device == "cpu"
         groups: list[Any] = [{"params": weights, "weight_decay": 1 / setup.rows}, {"params": biases}]
-        self.optimizer = torch.optim.Adagrad(groups, LEARNING_RATE, eps=1e-8, fused=fused or None)
+        # The others divide by sqrt(G + 1e-8): here 1e-8 is where G starts.
+        accumulator: Any = {"initial_accumulator_value": 1e-8, "eps": 0}
+        self.optimizer = torch.optim.Adagrad(groups, LEARNING_RATE, fused=fused or None, **accumulator)
         depth, heads = len(setup.hidden_layer_sizes), setup.heads()
 
         def bernoulli_log_prob(x, logits):
@@ -162,10 +192,23 @@ class Torch:
                 h = torch.tanh(dense(h, f"decoder{i}"))
             outputs = [activations[activation](dense(h, name)) for name, activation in heads]
             kl = -0.5 * torch.sum(1 + log_var - mu * mu - torch.exp(log_var))
-            return (kl - log_prob(x, *outputs)) / len(x)
+            return (kl - log_prob(self.target(x), *outputs)) / len(eps)
 
         mode = "reduce-overhead" if setup.device == "cuda" else "default"  # "reduce-overhead" captures CUDA graphs
         self.loss = torch.compile(loss, mode=mode) if self.compiled else loss
+
+    def prepare(self) -> None:
+        """Keep the data: a tensor of float32."""
+        X = self.torch.from_numpy(self.setup.dense(5)).to(self.setup.device)  # uint8, and float32
+        self.X = X.float().div_(self.setup.largest)
+
+    def minibatch(self, rows):
+        """Return rows of the data."""
+        return self.X[rows]
+
+    def target(self, x):
+        """Return the rows of a minibatch as the log-density takes them."""
+        return x
 
     def epoch(self) -> float:
         """Train for one epoch; return the mean bound in nats."""
@@ -173,13 +216,13 @@ class Torch:
         device = setup.device
         order, total = torch.randperm(setup.rows, device=device), torch.zeros((), device=device)
         for start in range(0, setup.rows, setup.batch_size):
-            x = self.X[order[start : start + setup.batch_size]]
-            eps = torch.randn(len(x), setup.n_components, device=device)
-            loss = self.loss(x, eps, *self.parameters)
+            rows = order[start : start + setup.batch_size]
+            eps = torch.randn(len(rows), setup.n_components, device=device)
+            loss = self.loss(self.minibatch(rows), eps, *self.parameters)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
-            total += loss.detach() * len(x)
+            total += loss.detach() * len(rows)
         return -float(total) / setup.rows
 
 
@@ -195,6 +238,25 @@ class TorchCompiled(Torch):
     compiled = True
 
 
+class TorchSparse(Torch):
+    """PyTorch with its sparse product in the first layer. The likelihood takes the dense rows of a minibatch."""
+
+    def prepare(self) -> None:
+        """Keep the data: a CSR matrix of SciPy, which selects rows faster than PyTorch's."""
+        self.X = self.setup.load().astype(np.float32)
+        self.X.data /= self.setup.largest
+
+    def minibatch(self, rows):
+        """Return rows of the data as a sparse tensor."""
+        x = self.X[rows.numpy()]
+        arrays = (self.torch.from_numpy(array) for array in (x.indptr, x.indices, x.data))
+        return self.torch.sparse_csr_tensor(*arrays, x.shape, check_invariants=False)
+
+    def target(self, x):
+        """Return the rows of a minibatch as a dense tensor."""
+        return x.to_dense()
+
+
 class Jax:
     """JAX: an epoch is one compiled scan over the minibatches, which reuses the memory of its state."""
 
@@ -205,7 +267,8 @@ class Jax:
         self.jax, depth, heads = jax, len(setup.hidden_layer_sizes), setup.heads()
         jax.config.update("jax_platform_name", "gpu" if setup.device == "cuda" else "cpu")
         jax.config.update("jax_default_matmul_precision", "tensorfloat32" if setup.tf32 else "highest")
-        self.X = jnp.asarray(setup.pixels().astype(np.float32) / 255)
+        X = setup.dense(6)  # uint8, once more where JAX computes, and float32
+        self.X = jax.jit(lambda X: X.astype(jnp.float32) / setup.largest)(X)
         self.parameters = {name: jnp.asarray(array) for name, array in setup.initial().items()}
         self.squares = {name: jnp.zeros_like(array) for name, array in self.parameters.items()}
         self.key = jax.random.key(0)
@@ -265,12 +328,22 @@ class Jax:
         return -float(value)
 
 
-#: Contestants by their name in tables: a class with the method `epoch`, and the module that must be installed.
-CONTESTANTS: dict[str, tuple[type[Npvae | Torch | Jax], str]] = {
-    "npvae": (Npvae, "numba"),
-    "JAX jit + scan": (Jax, "jax"),
-    "torch.compile": (TorchCompiled, "torch"),
-    "PyTorch, fused Adagrad": (Torch, "torch"),
-    "PyTorch": (TorchPlain, "torch"),
-    "NumPy": (NumPy, "numpy"),
+class Contestant(NamedTuple):
+    """A program in the tables."""
+
+    program: type[Npvae | Torch | Jax]
+    module: str  # that must be installed
+    on: tuple[str, ...] = ("dense",)  # the data that it is trained on: "dense", "sparse"
+
+
+#: Contestants by their name in tables.
+CONTESTANTS: dict[str, Contestant] = {
+    "npvae": Contestant(Npvae, "numba", ("dense", "sparse")),
+    "npvae, dense array": Contestant(NpvaeDense, "numba", ("sparse",)),
+    "JAX jit + scan": Contestant(Jax, "jax", ("dense", "sparse")),
+    "torch.compile": Contestant(TorchCompiled, "torch"),
+    "PyTorch, sparse product": Contestant(TorchSparse, "torch", ("sparse",)),
+    "PyTorch, fused Adagrad": Contestant(Torch, "torch", ("dense", "sparse")),
+    "PyTorch": Contestant(TorchPlain, "torch"),
+    "NumPy": Contestant(NumPy, "numpy"),
 }

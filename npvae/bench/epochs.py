@@ -9,24 +9,31 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from . import sources
 from .contestants import CONTESTANTS, Setup
-from .machine import seconds_of, work_at_peak
 
 #: The training runs that are compared, by title.
 SETUPS: dict[str, Setup] = {
     "MNIST, batch 100": Setup(),
     "MNIST, batch 1000": Setup(batch_size=1000),
     "2 x 200 units, 50 latents": Setup(hidden_layer_sizes=(200, 200), n_components=50),
-    "Frey Face": Setup(560, (200,), 10, "sigmoid-gaussian", rows=1600),
+    "Frey Face": Setup(560, (200,), 10, "sigmoid-gaussian", rows=1600, data="frey"),
+}
+
+#: The same for data of 0 and 1 that is mostly 0.
+SETUPS_OF_BITS: dict[str, Setup] = {
+    "Binarized MNIST, batch 100": Setup(data="binarized-mnist"),
+    "Words, 20000 columns": Setup(20_000, (200,), rows=10_000, data="words"),
 }
 
 #: The training runs on a GPU, each without and with TF32 for the other libraries.
@@ -44,8 +51,8 @@ GPU_SETUPS: dict[str, Setup] = {
 #: Of what a contestant wrote before it ended without an answer, so many characters are shown.
 ERROR_LENGTH = 1500
 
-#: Several epochs on small data are timed together, up to so many rows, because waking a process also takes time.
-ROWS_AT_A_TIME = 25_000
+#: Several short epochs are timed together, up to so many rows and operations, because waking a process also takes time.
+ROWS_AT_A_TIME, FLOP_AT_A_TIME = 25_000, 1e11
 
 
 class Result(NamedTuple):
@@ -75,7 +82,8 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=self.errors,
         )
-        self.name, self.together = name, max(1, ROWS_AT_A_TIME // setup.rows)
+        self.name = name
+        self.together = max(1, min(ROWS_AT_A_TIME // setup.rows, int(FLOP_AT_A_TIME / setup.flop())))
         self.answers: list[list[float]] = []  # [seconds an epoch, bound, megabytes]
         self.turn(json.dumps([name, setup]))  # one epoch, which compiles
         self.answers.clear()
@@ -101,6 +109,11 @@ class Process:
             )
         self.answers.append(json.loads(answer))
 
+    def result(self) -> Result:
+        """Return the measurements of all turns but the first."""
+        seconds, bounds, megabytes = zip(*self.answers)
+        return Result(self.name, list(seconds), bounds[-1], megabytes[-1])
+
     def __enter__(self):
         return self
 
@@ -119,7 +132,14 @@ class Process:
 
 def available() -> list[str]:
     """List the contestants whose libraries are installed."""
-    return [name for name, (_, module) in CONTESTANTS.items() if importlib.util.find_spec(module)]
+    return [name for name, row in CONTESTANTS.items() if importlib.util.find_spec(row.module)]
+
+
+@contextlib.contextmanager
+def stored(setup: Setup) -> Iterator[Setup]:
+    """Write the data of a setup to a file as long as the context is open, and return the setup with its path."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield setup._replace(path=sources.store(setup.load(), folder))
 
 
 @contextlib.contextmanager
@@ -145,7 +165,7 @@ def compare(
     ----------
     setup : Setup
     names : sequence of str
-        Names in ``CONTESTANTS``.
+        Names in ``CONTESTANTS``; those that are not for such data are left out.
     threads : int
         Threads of each contestant.
     epochs : int
@@ -157,9 +177,15 @@ def compare(
     list of Result
         The first is the ceiling: the time of the multiplications and additions of the matrix products in registers.
     """
+    from .machine import seconds_of, work_at_peak  # not above: the processes of other libraries need no Numba
+
+    form = "sparse" if sources.SOURCES[setup.data].sparse else "dense"
     with contextlib.ExitStack() as stack:
+        setup = stack.enter_context(stored(setup))
         processes: dict[str, Process] = {}
         for name in names:
+            if name in CONTESTANTS and form not in CONTESTANTS[name].on:
+                continue
             with left_out(name, processes):
                 processes[name] = stack.enter_context(Process(name, setup, threads))
         if not peak:
@@ -171,25 +197,32 @@ def compare(
             for name, process in list(processes.items()):
                 with left_out(name, processes):
                     process.turn()
-    results = [Result("ceiling", ceiling, float("nan"), float("nan"))]
-    for name, process in processes.items():
-        seconds, bounds, megabytes = zip(*process.answers)
-        results.append(Result(name, list(seconds), bounds[-1], megabytes[-1]))
-    return results
+    ceilings = Result("ceiling", ceiling, float("nan"), float("nan"))
+    return [ceilings, *(process.result() for process in processes.values())]
 
 
-def median_epoch(setup: Setup, threads: int, epochs: int) -> float:
-    """Return the median seconds of an epoch of npvae."""
-    return statistics.median(compare(setup, ["npvae"], threads, epochs)[1].seconds)
-
-
-def speed_up(setup: Setup, threads: int, epochs: int = 7) -> list[float]:
-    """Return the median seconds of an epoch of npvae with one thread and with several, measured in turn."""
-    with Process("npvae", setup, 1) as one, Process("npvae", setup, threads) as several:
+def alone(setup: Setup, counts: Sequence[int], epochs: int) -> list[Result]:
+    """Time epochs of npvae with each number of threads, in turn."""
+    with contextlib.ExitStack() as stack:
+        setup = stack.enter_context(stored(setup))
+        processes = [stack.enter_context(Process("npvae", setup, count)) for count in counts]
         for _ in range(epochs):
-            one.turn()
-            several.turn()
-    return [statistics.median(seconds for seconds, *_ in process.answers) for process in (one, several)]
+            for process in processes:
+                process.turn()
+    return [process.result() for process in processes]
+
+
+def largest_memory() -> float:
+    """Return the largest memory that this process has used, in MB of 2^20 bytes.
+
+    `getrusage` is only asked where there is nothing else: on Linux its number is at least the memory of the process
+    that has started this one.
+    """
+    with contextlib.suppress(OSError):
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) / 1024
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def main() -> None:
@@ -197,13 +230,12 @@ def main() -> None:
     name, fields = json.loads(sys.stdin.readline())
     fields[1] = tuple(fields[1])
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print, but not between the answers
-    contestant, count = CONTESTANTS[name][0](Setup(*fields)), "1"
+    contestant, count = CONTESTANTS[name].program(Setup(*fields)), "1"
     while count:
         started = time.perf_counter()
         bounds = [contestant.epoch() for _ in range(int(count))]
         seconds = time.perf_counter() - started
-        megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps([seconds / len(bounds), bounds[-1], megabytes]), file=answers, flush=True)
+        print(json.dumps([seconds / len(bounds), bounds[-1], largest_memory()]), file=answers, flush=True)
         count = sys.stdin.readline()
 
 

@@ -11,8 +11,9 @@ from ..backends import runtime
 from . import epochs, kernels, machine
 from .contestants import Setup
 
-#: Numbers of rows and of hidden units with which an epoch is measured. Its time should be proportional to the rows.
-ROWS = (1_000, 5_000, 20_000, 100_000, 500_000)
+#: Numbers of rows and of hidden units with which an epoch is measured. Its time should be proportional to the rows, and
+#: its memory should be that of the data and a constant.
+ROWS = (1_000, 5_000, 20_000, 60_000, 100_000, 500_000)
 UNITS = (100, 200, 500, 1000, 2000)
 
 
@@ -26,7 +27,7 @@ def run(
     parts : collection of {"kernels", "epochs", "growth"}
     folder : Path
     data_dir : str, optional
-        Folder of MNIST and Frey Face; without it, random pixels, which take the same time.
+        Folder of MNIST, binarized MNIST and Frey Face; without it, generated digits and random pixels.
     n_epochs : int
         Epochs of each contestant.
     backend : {"cpu", "cuda"}
@@ -51,22 +52,21 @@ def run(
         "epochs": lambda: _epochs(
             threads, data_dir, n_epochs, gpu.ceilings()["GFLOP/s"] if backend == "cuda" else None
         ),
-        "growth": lambda: _growth(threads, n_epochs),
+        "growth": lambda: _growth(threads, data_dir, n_epochs),
     }
     tables: dict[str, list[tuple]] = {}
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
-        tables[part] = rows = list(_printed(measure[part]()))
+        tables[part] = []
         with open(folder / f"{part}.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
+            for row in measure[part]():
+                rule = "" if tables[part] else "\n|" + "---|" * len(row)
+                print("| " + " | ".join(map(str, row)) + " |" + rule, flush=True)
+                csv.writer(file).writerow(row)
+                file.flush()  # what is measured is not lost where a later row fails
+                tables[part].append(row)
+        print()
     return tables
-
-
-def _printed(rows):
-    for number, row in enumerate(rows):
-        print("| " + " | ".join(map(str, row)) + " |" + ("\n|" + "---|" * len(row) if number == 0 else ""), flush=True)
-        yield row
-    print()
 
 
 def _kernels(table):
@@ -78,8 +78,9 @@ def _kernels(table):
 def _epochs(threads, data_dir, n_epochs, gpu_peak=None):
     yield "setup", "contestant", "median s", "shortest s", "longest s", "npvae / this", "of the ceiling", "MB", "bound"
     names = [name for name in epochs.available() if gpu_peak is None or name != "NumPy"]
+    setups = epochs.SETUPS | epochs.SETUPS_OF_BITS if gpu_peak is None else epochs.GPU_SETUPS
     peak = None if gpu_peak is None else 1e9 * gpu_peak
-    for title, setup in (epochs.SETUPS if gpu_peak is None else epochs.GPU_SETUPS).items():
+    for title, setup in setups.items():
         results = epochs.compare(setup._replace(data_dir=data_dir), names, threads, n_epochs, peak)
         medians = {result.contestant: statistics.median(result.seconds) for result in results}
         for result in results:
@@ -91,12 +92,21 @@ def _epochs(threads, data_dir, n_epochs, gpu_peak=None):
             )  # fmt: skip
 
 
-def _growth(threads, n_epochs):
-    yield "what grows", "size", "median s an epoch"
+def _growth(threads, data_dir, n_epochs):
+    yield "what grows", "size", "median s an epoch", "MB", "MB beyond the data"
+
+    def row(what, size, setup, result):
+        megabytes, data = result.megabytes, setup.rows * setup.n_features / 2**20
+        return what, size, f"{statistics.median(result.seconds):.4f}", f"{megabytes:.0f}", f"{megabytes - data:.0f}"
+
+    setup = Setup(data_dir=data_dir)
     for rows in ROWS:
-        yield "rows", rows, f"{epochs.median_epoch(Setup(rows=rows), threads, n_epochs):.4f}"
+        larger = setup._replace(rows=rows)
+        yield row("rows", rows, larger, *epochs.alone(larger, [threads], n_epochs))
+    setup = setup._replace(rows=10_000)
     for units in UNITS:
-        setup = Setup(rows=10_000, hidden_layer_sizes=(units,))
-        yield "hidden units, 10000 rows", units, f"{epochs.median_epoch(setup, threads, n_epochs):.4f}"
-    for count, seconds in zip((1, threads), epochs.speed_up(Setup(rows=10_000), threads, 3 * n_epochs)):
-        yield "threads, 10000 rows", count, f"{seconds:.4f}"
+        wider = setup._replace(hidden_layer_sizes=(units,))
+        yield row("hidden units, 10000 rows", units, wider, *epochs.alone(wider, [threads], n_epochs))
+    counts = sorted({1, threads})
+    for count, result in zip(counts, epochs.alone(setup, counts, 3 * n_epochs)):
+        yield row("threads, 10000 rows", count, setup, result)

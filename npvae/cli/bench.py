@@ -1,14 +1,19 @@
 """The command ``bench``: measures kernels, epochs beside other libraries, and held-out bounds on small tables."""
 
 import argparse
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..conventions import check_choice, check_number
 from .options import Commands, add_command, add_force
 from .outputs import check_overwriting, save_figure
+
+if TYPE_CHECKING:  # matplotlib is imported only where something is drawn
+    from matplotlib.figure import Figure
 
 #: What is measured, and the backends on which it can be. `npvae.plots` has a function of the same name that draws it.
 PARTS = {"kernels": ("cpu", "cuda"), "epochs": ("cpu", "cuda"), "growth": ("cpu",), "tables": ("cpu",)}
@@ -40,7 +45,9 @@ def add_commands(commands: Commands) -> None:
     bench.add_argument("--contestants", nargs="+", metavar="NAME", help="who trains on them; default: all installed")
     bench.add_argument("--seeds", nargs="+", type=int, default=list(range(5)), help="their seeds (0 1 2 3 4)")
     add_force(bench)
-    bench.add_argument("--data-dir", type=Path, help="folder of MNIST and Frey Face; default: random pixels")
+    bench.add_argument(
+        "--data-dir", type=Path, help="folder of MNIST, binarized MNIST and Frey Face; default: generated data"
+    )
     bench.add_argument(
         "--backend", choices=MEASURED, default=MEASURED[0], help=f"where all contestants compute ({MEASURED[0]})"
     )
@@ -48,9 +55,6 @@ def add_commands(commands: Commands) -> None:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Measure, print, write tables and draw them; return the exit status."""
-    from matplotlib.figure import Figure
-
-    from .. import plots
     from ..bench import report
 
     for part in arguments.parts:
@@ -69,12 +73,25 @@ def run_bench(arguments: argparse.Namespace) -> int:
     check_overwriting([arguments.out / name for name in names], arguments.force)
     folder = arguments.data_dir and str(arguments.data_dir)
     tables = report.run(parts, arguments.out, folder, arguments.epochs, backend)
-    figure = Figure(figsize=(10, 4 * len(tables)), layout="constrained")
-    for figure_part, (part, rows) in zip(figure.subfigures(len(tables), squeeze=False)[:, 0], tables.items()):
-        getattr(plots, part)(rows, figure=figure_part)
-    save_figure(arguments.out / "benchmark.png", figure)
+    save_figure(arguments.out / "benchmark.png", picture(tables))
     print(f"tables and picture: {arguments.out}")
     return 0
+
+
+def picture(tables: Mapping[str, Sequence[tuple]]) -> "Figure":
+    """Draw the tables of the parts below one another. Epochs have a line of panels for three setups."""
+    from matplotlib.figure import Figure
+
+    from .. import plots
+
+    lines = dict.fromkeys(tables, 1)
+    if "epochs" in tables:
+        lines["epochs"] = math.ceil(len({row[0] for row in tables["epochs"][1:]}) / plots.SETUPS_A_LINE)
+    figure = Figure(figsize=(10, 3.5 * sum(lines.values())), layout="constrained")
+    parts = figure.subfigures(len(tables), squeeze=False, height_ratios=list(lines.values()))[:, 0]
+    for place, (part, rows) in zip(parts, tables.items()):
+        getattr(plots, part)(rows, figure=place)
+    return figure
 
 
 def run_tables(arguments: argparse.Namespace) -> int:
