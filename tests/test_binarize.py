@@ -5,9 +5,8 @@ import pytest
 from test_resume import fit_until, same
 
 import npvae
-from npvae.backends import cpu
 from npvae import backends, cli, fitted
-from npvae.backends import formulas
+from npvae.backends import cpu, formulas
 from npvae.model import Model
 from npvae.noise import key_of, key_of_content, keyed_uniform
 from npvae.preprocessing import choose_likelihood

@@ -263,7 +263,9 @@ def test_jobs_of_a_stage_equal_jobs_one_by_one(threads):
 def test_other_dtypes_and_dimensions_are_refused(spoil):
     a, b, out = (np.ones(shape, np.float32) for shape in ((4, 5), (5, 4), (4, 4)))
     job = mm.dense_job(a, b, np.empty(0, np.float32), out)
-    with pytest.raises(TypeError, match=r"product got an array \(.*\) of float.*; expected a C-contiguous one of float32"):
+    with pytest.raises(
+        TypeError, match=r"product got an array \(.*\) of float.*; expected a C-contiguous one of float32"
+    ):
         mm.product(a.dtype, *[spoil(b) if argument is b else argument for argument in job.arguments], work=job.work)
 
 

@@ -7,6 +7,7 @@ compiler vectorizes them only then.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import config, njit
@@ -14,7 +15,6 @@ from numba import config, njit
 from . import formulas, reference
 from .cpu_network import IDENTITY, N_FLAGS, Gradient, Network, activate, to_activation
 from .cpu_steps import Runner
-
 from .jobs import PASS, kernel, read, share, variant
 from .matmul import dense_job, input_gradient_job, product, weight_gradient_job
 from .reference import LOG_2PI
@@ -548,6 +548,9 @@ def _count(job, step, work, thread, threads):
             counter[0] += 1
             if not finite:
                 counter[1] = counter[0]
+
+
+loop: Any = None  # each kernel below has its own
 
 
 def _update(job, step, work, thread, threads):

@@ -57,7 +57,8 @@ class _Writer:
         self.stage = []
 
     def plan(self) -> Plan:
-        return Plan(*(table(list(words)) for words in zip(*self.rows)), self.kept)
+        words, bases = zip(*self.rows)
+        return Plan(table(words), table(bases), self.kept)
 
 
 class Pass(NamedTuple):
@@ -110,9 +111,9 @@ class Network:
         return Pass(empty(hidden), empty(heads), empty(heads), empty(hidden), sizes, lists, {})
 
     def _groups(self, done, x):
-        """List the layers in groups that do not wait for each other: number, `Layer`, inputs, gradient at them, y, gradient at y.
+        """List the layers in groups that do not wait for each other.
 
-        The inputs of the network and the gradient there are an `At`, those of other layers arrays.
+        Of each: number, `Layer`, inputs, gradient at the inputs, y, gradient at y. The inputs of the network and the gradient there are an `At`, those of other layers arrays.
         """
         layers = self.mlp.hidden + self.mlp.heads
         n, ys, deltas = len(self.mlp.hidden), done.hidden + done.outputs, done.dhidden + done.doutputs
@@ -134,7 +135,8 @@ class Network:
             for _, layer, inputs, _, y, _ in group:
                 W, b = self._arrays(PARAMETERS, layer)
                 if _is_listed(layer, inputs, done):
-                    jobs.add(zeros.listed_product, x.shape[1], *done.lists[0], W, b, y, work=math.prod(W.shape) * len(x))
+                    work = math.prod(W.shape) * len(x)
+                    jobs.add(zeros.listed_product, x.shape[1], *done.lists[0], W, b, y, work=work)
                 else:
                     jobs.multiply(dense_job(_inputs(layer, inputs), W, b, y))
             jobs.end_stage()
@@ -151,7 +153,8 @@ class Network:
         for group in reversed(self._groups(done, x)):
             for i, layer, inputs, _, y, delta in group:
                 sizes = done.sizes[i, :, : M if with_gradient else 0]
-                jobs.add(to_activation[layer.activation], delta, y, _inputs(layer, inputs), sizes, work=PASS * y.size)
+                arrays = delta, y, _inputs(layer, inputs), sizes
+                jobs.add(to_activation[layer.activation], *arrays, work=PASS * y.size)
             jobs.end_stage()
             adds = False
             for _, layer, inputs, dinputs, _, delta in group:
@@ -206,6 +209,9 @@ class Gradient(Parameters):
         if network not in self.finite:
             self.finite[network] = self.control[len(self.finite) : len(self.finite) + 1]
         return self.finite[network]
+
+
+loop: Any = None  # each kernel below has its own
 
 
 def _activate(job, step, work, thread, threads):

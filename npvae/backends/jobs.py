@@ -13,7 +13,7 @@ Threads are woken for a *stage*: jobs that do not wait for each other. Between t
 
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -165,7 +165,7 @@ class Kernel:
             function = self._new(dtype)
             function.compile()
             self._compiled[dtype] = function
-        return self._compiled[dtype].address
+        return int(self._compiled[dtype].address)
 
     def is_compiled(self, dtype: DTypeLike) -> bool:
         """Return whether the code for a precision is in this process, or in Numba's cache on disk."""
@@ -202,7 +202,8 @@ class Kernel:
                     words.append(argument.start * expected.itemsize)
                     bases.append(argument.base + 1)
                 else:
-                    if argument.dtype != expected or argument.ndim != int(dimensions) or not _whole(argument):
+                    fits = argument.dtype == expected and argument.ndim == int(dimensions)
+                    if not (fits and _whole(argument)):
                         raise TypeError(
                             f"{self.function.__name__} got an array {argument.shape} of {argument.dtype} with strides "
                             f"{argument.strides}; expected a C-contiguous one of {expected} with {dimensions} dimensions"
@@ -257,7 +258,7 @@ def address(array: NDArray) -> int:
     return array.__array_interface__["data"][0]
 
 
-def table(rows: list) -> NDArray[np.int64]:
+def table(rows: Sequence[list[int]]) -> NDArray[np.int64]:
     """Return rows of words as a table."""
     result = np.zeros((len(rows), LENGTH), np.int64)
     for n, row in enumerate(rows):

@@ -196,8 +196,8 @@ def _multiply_share(form, left, right, shape, begin, out, share, work):
 def grid(rows, panels, threads, packing):
     """Return into how many parts to cut the rows and the columns of out, one part for each thread.
 
-    The longest part counts. Rows are those of tiles; packing a panel, which every part does for itself, takes as long as
-    so many of them.
+    The longest part counts. Rows are those of tiles; packing a panel, which every part does for itself, takes as long
+    as so many of them.
     """
     best, parts = panels * (rows + packing), (1, 1)
     for n in range(1, threads + 1):

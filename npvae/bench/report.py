@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import backends
 from ..backends import runtime
-from . import epochs, kernels, machine
+from . import epochs, kernels, machine, scoring
 from .contestants import Setup
 
 #: Numbers of rows and of hidden units with which an epoch is measured. Its time should be proportional to the rows, and
@@ -24,14 +24,14 @@ def run(
 
     Parameters
     ----------
-    parts : collection of {"kernels", "epochs", "growth"}
+    parts : collection of {"kernels", "epochs", "growth", "scoring"}
     folder : Path
     data_dir : str, optional
         Folder of MNIST, binarized MNIST and Frey Face; without it, generated digits and random pixels.
     n_epochs : int
         Epochs of each contestant.
     backend : {"cpu", "cuda"}
-        Where all contestants compute. "growth" is always measured on "cpu".
+        Where all contestants compute. "growth" and "scoring" are always measured on "cpu".
 
     Returns
     -------
@@ -53,6 +53,7 @@ def run(
             threads, data_dir, n_epochs, gpu.ceilings()["GFLOP/s"] if backend == "cuda" else None
         ),
         "growth": lambda: _growth(threads, data_dir, n_epochs),
+        "scoring": lambda: scoring.lines(scoring.table(Setup(data_dir=data_dir), threads)),
     }
     tables: dict[str, list[tuple]] = {}
     folder.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ def table(setup: Setup, threads: int, repeats: int = 7, rows: int = ROWS, **numb
     """
     from ..vae import VAE
 
-    X = setup.pixels()
+    X = setup.load()
     model = VAE(
         setup.n_components, hidden_layer_sizes=setup.hidden_layer_sizes, likelihood=setup.likelihood,
         learning_rate=0.02, max_epochs=1, backend="cpu",

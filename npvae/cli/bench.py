@@ -16,10 +16,16 @@ if TYPE_CHECKING:  # matplotlib is imported only where something is drawn
     from matplotlib.figure import Figure
 
 #: What is measured, and the backends on which it can be. `npvae.plots` has a function of the same name that draws it.
-PARTS = {"kernels": ("cpu", "cuda"), "epochs": ("cpu", "cuda"), "growth": ("cpu",), "tables": ("cpu",)}
+PARTS = {
+    "kernels": ("cpu", "cuda"),
+    "epochs": ("cpu", "cuda"),
+    "growth": ("cpu",),
+    "scoring": ("cpu",),
+    "tables": ("cpu",),
+}
 
 #: What is measured by default: "tables" takes hours.
-DEFAULT_PARTS = ("kernels", "epochs", "growth")
+DEFAULT_PARTS = ("kernels", "epochs", "growth", "scoring")
 
 #: Backends that are measured, the default first.
 MEASURED = ("cpu", "cuda")

@@ -70,7 +70,10 @@ class Estimator(Protocol):
     model: Model
     State: Any
     updates_per_sample: int
-    runs_ahead: bool
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether its steps can be run ahead."""
 
     def draw(self, rng: np.random.Generator, n_rows: int) -> Any:
         """Draw the noise of a minibatch. It does not depend on the parameters."""

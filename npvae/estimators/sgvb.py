@@ -8,6 +8,7 @@ an ordinary function of the parameters, and the gradient computed here is exactl
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..backends.interface import Array
 from ..model import Model
@@ -129,12 +130,13 @@ class SGVB:
         return [("input", self.model.seen(x, self._buffers)), *layers, *terms]
 
 
-def mean_in_order(values: np.ndarray) -> float:
+def mean_in_order(values: ArrayLike) -> float:
     """Return the mean of numbers, summed in float64 and in order.
 
     Examples
     --------
-    >>> mean_in_order(np.array([1.0, 2.0, 6.0]))
+    >>> mean_in_order([1.0, 2.0, 6.0])
     3.0
     """
-    return float(np.cumsum(values, dtype=np.float64)[-1] / len(values))
+    sums = np.cumsum(values, dtype=np.float64)
+    return float(sums[-1] / len(sums))

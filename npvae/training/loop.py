@@ -24,6 +24,7 @@ from .interruption import interruptible
 #: What `train` returns begins with this word if Ctrl-C stopped it.
 INTERRUPTED = "interrupted"
 
+
 class Epoch(NamedTuple):
     """The record of one epoch, which callbacks get. Bounds and values are in nats per datapoint.
 
@@ -499,8 +500,9 @@ def train(
     """Train for ``max_epochs``, or until the validation bound has not improved for ``patience`` epochs.
 
     Training also ends if a callback returns True, after that epoch, and if Ctrl-C is pressed, after the current
-    minibatch (or the current run of minibatches, where a backend takes many at once). Afterwards ``trainer.parameters`` are the last ones, or
-    with averaging the average, or with validation data the best ones of both: ``trainer.kept`` says which.
+    minibatch (or the current run of minibatches, where a backend takes many at once). Afterwards
+    ``trainer.parameters`` are the last ones, or with averaging the average, or with validation data the best ones of
+    both: ``trainer.kept`` says which.
 
     Parameters
     ----------
