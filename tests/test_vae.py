@@ -52,14 +52,20 @@ def test_samples_follow_their_seed(model):
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_scores_depend_on_the_row_alone(rng, backend):
-    """Not on the call, the other rows, their order or the batch; the same content gives the same score."""
-    X = rng.random((1100, 6))
+    """Not on the call, the other rows, their order or the batch; the same content gives the same score.
+
+    The columns are as many as a vector register has numbers and some more: the sums of a single row must be those of a
+    row of a batch, although its small arrays lie close together in memory.
+    """
+    X = rng.random((1100, 19))
     model = npvae.VAE(**SMALL | {"max_epochs": 1}, backend=backend).fit(X)
     scores, order = model.score_samples(X), rng.permutation(1100)
     rounding = {"rtol": 0, "atol": 0 if backend == "cpu" else 1e-5}  # NumPy's products differ with the batch
     np.testing.assert_array_equal(scores, model.score_samples(X))
     np.testing.assert_allclose(scores[order], model.score_samples(X[order]), **rounding)
     np.testing.assert_allclose(scores[:3], model.score_samples(X[:3]), **rounding)
+    alone = [model.score_samples(X[i : i + 1]) for i in range(50)]
+    np.testing.assert_allclose(scores[:50], np.concatenate(alone), **rounding)
     np.testing.assert_allclose(model.score_samples(np.repeat(X[:1], 9, axis=0)), scores[0], **rounding)
 
 
