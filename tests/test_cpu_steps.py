@@ -26,8 +26,16 @@ def of(kind, X, rng):
         return np.where(rng.random(X.shape) < 0.2, np.nan, X)
     if kind == "masked":
         return np.ma.masked_array(X, rng.random(X.shape) < 0.2)
-    return {"int16": X.astype(np.int16), "by columns": np.asfortranarray(rng.standard_normal(X.shape)), "bits": X, "counts": X * rng.poisson(3, X.shape), "real": rng.standard_normal(X.shape),
-            "grey": X * rng.random(X.shape), "float32": X.astype(np.float32)}[kind]  # fmt: skip
+    kinds = {
+        "bits": X,
+        "int16": X.astype(np.int16),
+        "float32": X.astype(np.float32),
+        "counts": X * rng.poisson(3, X.shape),
+        "grey": X * rng.random(X.shape),
+        "real": rng.standard_normal(X.shape),
+        "by columns": np.asfortranarray(rng.standard_normal(X.shape)),
+    }
+    return kinds[kind]
 
 
 CASES = [

@@ -113,7 +113,8 @@ class Network:
     def _groups(self, done, x):
         """List the layers in groups that do not wait for each other.
 
-        Of each: number, `Layer`, inputs, gradient at the inputs, y, gradient at y. The inputs of the network and the gradient there are an `At`, those of other layers arrays.
+        Of each: number, `Layer`, inputs, gradient at the inputs, y, gradient at y. The inputs of the network and the
+        gradient there are an `At`, those of other layers arrays.
         """
         layers = self.mlp.hidden + self.mlp.heads
         n, ys, deltas = len(self.mlp.hidden), done.hidden + done.outputs, done.dhidden + done.doutputs

@@ -165,7 +165,8 @@ class Kernel:
             function = self._new(dtype)
             function.compile()
             self._compiled[dtype] = function
-        return int(self._compiled[dtype].address)
+        address: Any = self._compiled[dtype].address
+        return int(address)
 
     def is_compiled(self, dtype: DTypeLike) -> bool:
         """Return whether the code for a precision is in this process, or in Numba's cache on disk."""
@@ -206,7 +207,7 @@ class Kernel:
                     if not (fits and _whole(argument)):
                         raise TypeError(
                             f"{self.function.__name__} got an array {argument.shape} of {argument.dtype} with strides "
-                            f"{argument.strides}; expected a C-contiguous one of {expected} with {dimensions} dimensions"
+                            f"{argument.strides}; expected a C-contiguous one of {expected}, {dimensions}-dimensional"
                         )
                     words.append(address(argument))
                     bases.append(0)

@@ -8,11 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import backends
-from ..backends import matmul, reference
+from ..backends import matmul, reference, zeros
+from ..backends.jobs import PASS
 from ..optimizers import Optimizer, UpdateRule
 from ..parameters import Layout
 from ..preprocessing import Scaling
 from . import machine
+
+#: The share of zeros among the pixels of MNIST.
+ZEROS = 0.81
 
 
 class Row(NamedTuple):
@@ -55,6 +59,23 @@ def kernels(M: int = 100, D: int = 784, H: int = 500, J: int = 20) -> Iterator[t
         for product, job, numpy in zip(("x W + b", "x^T dy", "dy W^T"), jobs, theirs):
             ours = lambda job=job: matmul.product(np.dtype("f4"), *job.arguments, work=job.work)
             yield f"{product}, {name}", 2 * job.work, "GFLOP/s", ours, numpy
+
+    x, W, dy, b, dW = (normal(*shape) for shape in ((M, D), (D, H), (M, H), (H,), (D, H)))
+    x[rng.random((M, D)) < ZEROS] = 0
+    lists, transposed = zeros.empty_lists(M, D, np.float32), zeros.empty_lists(D, M, np.float32)
+    number, none, size = np.dtype("f4"), np.empty(0, np.float32), M * D * H
+
+    def forward():
+        zeros.row_lists(number, x, *lists, work=PASS * x.size)
+        zeros.listed_product(number, D, *lists, W, b, dy, work=size)
+
+    def backward():
+        zeros.column_lists(number, M, D, *lists, *transposed, work=PASS * x.size)
+        zeros.listed_product(number, M, *transposed, dy, none, dW, work=size)
+
+    share = f"{ZEROS:.0%} zeros"
+    yield f"x W + b, D x H, {share}", 2 * size, "GFLOP/s", forward, lambda: reference.dense(x, W, b, "identity", dy)
+    yield f"x^T dy, D x H, {share}", 2 * size, "GFLOP/s", backward, lambda: np.matmul(x.T, dy, out=dW)
 
     X, scaling, out = (
         rng.integers(0, 256, (50_000, D), dtype=np.uint8),

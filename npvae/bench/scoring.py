@@ -1,16 +1,13 @@
 """Scores, codes, reconstructions, draws and log p(x): their time beside that of their matrix products at the ceiling.
 
-The model is the paper's for MNIST, trained for one epoch. ``python -m npvae.bench.scoring [FOLDER]`` prints the table;
-FOLDER has MNIST, and without it pixels are random.
+The model is the paper's for MNIST, trained for one epoch.
 """
 
 import statistics
-import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..backends.runtime import threads as threads_now
 from . import machine
 from .contestants import Setup
 
@@ -75,9 +72,3 @@ def lines(rows: list[Row]) -> Iterator[tuple]:
     yield "operation", "rows", "median s", "products at the ceiling s", "of the ceiling"
     for row in rows:
         yield *row[:2], f"{row.seconds:.4f}", f"{row.ceiling:.4f}", f"{row.ceiling / row.seconds:.0%}"
-
-
-if __name__ == "__main__":
-    print(machine.describe())
-    for line in lines(table(Setup(data_dir=next(iter(sys.argv[1:]), None)), threads_now())):
-        print(*line, sep=" | ")
