@@ -18,6 +18,7 @@ from .model import Model
 from .noise import RowNoise, key_of_content, occurrence
 from .parameters import Buffers, Parameters
 from .preprocessing import Data, Preprocessor
+from .sparse import TableLike
 from .table import survey
 
 #: Number of rows that are computed together.
@@ -74,7 +75,7 @@ class Fitted:
     feature_names: Any = None
     __repr__ = short_repr
 
-    def data(self, X: ArrayLike, name: str = "X") -> Data:
+    def data(self, X: TableLike, name: str = "X") -> Data:
         """Check that X (N, D) is like the training data, and attach the scaling.
 
         Raises
@@ -124,9 +125,12 @@ class Fitted:
     def sample_posterior(self, data: Data, n_draws: int, seed: int) -> np.ndarray:
         """Draw z ~ q(z|x), (n_draws, N, J). The noise of a row is keyed by its content and the seed."""
         (mu, log_var), model = self.encode(data), self.model
-        content = np.concatenate([np.array(model.backend.to_numpy(x)) for _, x, _ in self.batches(data)])
-        content = np.column_stack([content, occurrence(key_of_content(content, 0))])
-        uniform = RowNoise(content, seed).uniform((n_draws, mu.shape[1])).reshape(n_draws, *mu.shape)
+        batches = lambda: ((rows, np.array(model.backend.to_numpy(x))) for rows, x, _ in self.batches(data))
+        equal = occurrence(np.concatenate([key_of_content(x, 0) for _, x in batches()]))  # rows have noise of their own
+        uniform = np.empty((n_draws, *mu.shape))
+        for rows, x in batches():
+            noise = RowNoise(np.column_stack([x, equal[rows]]), seed)
+            uniform[:, rows] = noise.uniform((n_draws, mu.shape[1])).reshape(n_draws, *mu[rows].shape)
         return mu + np.exp(log_var / 2) * model.posterior.icdf(uniform)
 
     def sample(self, Z: ArrayLike, rng: np.random.Generator) -> np.ndarray:
@@ -177,7 +181,7 @@ class Fitted:
         """Return the `Scorer` of this model. It takes the parameters as an argument."""
         return Scorer(self.model, self.seed, self.n_samples)
 
-    def log_joint(self, x: ArrayLike) -> LogJoint:
+    def log_joint(self, x: Any) -> LogJoint:
         """Return the function z -> log p(x, z), as `npvae.inference.fit_posterior` and `npvae.samplers` need it.
 
         Random weights are fixed at their means. All rows of z are computed together.

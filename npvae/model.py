@@ -204,7 +204,8 @@ class Model:
         Where the data is binarized, ``keys`` (M,) of 64 bits decide how; by default they are those of the content of
         each row, and its binarization is the same each time.
         """
-        X, places = (data.X, rows) if data.mask is None else (data.values(rows), np.arange(len(rows)))
+        is_plain = isinstance(data.X, np.ndarray) and data.mask is None
+        X, places = (data.X, rows) if is_plain else (data.values(rows), np.arange(len(rows)))
         x = self.backend.gather(X, places, data.scaling, buffers("x", len(rows), X.shape[1]))
         if data.binarization is not None:
             if keys is None:

@@ -7,7 +7,7 @@ other rows choose the candidate and the number of epochs, and the model is then 
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from . import settings
 from .conventions import check_keywords
@@ -16,6 +16,7 @@ from .fitting import training_scorer
 from .likelihoods import LIKELIHOODS
 from .preprocessing import choose_likelihood, fit_preprocessor
 from .progress import show_stages, tell
+from .sparse import TableLike, is_sparse
 from .table import Survey, as_table, survey
 from .training import INTERRUPTED, NonFiniteError
 from .vae import VAE
@@ -57,7 +58,7 @@ def _words(changes: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value!r}" for name, value in changes.items())
 
 
-def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE:
+def fit(X: TableLike, *, X_valid: TableLike | None = None, **values: Any) -> VAE:
     """Train a `VAE` on X with settings suited to its size, and report what was chosen and why.
 
     On a table, of up to a million numbers, what only data can tell is found out first: nets with different weight
@@ -89,6 +90,7 @@ def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE
     """
     check_keywords("fit", values, ("X_valid", *settings.SETTINGS))
     settings.check({name: setting.default for name, setting in settings.SETTINGS.items()} | values)
+    X = as_table(X) if is_sparse(X) else X  # converted once
     n_rows, n_features = as_table(X).shape
     choices = settings.for_data(n_rows, n_features, values)
     model = VAE(**{"verbose": True} | {choice.name: choice.value for choice in choices} | values)
@@ -151,7 +153,7 @@ def _selected(model, X, X_valid, candidates, values, say):
     return model
 
 
-def _bound(model: VAE, X: ArrayLike) -> float:
+def _bound(model: VAE, X: TableLike) -> float:
     """Return the mean over X of the bound that the model's training maximised."""
     fitted = model.fitted_
     scorer = training_scorer(model.estimator, fitted.model, fitted.seed, fitted.n_samples)
@@ -182,7 +184,7 @@ def _rows(X: Any, rows: NDArray) -> Any:
     """Return some rows of an array or a data frame, which keep the names of the columns."""
     if hasattr(X, "iloc"):
         return X.iloc[rows]
-    return X[rows] if hasattr(X, "columns") or np.ma.isMaskedArray(X) else as_table(X)[rows]
+    return X[rows] if hasattr(X, "columns") or np.ma.isMaskedArray(X) else as_table(X).take(rows, axis=0)
 
 
 def _trials(common, candidates, parts, doing):

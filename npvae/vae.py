@@ -31,6 +31,7 @@ from .evaluation.health import examine
 from .evaluation.log_likelihood import estimate
 from .fitted import Fitted
 from .progress import show_progress, show_rows, show_stages, tell
+from .sparse import TableLike
 from .table import as_table, survey
 from .training import Checkpointer, Epoch, NonFiniteError
 
@@ -192,10 +193,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     @_alone
     def fit(
         self,
-        X: ArrayLike,
+        X: TableLike,
         y: Any = None,
         *,
-        X_valid: ArrayLike | None = None,
+        X_valid: TableLike | None = None,
         checkpoint: str | PathLike | Callable | None = None,
         checkpoint_every: float = 60.0,
     ) -> "VAE":
@@ -237,10 +238,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     @_alone
     def resume(
         self,
-        X: ArrayLike,
+        X: TableLike,
         y: Any = None,
         *,
-        X_valid: ArrayLike | None = None,
+        X_valid: TableLike | None = None,
         checkpoint: str | PathLike | Callable | None = None,
         checkpoint_every: float = 60.0,
     ) -> "VAE":
@@ -285,7 +286,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         return self._run(run, checkpointer, learning_rate_=learning_rate, history_=history)
 
     @_alone
-    def partial_fit(self, X: ArrayLike, y: Any = None) -> "VAE":
+    def partial_fit(self, X: TableLike, y: Any = None) -> "VAE":
         """Train for one epoch on a piece of the data.
 
         The first piece decides the likelihood, the scaling of the columns and, where it is "auto", the learning rate.
@@ -433,7 +434,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         parameters, names = fitting.on_backend(model, self.parameters_), getattr(self, "feature_names_in_", None)
         return Fitted(model, parameters, self.preprocessor_, self.seed_, self.n_samples, names)
 
-    def transform(self, X: ArrayLike) -> Any:
+    def transform(self, X: TableLike) -> Any:
         """Return the posterior means: the mu of q(z|x), (N, J) for X (N, D).
 
         Here and in the other methods, codes and data are returned in the floating-point type of the array given, and
@@ -443,7 +444,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         data = fitted.data(X)
         return self._wrap(self._answer("transform", fitted.encode(data)[0], data.X.dtype), X)
 
-    def fit_transform(self, X: ArrayLike, y: Any = None) -> Any:
+    def fit_transform(self, X: TableLike, y: Any = None) -> Any:
         """Return ``fit(X).transform(X)``."""
         return self.fit(X).transform(X)
 
@@ -478,7 +479,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         fitted = self.fitted_
         return fitted.model.weight_posterior.divergence(fitted.parameters)
 
-    def reconstruct(self, X: ArrayLike) -> NDArray:
+    def reconstruct(self, X: TableLike) -> NDArray:
         """Return E[x|z] at the posterior mean of each row, in the units of the data: (N, D) for X (N, D)."""
         fitted = self.fitted_
         data = fitted.data(X)
@@ -487,7 +488,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             raise ValueError(message)
         return self._answer("reconstruct", np.mean(fitted.decode(mu), axis=0), data.X.dtype)
 
-    def encode(self, X: ArrayLike) -> Codes:
+    def encode(self, X: TableLike) -> Codes:
         """Return mean and standard deviation of q(z|x) of each row: the codes, and how sure they are.
 
         `transform` returns the means alone.
@@ -517,7 +518,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         codes = (self._answer("encode", code, data.X.dtype) for code in (mu, np.exp(log_var / 2)))
         return Codes(*(self._wrap(code, X) for code in codes))
 
-    def sample_posterior(self, X: ArrayLike, n_draws: int = 1, *, random_state: int | None = None) -> NDArray:
+    def sample_posterior(self, X: TableLike, n_draws: int = 1, *, random_state: int | None = None) -> NDArray:
         """Draw codes z ~ q(z|x) of each row, the model's approximation of the posterior p(z|x).
 
         The noise of a row is keyed by its content and ``random_state``, by default the model's seed.
@@ -632,7 +633,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
     def impute(
         self,
-        X: ArrayLike,
+        X: TableLike,
         *,
         n_draws: int | None = None,
         return_std: bool = False,
@@ -694,7 +695,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
     def denoise(
         self,
-        X: ArrayLike,
+        X: TableLike,
         *,
         sigma: ArrayLike | None = None,
         salt_and_pepper: float | None = None,
@@ -749,7 +750,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
     def super_resolve(
         self,
-        X: ArrayLike,
+        X: TableLike,
         image_shape: Sequence[int],
         factor: int,
         *,
@@ -810,7 +811,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         with show_rows(stage, self.verbose) as told:
             yield uses.Wanted(n_draws, return_std, n_samples, seed, told)
 
-    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
+    def score_samples(self, X: TableLike) -> NDArray[np.float64]:
         """Estimate the lower bound on log p(x) of each row: (N,) in nats, for X (N, D); of its observed cells.
 
         The noise of a row is keyed by its content and the model's seed: a score does not change from call to call, nor
@@ -823,12 +824,12 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         fitted = self.fitted_
         return warn_if_not_finite("score_samples", fitted.score(fitted.data(X)))
 
-    def score(self, X: ArrayLike, y: Any = None) -> float:
+    def score(self, X: TableLike, y: Any = None) -> float:
         """Return the mean of `score_samples`: the lower bound a datapoint, in nats. ``y`` is ignored."""
         return float(np.mean(self.score_samples(X)))
 
     def log_likelihood(
-        self, X: ArrayLike, *, method: str = "importance", n_samples: int | None = None, return_std: bool = False
+        self, X: TableLike, *, method: str = "importance", n_samples: int | None = None, return_std: bool = False
     ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Estimate log p(x) of each row: (N,) in nats of the data as given, for X (N, D).
 
@@ -928,7 +929,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from None
 
-    def starting_point(self, X: ArrayLike) -> fitting.StartingPoint:
+    def starting_point(self, X: TableLike) -> fitting.StartingPoint:
         """Return what training on X would start from, or the fitted parameters: for `npvae.gradcheck`."""
         values = self._checked_settings()
         return fitting.starting_point(values, X, self.fitted_ if hasattr(self, "parameters_") else None)
