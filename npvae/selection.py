@@ -90,7 +90,10 @@ def fit(X: TableLike, *, X_valid: TableLike | None = None, **values: Any) -> VAE
     """
     check_keywords("fit", values, ("X_valid", *settings.SETTINGS))
     settings.check({name: setting.default for name, setting in settings.SETTINGS.items()} | values)
-    X = as_table(X) if is_sparse(X) else X  # converted once
+    if is_sparse(X):
+        X = as_table(X)  # converted once
+    if is_sparse(X_valid):
+        X_valid = as_table(X_valid, "X_valid")
     n_rows, n_features = as_table(X).shape
     choices = settings.for_data(n_rows, n_features, values)
     model = VAE(**{"verbose": True} | {choice.name: choice.value for choice in choices} | values)

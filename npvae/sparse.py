@@ -15,7 +15,16 @@ CELLS = 2**21
 
 
 class Sparse(Protocol):
-    """A sparse matrix or array, of scipy.sparse or of another library that converts to it."""
+    """A sparse matrix or array, of scipy.sparse or of another library that converts to it.
+
+    Examples
+    --------
+    >>> import scipy.sparse
+    >>> from npvae.sparse import Sparse
+    >>> matrix: Sparse = scipy.sparse.coo_array([[0, 5], [0, 0]])
+    >>> matrix.tocsr().indices.tolist()
+    [1]
+    """
 
     @property
     def shape(self) -> Any:
@@ -25,13 +34,28 @@ class Sparse(Protocol):
         """Convert to a CSR matrix, with the attributes ``data``, ``indices`` and ``indptr``."""
 
 
-#: What users may give as a table.
-TableLike: TypeAlias = ArrayLike | Sparse
-
-
 def is_sparse(X: Any) -> bool:
-    """Return whether X is `Sparse`."""
+    """Return whether X is `Sparse`.
+
+    Examples
+    --------
+    >>> import scipy.sparse
+    >>> is_sparse(scipy.sparse.coo_array([[0, 5], [0, 0]])), is_sparse([[0, 5], [0, 0]])
+    (True, False)
+    """
     return hasattr(X, "tocsr")
+
+
+def as_vector(x: Any) -> Any:
+    """Return a sparse datapoint, such as a row of a sparse array, as an array, and anything else as it is.
+
+    Examples
+    --------
+    >>> import scipy.sparse
+    >>> as_vector(scipy.sparse.csr_array([[0, 5], [0, 0]])[0])
+    array([0, 5])
+    """
+    return x.toarray() if is_sparse(x) else x
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -144,9 +168,6 @@ class SparseRows:
     def __repr__(self) -> str:
         return f"<SparseRows {self.shape} {self.dtype}, {self.indptr[-1]} stored values>"
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
-        return self[:].astype(dtype or self.dtype, copy=False)
-
     def __getitem__(self, rows: Any) -> NDArray:
         """Return the rows of a slice or an array of numbers as a dense array (M, D), or a single row (D,)."""
         if np.ndim(rows) == 0 and not isinstance(rows, slice):
@@ -216,3 +237,7 @@ class SparseRows:
             column = np.full(len(self), values[-1])
             column[row[start:end]] = values[:-1]
             yield column
+
+
+#: What may be given as a table.
+TableLike: TypeAlias = ArrayLike | Sparse | SparseRows

@@ -31,7 +31,7 @@ from .evaluation.health import examine
 from .evaluation.log_likelihood import estimate
 from .fitted import Fitted
 from .progress import show_progress, show_rows, show_stages, tell
-from .sparse import TableLike
+from .sparse import TableLike, as_vector
 from .table import as_table, survey
 from .training import Checkpointer, Epoch, NonFiniteError
 
@@ -591,7 +591,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         x = np.mean(fitted.decode(Z), axis=0) if mean else fitted.sample(Z, rng)
         return warn_if_not_finite("sample", x).astype(self.dtype_in_, copy=False)
 
-    def interpolate(self, x1: ArrayLike, x2: ArrayLike, steps: int = 10) -> NDArray:
+    def interpolate(self, x1: TableLike, x2: TableLike, steps: int = 10) -> NDArray:
         """Return E[x|z] along the straight line from the code of one datapoint to that of another.
 
         The codes are the means of q(z|x). The first and the last row are the reconstructions of the two.
@@ -618,6 +618,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         True
         """
         check_number("steps", steps, np.integer, 2)
+        x1, x2 = as_vector(x1), as_vector(x2)
         line = np.linspace(self._code_of("x1", x1), self._code_of("x2", x2), steps)
         return self._answer("interpolate", np.mean(self.fitted_.decode(line), axis=0), np.asarray(x1).dtype)
 
