@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import nn
+from .backends import gather_sparse
 from .backends.interface import Array, Backend
 from .conventions import array_of_shape
 from .distributions import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
@@ -20,6 +21,7 @@ from .likelihoods import LIKELIHOODS
 from .noise import key_of_content
 from .parameters import Buffers, Layout, Parameters
 from .preprocessing import Data
+from .sparse import SparseRows
 from .weight_posterior import INITIAL_LOG_VAR, WeightPosterior
 
 
@@ -204,9 +206,13 @@ class Model:
         Where the data is binarized, ``keys`` (M,) of 64 bits decide how; by default they are those of the content of
         each row, and its binarization is the same each time.
         """
-        is_plain = isinstance(data.X, np.ndarray) and data.mask is None
-        X, places = (data.X, rows) if is_plain else (data.values(rows), np.arange(len(rows)))
-        x = self.backend.gather(X, places, data.scaling, buffers("x", len(rows), X.shape[1]))
+        x = buffers("x", len(rows), data.X.shape[1])
+        if isinstance(data.X, SparseRows):
+            gather_sparse(self.backend, data.X, rows, data.scaling, x)
+        elif data.mask is None:
+            self.backend.gather(data.X, rows, data.scaling, x)
+        else:
+            self.backend.gather(data.values(rows), np.arange(len(rows)), data.scaling, x)
         if data.binarization is not None:
             if keys is None:
                 keys = key_of_content(self.backend.to_numpy(x), data.binarization.seed)
