@@ -39,7 +39,7 @@ def _read_npz(path: Path, choice: Choice) -> Table:
     with np.load(path, allow_pickle=False) as arrays:
         if {"header", "digest", "parameters"} <= set(arrays.files):
             raise ValueError("it is a model of npvae, not data")
-        if {"format", "shape"} < set(arrays.files):
+        if {"format", "shape", "data"} <= set(arrays.files):
             return _read_sparse(path, choice)
         shapes = _shapes(path)
         name = choose_array(shapes, choice.array)
@@ -52,9 +52,8 @@ def _read_sparse(path: Path, choice: Choice) -> Table:
     import scipy.sparse
 
     _no_array(choice)
-    matrix = scipy.sparse.load_npz(path)
-    table = _of_array(matrix.tocsr(), choice)
-    return table._replace(notes=(f"sparse: {matrix.nnz} values are stored",))
+    matrix = scipy.sparse.load_npz(path).tocsr()
+    return _of_array(matrix, choice)._replace(notes=(f"sparse: {matrix.nnz} values are stored",))
 
 
 def _read_mat(path: Path, choice: Choice) -> Table:
