@@ -575,7 +575,7 @@ def gradcheck(
     ----------
     model : VAE
         Fitted or not; if not, with the initial parameters that a fit to X would start from.
-    X : array (N, D)
+    X : array or sparse matrix (N, D)
         Data.
     n_rows : int, optional
         Check on this number of rows, the first of X, and on no other minibatch.

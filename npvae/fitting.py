@@ -84,8 +84,8 @@ def begin(
     Parameters
     ----------
     settings : namespace
-    X : array (N, D)
-    X_valid : array (N', D), optional
+    X : array or sparse matrix (N, D)
+    X_valid : array or sparse matrix (N', D), optional
     max_epochs : int, optional
         Replaces the setting.
     say : callable

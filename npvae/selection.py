@@ -67,9 +67,9 @@ def fit(X: TableLike, *, X_valid: TableLike | None = None, **values: Any) -> VAE
 
     Parameters
     ----------
-    X : array (N, D)
+    X : array or sparse matrix (N, D)
         See `VAE.fit`.
-    X_valid : array (N', D), optional
+    X_valid : array or sparse matrix (N', D), optional
         Validation data, in place of held-out rows: the model is the best one on it, trained on X.
     **values
         Any setting of `VAE`; the settings given are not chosen.
@@ -187,7 +187,7 @@ def _rows(X: Any, rows: NDArray) -> Any:
     """Return some rows of an array or a data frame, which keep the names of the columns."""
     if hasattr(X, "iloc"):
         return X.iloc[rows]
-    return X[rows] if hasattr(X, "columns") or np.ma.isMaskedArray(X) else as_table(X).take(rows, axis=0)
+    return X[rows] if hasattr(X, "columns") or np.ma.isMaskedArray(X) else as_table(X)[rows]
 
 
 def _trials(common, candidates, parts, doing):

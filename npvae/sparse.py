@@ -168,6 +168,9 @@ class SparseRows:
     def __repr__(self) -> str:
         return f"<SparseRows {self.shape} {self.dtype}, {self.indptr[-1]} stored values>"
 
+    def __array__(self, *_: Any, **__: Any) -> NDArray:
+        raise TypeError("a sparse table is not made dense by accident; rows[:] is the dense array")
+
     def __getitem__(self, rows: Any) -> NDArray:
         """Return the rows of a slice or an array of numbers as a dense array (M, D), or a single row (D,)."""
         if np.ndim(rows) == 0 and not isinstance(rows, slice):

@@ -204,10 +204,11 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Parameters
         ----------
-        X : array (N, D)
+        X : array or sparse matrix (N, D)
             uint8 data is read as pixels and stays uint8 in memory. With ``missing="model"`` cells may be NaN or masked.
+            Of a sparse matrix one minibatch at a time is dense; the result has the bits of that of the dense array.
         y : ignored
-        X_valid : array (N', D), optional
+        X_valid : array or sparse matrix (N', D), optional
             Validation data: its bound is recorded after each epoch, training stops early, the best parameters stay.
         checkpoint : path, optional
             Model file, written when training begins, every ``checkpoint_every`` seconds, and at the end. After a crash,
@@ -295,7 +296,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Parameters
         ----------
-        X : array (N', D)
+        X : array or sparse matrix (N', D)
         y : ignored
 
         Returns
@@ -435,7 +436,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         return Fitted(model, parameters, self.preprocessor_, self.seed_, self.n_samples, names)
 
     def transform(self, X: TableLike) -> Any:
-        """Return the posterior means: the mu of q(z|x), (N, J) for X (N, D).
+        """Return the posterior means: the mu of q(z|x), (N, J) for X (N, D), an array or a sparse matrix.
 
         Here and in the other methods, codes and data are returned in the floating-point type of the array given, and
         for integers in that of the model. Scores are float64.
@@ -480,7 +481,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         return fitted.model.weight_posterior.divergence(fitted.parameters)
 
     def reconstruct(self, X: TableLike) -> NDArray:
-        """Return E[x|z] at the posterior mean of each row, in the units of the data: (N, D) for X (N, D)."""
+        """Return E[x|z] at the posterior mean of each row, in the units of the data: (N, D) for X (N, D).
+
+        X may be sparse; the result is dense.
+        """
         fitted = self.fitted_
         data = fitted.data(X)
         mu, _ = fitted.encode(data)
@@ -495,7 +499,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Parameters
         ----------
-        X : array (N, D)
+        X : array or sparse matrix (N, D)
 
         Returns
         -------
@@ -525,7 +529,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Parameters
         ----------
-        X : array (N, D)
+        X : array or sparse matrix (N, D)
         n_draws : int
         random_state : int, optional
 
@@ -598,7 +602,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Parameters
         ----------
-        x1, x2 : array (D,)
+        x1, x2 : array or sparse array (D,)
         steps : int
             Points on the line, with its ends.
 
@@ -649,7 +653,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Parameters
         ----------
-        X : array or data frame (N, D)
+        X : array, data frame or sparse matrix (N, D)
         n_draws : int, optional
             Return so many draws of the missing cells in place of their means: multiple imputation.
         return_std : bool
@@ -712,7 +716,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Parameters
         ----------
-        X : array or data frame (N, D)
+        X : array, data frame or sparse matrix (N, D)
         sigma : float or array (D,), optional
             Standard deviation of Gaussian noise that was added, in the units of X. Where it is 0, x is as in X.
         salt_and_pepper : float, optional
@@ -839,7 +843,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Parameters
         ----------
-        X : array (N, D)
+        X : array or sparse matrix (N, D)
         method : {"importance", "marginal", "annealed", "quadrature"}
             "importance": samples of q(z|x). "marginal": the estimator of the paper's Appendix D. "annealed": annealed
             importance sampling. "quadrature": a grid that moves from q(z|x) to the posterior, for up to 3 latents.

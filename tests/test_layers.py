@@ -289,7 +289,7 @@ def python(code):
 
 def test_import_is_light():
     """``import npvae`` loads no plotting, no compiler and no statistics; the compiler comes with the first fit."""
-    heavy = "matplotlib", "numba", "scipy.stats", "npvae.datasets", "npvae.plots"
+    heavy = "matplotlib", "numba", "scipy.sparse", "scipy.stats", "npvae.datasets", "npvae.plots"
     assert python(f"import sys, npvae; print([name for name in {heavy} if name in sys.modules])") == "[]"
 
 

@@ -69,7 +69,7 @@ def gradient_variance(
     ----------
     model : VAE
         Measured at its parameters; if it is not fitted, at the initial parameters of a fit to X.
-    X : array (N, D)
+    X : array or sparse matrix (N, D)
     estimators : sequence of str, optional
         Names in `estimators.ESTIMATORS`. By default all that can train this model on its backend.
     n_samples, batch_sizes : sequences of int
