@@ -668,7 +668,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Returns
         -------
-        array or data frame (N, D), like X
+        array or data frame (N, D), like X; of a sparse X an array
             Conditional means E[missing | observed]. Of a binary cell, this is the probability of 1. With
             ``return_std`` a tuple of two, with standard deviations, which are 0 where X has a value. With ``n_draws``
             an array (n_draws, N, D).
@@ -727,7 +727,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Returns
         -------
-        array or data frame (N, D), like X
+        array or data frame (N, D), like X; of a sparse X an array
             See `impute`. Pixels are in the units of X; a grey value is the probability of 1.
 
         Raises

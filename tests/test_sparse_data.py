@@ -346,7 +346,8 @@ FORMS = {
 
 def with_room(X):
     X = X.copy()
-    X.data, X.indices = np.append(X.data, np.array([np.nan, np.inf], X.dtype)), np.append(X.indices, [99, -1]).astype(np.int32)
+    X.data = np.append(X.data, np.array([np.nan, np.inf], X.dtype))
+    X.indices = np.append(X.indices, [99, -1]).astype(np.int32)
     return X
 
 
