@@ -401,5 +401,6 @@ def test_the_docs_have_the_table():
 
 if __name__ == "__main__":
     text = DOCS.read_text()
-    start, end = text.index("| file | what is read |"), text.index("\n\n", text.index("| file | what is read |"))
-    DOCS.write_text(text[:start] + docs_table() + text[end:])
+    start = text.index("| file | what is read |")
+    rest = text[start:].partition("\n\n")[2]
+    DOCS.write_text(text[:start] + docs_table() + "\n" + (f"\n{rest}" if rest else ""))
