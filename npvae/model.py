@@ -206,18 +206,19 @@ class Model:
         Where the data is binarized, ``keys`` (M,) of 64 bits decide how; by default they are those of the content of
         each row, and its binarization is the same each time.
         """
-        x = buffers("x", len(rows), data.X.shape[1])
-        if isinstance(data.X, SparseRows):
-            gather_sparse(self.backend, data.X, rows, data.scaling, x)
-        elif data.mask is None:
-            self.backend.gather(data.X, rows, data.scaling, x)
-        else:
-            self.backend.gather(data.values(rows), np.arange(len(rows)), data.scaling, x)
+        x = self.take(data, rows, buffers("x", len(rows), data.X.shape[1]))
         if data.binarization is not None:
             if keys is None:
                 keys = key_of_content(self.backend.to_numpy(x), data.binarization.seed)
             self.backend.binarize(x, keys, x)
         return x
+
+    def take(self, data: Data, rows: NDArray, out: Array) -> Array:
+        """Copy rows (M,) of the data to ``out`` (M, D), scaled; NaN where a cell is not observed. See `gather`."""
+        if isinstance(data.X, SparseRows):
+            return gather_sparse(self.backend, data.X, rows, data.scaling, out)
+        X, places = (data.X, rows) if data.mask is None else (data.values(rows), np.arange(len(rows)))
+        return self.backend.gather(X, places, data.scaling, out)
 
     def encode(self, parameters: Parameters, x: Array, buffers: Buffers) -> Any:
         """Compute q(z|x) of x (M, D): an `nn.Pass` with the outputs mu and log_var, (M, J) each.
