@@ -24,6 +24,7 @@ from .estimators import ESTIMATORS
 from .likelihoods import LIKELIHOODS
 from .model import Model
 from .parameters import Buffers, Parameters
+from .sparse import TableLike
 
 Array = npt.NDArray[np.float64]
 
@@ -563,7 +564,7 @@ def compare_gradients(
 
 
 def gradcheck(
-    model: Any, X: npt.ArrayLike, *, n_rows: int | None = None, full: bool | None = None, random_state: int = 0
+    model: Any, X: TableLike, *, n_rows: int | None = None, full: bool | None = None, random_state: int = 0
 ) -> Report:
     """Check every gradient of a model on rows of X, on the backend it uses and in the precision it trains in.
 
@@ -575,7 +576,7 @@ def gradcheck(
     ----------
     model : VAE
         Fitted or not; if not, with the initial parameters that a fit to X would start from.
-    X : array (N, D)
+    X : array or sparse matrix (N, D)
         Data.
     n_rows : int, optional
         Check on this number of rows, the first of X, and on no other minibatch.

@@ -259,14 +259,14 @@ class SklearnEstimator:
         return ()
 
     def __sklearn_tags__(self) -> Any:
-        """Describe this estimator to scikit-learn: a transformer that may change the dtype, and may accept NaN."""
+        """Describe this estimator to scikit-learn: a transformer that takes sparse X, and may accept NaN."""
         from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
 
         return Tags(
             estimator_type=None,
             target_tags=TargetTags(required=False),
             transformer_tags=TransformerTags(preserves_dtype=[]),
-            input_tags=InputTags(allow_nan=self._allows_nan),
+            input_tags=InputTags(sparse=True, allow_nan=self._allows_nan),
         )
 
     # Names of features ------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from .model import Model
 from .noise import RowNoise, key_of_content, occurrence
 from .parameters import Buffers, Parameters
 from .preprocessing import Data, Preprocessor
+from .sparse import TableLike, as_vector
 from .table import survey
 
 #: Number of rows that are computed together.
@@ -74,7 +75,7 @@ class Fitted:
     feature_names: Any = None
     __repr__ = short_repr
 
-    def data(self, X: ArrayLike, name: str = "X") -> Data:
+    def data(self, X: TableLike, name: str = "X") -> Data:
         """Check that X (N, D) is like the training data, and attach the scaling.
 
         Raises
@@ -141,7 +142,7 @@ class Fitted:
         Columns that hardly vary have their usual value. If weights are random, the rows take turns with draws of them.
         """
         model, to_numpy = self.model, self.model.backend.to_numpy
-        z, buffers = model.backend.asarray(survey(Z, "Z").X, model.dtype), Buffers(model.backend, model.dtype)
+        z, buffers = model.backend.asarray(survey(Z, "Z").X[:], model.dtype), Buffers(model.backend, model.dtype)
         x = np.empty((len(z), model.architecture.n_features), model.dtype)
         n = 1 if model.architecture.random_weights is None else WEIGHT_DRAWS
         for i, drawn in enumerate(model.weight_posterior.draws(self.parameters, self.seed, n)):
@@ -164,7 +165,7 @@ class Fitted:
         ValueError
             If Z does not have one column for each latent dimension.
         """
-        model, Z = self.model, survey(Z, "Z").X
+        model, Z = self.model, survey(Z, "Z").X[:]
         if Z.shape[1] != model.architecture.n_components:
             raise ValueError(f"Z has {Z.shape[1]} columns; expected n_components = {model.architecture.n_components}")
         z, buffers = model.backend.asarray(Z, model.dtype), Buffers(model.backend, model.dtype)
@@ -197,7 +198,7 @@ class Fitted:
         """Return the `Scorer` of this model. It takes the parameters as an argument."""
         return Scorer(self.model, self.seed, self.n_samples)
 
-    def log_joint(self, x: ArrayLike) -> LogJoint:
+    def log_joint(self, x: Any) -> LogJoint:
         """Return the function z -> log p(x, z), as `npvae.inference.fit_posterior` and `npvae.samplers` need it.
 
         Random weights are fixed at their means. All rows of z are computed together.
@@ -213,7 +214,9 @@ class Fitted:
             datapoint i. Returns log p(z) + log p(x|z), a value for each row in nats of the data as given, and its
             gradient by z, of the shape of z.
         """
-        data = self.data(x if np.ndim(x) == 2 else np.atleast_2d(x))  # a data frame keeps the names of its columns
+        data = self.data(
+            x if np.ndim(x) == 2 else np.atleast_2d(as_vector(x))
+        )  # a data frame keeps the names of its columns
         rows, buffers = np.arange(len(data.X)), Buffers(self.model.backend, self.model.dtype)
         log_density = self.model.log_density(self.parameters, self.model.gather(data, rows, buffers))
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import DTypeLike
 
 from . import backends, training
 from .backends.formulas import UPDATES
@@ -32,6 +32,7 @@ from .preprocessing import (
     fit_preprocessor,
 )
 from .progress import Doing
+from .sparse import TableLike
 from .table import Survey, survey
 from .training.interruption import undropped
 
@@ -71,8 +72,8 @@ class StartingPoint(NamedTuple):
 
 def begin(
     settings: SimpleNamespace,
-    X: ArrayLike,
-    X_valid: ArrayLike | None = None,
+    X: TableLike,
+    X_valid: TableLike | None = None,
     *,
     max_epochs: int | None = None,
     say: Callable[[str], None],
@@ -83,8 +84,8 @@ def begin(
     Parameters
     ----------
     settings : namespace
-    X : array (N, D)
-    X_valid : array (N', D), optional
+    X : array or sparse matrix (N, D)
+    X_valid : array or sparse matrix (N', D), optional
     max_epochs : int, optional
         Replaces the setting.
     say : callable
@@ -142,8 +143,8 @@ def resume(
     fitted: Fitted,
     state: training.State,
     prints: list,
-    X: ArrayLike,
-    X_valid: ArrayLike | None = None,
+    X: TableLike,
+    X_valid: TableLike | None = None,
     *,
     learning_rate: float,
     n_datapoints: int,
@@ -278,7 +279,7 @@ def train(run: Run, scorer: Scorer, callbacks: Any, keep: Any) -> str | None:
     return stopped
 
 
-def starting_point(settings: SimpleNamespace, X: ArrayLike, fitted: Fitted | None = None) -> StartingPoint:
+def starting_point(settings: SimpleNamespace, X: TableLike, fitted: Fitted | None = None) -> StartingPoint:
     """Return the initial parameters of a training on X, or the parameters of the fitted model."""
     if fitted is not None:
         model, vector = fitted.model, fitted.model.backend.to_numpy(fitted.parameters.vector).astype(float)
@@ -416,7 +417,7 @@ def _kind(architecture: Architecture) -> str:
     return f"{weights} weights, {encoder} encoder and the posterior {architecture.posterior!r}"
 
 
-def _check_has_bound(settings: SimpleNamespace, X_valid: ArrayLike | None) -> None:
+def _check_has_bound(settings: SimpleNamespace, X_valid: TableLike | None) -> None:
     """Check that nothing is to be chosen by the bound if the estimator has none."""
     estimator = settings.estimator
     if ESTIMATORS[estimator].has_encoder:

@@ -460,13 +460,22 @@ def _check_model(model: Any) -> None:
 
 
 def _rows(X: Any) -> Any:
-    """Return X as rows (n, D), as a model takes it: data frames, which have names of columns, stay as they are."""
-    if hasattr(X, "columns") and hasattr(X, "iloc"):
+    """Return X as rows (n, D), as a model takes it: data frames, which have names of columns, stay as they are.
+
+    A sparse matrix becomes one of which rows can be taken.
+    """
+    X = X.tocsr() if hasattr(X, "tocsr") else X
+    if (hasattr(X, "columns") and hasattr(X, "iloc")) or hasattr(X, "indptr"):
         return X
     X = np.asanyarray(X)
     if X.ndim < 2 or 0 in X.shape:
         raise ValueError(f"X has the shape {X.shape}; expected rows (n, D), and at least one")
     return X.reshape(len(X), -1) if X.ndim > 2 else X
+
+
+def _dense(rows: Any) -> Any:
+    """Return some rows of `_rows` as an array or a data frame."""
+    return rows.toarray() if hasattr(rows, "toarray") else rows
 
 
 def _shape_of(X: Any, image_shape: Sequence[int] | None) -> Sequence[int] | None:
@@ -512,8 +521,8 @@ def reconstructions(
     _check_model(model)
     check_number("columns", columns, np.integer, 1)
     shape, rows = _shape_of(X, image_shape), _rows(X)
-    columns = min(columns, len(rows))
-    rows = rows[: 5 * columns]
+    columns = min(columns, rows.shape[0])
+    rows = _dense(rows[: 5 * columns])
     lines = math.ceil(len(rows) / columns)
     given = as_images(_as_read(model, rows), shape, "X")
     both = (given, as_images(model.reconstruct(rows), given.shape[1:], "reconstruct(X)"))
@@ -778,7 +787,7 @@ def summary(
     encodes = getattr(getattr(model, "architecture_", None), "has_encoder", True)
     panels: list[Callable[[Axes], object]] = [lambda ax: learning_curve(model.history_, test_curve, ax=ax)]
     if shape is not None:
-        as_images(rows[:1], shape, "X")  # an error before anything is drawn
+        as_images(_dense(rows[:1]), shape, "X")  # an error before anything is drawn
         title = "Samples: E[x|z], z from the prior"
         samples = lambda ax: show_images(model.sample(100, mean=True), shape, title=title, ax=ax)
         of_data = [

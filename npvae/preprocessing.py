@@ -3,6 +3,7 @@
 A dataset is not copied to scale it: the scaling is kept beside the data and applied to each minibatch.
 """
 
+import itertools
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from .backends.reference import LOG_2PI
 from .conventions import short_repr, warn
 from .likelihoods import LIKELIHOODS
-from .table import PIXELS_REACH, ROUNDING, Survey
+from .sparse import SparseRows
+from .table import PIXELS_REACH, ROUNDING, Survey, chunks
 
 #: What is done with the grey values of a Bernoulli, by name, and what `fit` says of it.
 BINARIZE = {
@@ -96,7 +98,7 @@ class Data(NamedTuple):
     array([[14.]])
     """
 
-    X: NDArray  # (N, D): the columns that are in x
+    X: NDArray | SparseRows  # (N, D): the columns that are in x
     scaling: Scaling
     log_jacobian: float  # the sum of log(scale) over columns
     fixed: NDArray[np.float64]  # (N,): log-density of the other columns, less log(scale) of cells that are missing
@@ -113,7 +115,7 @@ class Data(NamedTuple):
         return self.log_jacobian + self.fixed
 
     def values(self, rows: NDArray | slice) -> NDArray:
-        """Return some rows of X; if it is masked, as floats with NaN where a cell is not observed."""
+        """Return some rows of X, dense if X is sparse; of a masked X as floats, with NaN for hidden cells."""
         if self.mask is None:
             return self.X[rows]
         values = self.X[rows].astype(np.result_type(self.X.dtype, np.float32))
@@ -123,7 +125,7 @@ class Data(NamedTuple):
     def take(self, rows: NDArray) -> "Data":
         """Return the data of some rows."""
         mask = None if self.mask is None else self.mask[rows]
-        return self._replace(X=self.X[rows], fixed=self.fixed[rows], mask=mask)
+        return self._replace(X=self.X.take(rows, axis=0), fixed=self.fixed[rows], mask=mask)
 
 
 class SpikeAndSlab(NamedTuple):
@@ -251,11 +253,11 @@ class Preprocessor(NamedTuple):
         excess = _check_unit_interval(table, unit, self.likelihood, name, bounded)
         of_rows, mask = self._log_prob_of_fixed(table, unit), table.mask
         if self._rearranges:
-            X = np.take(X, self.order, axis=1)  # whose rows are contiguous
+            X = X.take(self.order, axis=1)  # whose rows are contiguous
             mask = None if mask is None else np.take(mask, self.order, axis=1)
         if excess > 0:
             warn(f"{name} has values up to {excess:.1g} outside [0, 1]: they are clipped, as rounding errors")
-            X = np.concatenate([np.clip(X[:, : len(bounded)], 0, 1 / unit), X[:, len(bounded) :]], axis=1)
+            X = _clipped(X, len(bounded), 1 / unit)
         log_scale = np.log(scale * unit) if likelihood.density else np.zeros(len(scale))
         if table.missing and likelihood.density:
             hidden = (np.ascontiguousarray(~np.asarray(observed)[:, self.order]) for _, observed in table.parts())
@@ -268,9 +270,12 @@ class Preprocessor(NamedTuple):
         if not self.fixed:
             return np.broadcast_to(0.0, len(table.X))
         total = np.zeros(len(table.X))
-        for density in self.fixed:
-            x = table.column(density.column) * unit
-            total += np.where(np.isnan(x), 0, np.log(unit) + density.log_prob(x))
+        functions = (
+            lambda X, density=density: np.where(np.isnan(X), 0, np.log(unit) + density.log_prob(X * unit))
+            for density in self.fixed
+        )
+        for log_prob in table.of_columns([density.column for density in self.fixed], functions):
+            total += log_prob
         return total
 
     def restore(self, x: NDArray) -> NDArray:
@@ -295,8 +300,8 @@ class Preprocessor(NamedTuple):
             return ""
         unit, (shift, scale), order = self.unit_of(table.X.dtype), self.scaling, self.order
         remedy = "The first piece fixes the scaling of the columns: shuffle the rows before they are cut into pieces"
-        for density in self.fixed:
-            outside = abs(table.column(density.column) * unit - density.value) > density.spike
+        functions = (lambda X, fixed=fixed: abs(X * unit - fixed.value) > fixed.spike for fixed in self.fixed)
+        for density, outside in zip(self.fixed, table.of_columns([fixed.column for fixed in self.fixed], functions)):
             if np.sum(outside) > 1 + FAR * density.weight * table.n_observed[density.column]:
                 return f"column {density.column} hardly varied in the first piece, and does in this one. {remedy}"
         mean, deviation, *_ = _column_moments(table)
@@ -310,6 +315,13 @@ class Preprocessor(NamedTuple):
             f"piece as those of the first piece were, and those of {np.sum(factor > FAR)} of {len(factor)} columns "
             f"more than {FAR} times. {remedy}"
         )
+
+
+def _clipped(X: NDArray | SparseRows, n_columns: int, high: float) -> NDArray | SparseRows:
+    """Return a copy of X whose first columns are clipped to [0, high]."""
+    if isinstance(X, SparseRows):
+        return X.clip(n_columns, 0, high)
+    return np.concatenate([np.clip(X[:, :n_columns], 0, high), X[:, n_columns:]], axis=1)
 
 
 def _order(n_columns: int, binary_columns: Sequence[int], fixed: Sequence[SpikeAndSlab]) -> NDArray[np.int64]:
@@ -411,14 +423,17 @@ def fingerprints(*datasets: Data | None) -> list[list | None]:
     return [None if data is None else _fingerprint(data.X, data.mask) for data in datasets]
 
 
-def _fingerprint(X: NDArray, mask: NDArray | None) -> list:
+def _fingerprint(X: NDArray | SparseRows, mask: NDArray | None) -> list:
     rows, crc = np.unique(np.linspace(0, len(X) - 1, 1000).astype(int)), 0
-    some = X[rows]
-    if X.dtype.itemsize > 8:  # a long double has padding bytes, whose values are arbitrary
-        some = some.astype(float)
-    if mask is not None:  # below it, values are arbitrary
-        some, crc = np.where(mask[rows], some.dtype.type(0), some), zlib.crc32(mask[rows].tobytes())
-    return [*X.shape, X.dtype.str, zlib.crc32(np.ascontiguousarray(some).tobytes(), crc)]
+    if mask is not None:
+        crc = zlib.crc32(mask[rows].tobytes())
+    for some in chunks(X.take(rows, axis=0)):
+        if X.dtype.itemsize > 8:  # a long double has padding bytes, whose values are arbitrary
+            some = some.astype(float)
+        if mask is not None:  # below it, values are arbitrary
+            some = np.where(mask[rows], some.dtype.type(0), some)
+        crc = zlib.crc32(np.ascontiguousarray(some).tobytes(), crc)
+    return [*X.shape, X.dtype.str, crc]
 
 
 def fit_preprocessor(table: Survey, likelihood: str) -> tuple[Preprocessor, list[str]]:
@@ -551,18 +566,33 @@ def _column_moments(
     their squares do not overflow. The squares of a chunk are summed about the mean of the chunk, for accuracy; the sums
     are then combined (Chan, Golub and LeVeque, 1983).
     """
-    low, high = (np.where(table.n_observed > 0, end, 0) for end in (table.low, table.high))
-    first = np.asarray(low if table.missing else table.X[0], float)
-    with np.errstate(over="ignore"):
-        furthest = np.maximum(high - first, first - low)
+    furthest = _first_and_furthest(table, table.missing)[1]
     if not np.all(np.isfinite(furthest)):
         column = int(np.argmax(~np.isfinite(furthest)))
         raise ValueError(f"X spans more than a float can hold in column {column}; expected numbers below 1e308 in size")
+    blocks = [_moments_of_block(block, table.missing) for block in table.blocks()]
+    mean, deviation, usual, repeats = (np.concatenate(parts) for parts in zip(*blocks))
+    return mean, deviation, usual, repeats
+
+
+def _first_and_furthest(table: Survey, missing: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the value of each column that is subtracted, and the largest difference from it, (D,) each."""
+    low, high = (np.where(table.n_observed > 0, end, 0) for end in (table.low, table.high))
+    first = np.asarray(low if missing else table.X[0], float)
+    with np.errstate(over="ignore"):
+        return first, np.maximum(high - first, first - low)
+
+
+def _moments_of_block(
+    table: Survey, missing: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Return the moments of a block of columns; ``missing`` is whether cells of the whole table are not observed."""
+    first, furthest = _first_and_furthest(table, missing)
     unit = np.where(furthest == 0, 1, furthest)
-    usual, repeats, sizes, sums, squares = _usual(table), np.zeros(table.X.shape[1], np.int64), [], [], []
+    usual, repeats, sizes, sums, squares = _usual(table, missing), np.zeros(table.X.shape[1], np.int64), [], [], []
     for chunk, observed in table.parts():
         repeats += np.count_nonzero((chunk == usual) & observed, axis=0)
-        if table.missing:
+        if missing:
             chunk = np.where(observed, chunk, first)
         x = (chunk - first) / unit
         sizes.append(np.broadcast_to(observed, x.shape).sum(axis=0))
@@ -574,17 +604,16 @@ def _column_moments(
     return first + unit * shift, unit * np.sqrt(variance), usual.astype(float), repeats
 
 
-def _usual(table: Survey) -> NDArray:
+def _usual(table: Survey, missing: bool) -> NDArray:
     """Return the median of the first observed values of each column, (D,), in the type of the data.
 
     It is the most frequent value, if that is nearly everywhere; 0 for a column without values.
     """
-    if not table.missing:
+    if not missing:
         ordered = np.sort(table.X[: 2 * (min(len(table.X), MEDIAN_OF) // 2) + 1], axis=0)
         return ordered[len(ordered) // 2]
-    usual = np.zeros(table.X.shape[1], table.X.dtype)
-    for d in np.flatnonzero(table.n_observed):
-        column = table.column(int(d))
+    usual, numbers = np.zeros(table.X.shape[1], table.X.dtype), np.flatnonzero(table.n_observed).tolist()
+    for d, column in zip(numbers, table.of_columns(numbers, itertools.repeat(lambda column: column))):
         ordered = np.sort(column[~np.isnan(column)][: 2 * (min(table.n_observed[d], MEDIAN_OF) // 2) + 1])
         usual[d] = ordered[len(ordered) // 2]
     return usual

@@ -7,7 +7,7 @@ other rows choose the candidate and the number of epochs, and the model is then 
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from . import settings
 from .conventions import check_keywords
@@ -16,6 +16,7 @@ from .fitting import training_scorer
 from .likelihoods import LIKELIHOODS
 from .preprocessing import choose_likelihood, fit_preprocessor
 from .progress import show_stages, tell
+from .sparse import TableLike, is_sparse
 from .table import Survey, as_table, survey
 from .training import INTERRUPTED, NonFiniteError
 from .vae import VAE
@@ -57,7 +58,7 @@ def _words(changes: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value!r}" for name, value in changes.items())
 
 
-def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE:
+def fit(X: TableLike, *, X_valid: TableLike | None = None, **values: Any) -> VAE:
     """Train a `VAE` on X with settings suited to its size, and report what was chosen and why.
 
     On a table, of up to a million numbers, what only data can tell is found out first: nets with different weight
@@ -66,9 +67,9 @@ def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE
 
     Parameters
     ----------
-    X : array (N, D)
+    X : array or sparse matrix (N, D)
         See `VAE.fit`.
-    X_valid : array (N', D), optional
+    X_valid : array or sparse matrix (N', D), optional
         Validation data, in place of held-out rows: the model is the best one on it, trained on X.
     **values
         Any setting of `VAE`; the settings given are not chosen.
@@ -89,6 +90,10 @@ def fit(X: ArrayLike, *, X_valid: ArrayLike | None = None, **values: Any) -> VAE
     """
     check_keywords("fit", values, ("X_valid", *settings.SETTINGS))
     settings.check({name: setting.default for name, setting in settings.SETTINGS.items()} | values)
+    if is_sparse(X):
+        X = as_table(X)  # converted once
+    if is_sparse(X_valid):
+        X_valid = as_table(X_valid, "X_valid")
     n_rows, n_features = as_table(X).shape
     choices = settings.for_data(n_rows, n_features, values)
     model = VAE(**{"verbose": True} | {choice.name: choice.value for choice in choices} | values)
@@ -151,7 +156,7 @@ def _selected(model, X, X_valid, candidates, values, say):
     return model
 
 
-def _bound(model: VAE, X: ArrayLike) -> float:
+def _bound(model: VAE, X: TableLike) -> float:
     """Return the mean over X of the bound that the model's training maximised."""
     fitted = model.fitted_
     scorer = training_scorer(model.estimator, fitted.model, fitted.seed, fitted.n_samples)

@@ -3,14 +3,16 @@
 What is made of it, a likelihood and a scaling, is decided in ``preprocessing``.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .conventions import short_repr
+from .sparse import CELLS, SparseRows, TableLike, is_sparse
 
 #: Rows per chunk. It limits the memory of a pass over data that may be on disk.
 CHUNK = 10_000
@@ -44,7 +46,7 @@ class Survey(NamedTuple):
     True
     """
 
-    X: NDArray  # (N, D), with the type of the user's data
+    X: NDArray | SparseRows  # (N, D), with the type of the user's data
     low: NDArray  # (D,) least value of each column; the largest of its type if the column has none
     high: NDArray  # (D,) largest value of each column; the least of its type if the column has none
     binary: NDArray[np.bool_]  # (D,) whether all values of a column are 0 or 1
@@ -61,8 +63,28 @@ class Survey(NamedTuple):
 
     def take(self, rows: NDArray) -> "Survey":
         """Return the survey of some rows."""
-        X = self.X[rows]
+        X = self.X.take(rows, axis=0)
         return survey(X if self.mask is None else np.ma.MaskedArray(X, self.mask[rows]), missing=self.missing)
+
+    def blocks(self) -> Iterator["Survey"]:
+        """Yield the table in blocks of columns, of which `CHUNK` rows can be dense; an array as a whole.
+
+        Sums over rows have the same bits as those of the dense array: no block of several has a single column, which
+        NumPy would sum in another order.
+        """
+        if not isinstance(self.X, SparseRows):
+            yield self
+            return
+        at_most = max(3, CELLS // min(len(self.X), CHUNK))
+        for columns in np.array_split(np.arange(self.X.n_columns), -(-self.X.n_columns // at_most)):
+            yield self._replace(
+                X=self.X.take(columns, axis=1),
+                low=self.low[columns],
+                high=self.high[columns],
+                binary=self.binary[columns],
+                ones=self.ones[columns],
+                n_observed=self.n_observed[columns],
+            )
 
     def parts(self) -> Iterator[tuple[NDArray, NDArray[np.bool_] | bool]]:
         """Yield X in chunks of rows, each with which of its cells are observed: an array, or True if all are."""
@@ -72,12 +94,21 @@ class Survey(NamedTuple):
         masks = itertools.repeat(None) if self.mask is None else chunks(self.mask)
         yield from ((chunk, ~unobserved(chunk, mask)) for chunk, mask in zip(chunks(self.X), masks))
 
-    def column(self, number: int) -> NDArray[np.float64]:
-        """Return a column as floats, with NaN where a cell is not observed: (N,)."""
-        values = self.X[:, number].astype(float)
-        if self.mask is not None:
-            values[self.mask[:, number]] = np.nan
-        return values
+    def of_columns(
+        self, numbers: Iterable[int], functions: Iterable[Callable[[NDArray[np.float64]], NDArray]]
+    ) -> Iterator[NDArray]:
+        """Yield for each of some columns an elementwise function of it, (N,).
+
+        The function is given floats, with NaN where a cell is not observed.
+        """
+        if isinstance(self.X, SparseRows):
+            yield from self.X.of_columns(list(numbers), functions)
+            return
+        for number, function in zip(numbers, functions):
+            values = self.X[:, number].astype(float)
+            if self.mask is not None:
+                values[self.mask[:, number]] = np.nan
+            yield function(values)
 
     @property
     def is_binary(self) -> bool:
@@ -119,7 +150,10 @@ class _Grey:
         self.near, self.upper = np.zeros(n_features), np.zeros(n_features)
 
     def look(self, chunk: NDArray, low: float, high: float, hidden: NDArray | int = 0) -> None:
-        """Look at a chunk, with its range, and with how many of the zeros in each column stand for no value."""
+        """Look at a chunk, with its range, and with how many of the zeros in each column stand for no value.
+
+        The number is negative where zeros have been left out.
+        """
         self.possible = self.possible and bool(low >= 0 and high <= 1 + ROUNDING)
         if not self.possible:
             return
@@ -144,8 +178,8 @@ class _Grey:
         return "mostly near 0 or 1" if near > MOST and upper >= SOME else ""
 
 
-def chunks(X: NDArray) -> Iterator[NDArray]:
-    """Yield X (N, D) in chunks of rows. Every pass over a dataset uses this.
+def chunks(X: NDArray | SparseRows) -> Iterator[NDArray]:
+    """Yield X (N, D) in chunks of rows, as dense arrays. Every pass over a dataset uses this.
 
     Examples
     --------
@@ -154,8 +188,17 @@ def chunks(X: NDArray) -> Iterator[NDArray]:
     >>> [len(chunk) for chunk in chunks(np.zeros((25_000, 1)))]
     [10000, 10000, 5000]
     """
-    for start in range(0, len(X), CHUNK):
-        yield X[start : start + CHUNK]
+    n_rows = min(CHUNK, X.at_a_time) if isinstance(X, SparseRows) else CHUNK
+    for start in range(0, len(X), n_rows):
+        yield X[start : start + n_rows]
+
+
+def _values(X: NDArray | SparseRows) -> Iterator[tuple[NDArray, int]]:
+    """Yield all values of each column in chunks (K, D), in any order, with how many zeros of each column are left out.
+
+    Of those zeros there are others in the chunk.
+    """
+    yield from X.packed() if isinstance(X, SparseRows) else zip(chunks(X), itertools.repeat(0))
 
 
 def unobserved(X: NDArray, mask: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
@@ -172,14 +215,15 @@ def unobserved(X: NDArray, mask: NDArray[np.bool_] | None = None) -> NDArray[np.
     return nan if mask is None else nan | mask
 
 
-def survey(X: ArrayLike, name: str = "X", missing: bool = False) -> Survey:
+def survey(X: TableLike, name: str = "X", missing: bool = False) -> Survey:
     """Check that X is a 2-D table of finite numbers, and find its range, in one pass.
 
-    An array is not copied: it keeps its type and byte order. A memory map is read in chunks.
+    An array is not copied: it keeps its type and byte order. A memory map is read in chunks. A sparse matrix becomes
+    `SparseRows`, and of its zeros few are looked at.
 
     Parameters
     ----------
-    X : array-like (N, D)
+    X : array-like or sparse matrix (N, D)
     name : str, what errors call it
     missing : bool
         Whether cells may be missing: NaN in floats, or the masked ones of a masked array of any type. What is found out
@@ -192,10 +236,10 @@ def survey(X: ArrayLike, name: str = "X", missing: bool = False) -> Survey:
     Raises
     ------
     TypeError
-        If X is sparse or does not hold real numbers.
+        If X does not hold real numbers.
     ValueError
-        If X is not 2-D, is empty, or holds complex or infinite values. Without ``missing``, if it holds NaN or masked
-        values.
+        If X is not 2-D, is empty, is a damaged sparse matrix, or holds complex or infinite values. Without ``missing``,
+        if it holds NaN or masked values.
 
     Examples
     --------
@@ -205,13 +249,15 @@ def survey(X: ArrayLike, name: str = "X", missing: bool = False) -> Survey:
     >>> survey([[0.0, float("nan")], [1.0, 3.0]], missing=True).n_observed.tolist()
     [2, 1]
     """
-    mask, X = _mask(X), as_table(X, name)
+    mask, table = _mask(X), as_table(X, name)
     if mask is not None and not missing:
         raise ValueError(f"{name} has {mask.sum()} masked values; expected none. {REMEDY}")
-    lows, highs, grey = [], [], _Grey(X.dtype, X.shape[1])
-    binary, integers, ones = np.ones(X.shape[1], bool), True, np.zeros(X.shape[1], np.int64)
-    n_observed = np.full(X.shape[1], len(X))
-    for chunk, part_of_mask in zip(chunks(X), itertools.repeat(None) if mask is None else chunks(mask)):
+    grey, n_features = _Grey(table.dtype, table.shape[1]), table.shape[1]
+    ends: list[NDArray] = []
+    binary, integers, ones = np.ones(n_features, bool), True, np.zeros(n_features, np.int64)
+    n_observed = np.full(n_features, len(table))
+    masks = itertools.repeat(None) if mask is None else chunks(mask)
+    for (chunk, n_zeros), part_of_mask in zip(_values(table), masks):
         low, high, n_hidden = chunk.min(axis=0), chunk.max(axis=0), 0
         if part_of_mask is not None or (missing and np.isnan(low).any()):
             hidden = unobserved(chunk, part_of_mask)
@@ -219,23 +265,22 @@ def survey(X: ArrayLike, name: str = "X", missing: bool = False) -> Survey:
             chunk, n_hidden = np.where(hidden, chunk.dtype.type(0), chunk), hidden.sum(axis=0)
             n_observed -= n_hidden
         binary &= (low >= 0) & (high <= 1)  # the range is a quick test that most data fails
-        if X.dtype.kind == "f":
+        if table.dtype.kind == "f":
             if binary.any():
                 part = chunk[:, binary]
                 binary[binary] = ((part == 0) | (part == 1)).all(axis=0)
             integers = integers and bool((chunk == np.rint(chunk)).all())
-            grey.look(chunk, low.min(), high.max(), n_hidden)
+            grey.look(chunk, low.min(), high.max(), n_hidden - n_zeros)
         if binary.any():
             ones[binary] += np.count_nonzero(chunk[:, binary], axis=0)
-        lows.append(low)
-        highs.append(high)
-    low, high = np.min(lows, axis=0), np.max(highs, axis=0)
-    if X.dtype.kind == "f" and not np.isfinite([low, high])[:, n_observed > 0].all():
-        raise ValueError(_where_not_finite(X, name, mask, missing))
-    return Survey(X, low, high, binary, ones, integers, grey.verdict(binary, n_observed), n_observed, mask)
+        ends = [np.minimum(ends[0], low), np.maximum(ends[1], high)] if ends else [low, high]
+    low, high = ends
+    if table.dtype.kind == "f" and not np.isfinite([low, high])[:, n_observed > 0].all():
+        raise ValueError(_where_not_finite(table, name, mask, missing))
+    return Survey(table, low, high, binary, ones, integers, grey.verdict(binary, n_observed), n_observed, mask)
 
 
-def _mask(X: ArrayLike) -> NDArray[np.bool_] | None:
+def _mask(X: Any) -> NDArray[np.bool_] | None:
     """Return the mask of a masked array, True where a value is missing; None if it masks nothing."""
     return np.ma.getmaskarray(np.ma.asarray(X)) if np.ma.is_masked(X) else None
 
@@ -249,8 +294,10 @@ def _range(chunk: NDArray, observed: NDArray[np.bool_]) -> tuple[NDArray, NDArra
     return chunk.min(axis=0, where=observed, initial=most), chunk.max(axis=0, where=observed, initial=least)
 
 
-def as_table(X: ArrayLike, name: str = "X") -> NDArray:
-    """Return X as a 2-D NumPy array of real numbers. Does not copy an array, and does not check its values.
+def as_table(X: Any, name: str = "X") -> Any:
+    """Return X as a 2-D NumPy array of real numbers, or as `SparseRows` if it is sparse.
+
+    Does not copy an array or a CSR matrix, and does not check its values.
 
     Raises
     ------
@@ -263,9 +310,7 @@ def as_table(X: ArrayLike, name: str = "X") -> NDArray:
     >>> as_table([[1, 2], [3, 4]]).shape
     (2, 2)
     """
-    if hasattr(X, "tocsr"):
-        raise TypeError(f"{name} is a sparse matrix; expected a dense array, such as {name}.toarray()")
-    X = _asarray(X, name)
+    X = _as_sparse(X, name) if isinstance(X, SparseRows) or is_sparse(X) else _asarray(X, name)
     if X.dtype.kind == "c":
         raise ValueError(f"{name} has type {X.dtype}; expected real numbers. Complex data not supported")
     if X.dtype.kind not in "buif":
@@ -288,6 +333,12 @@ def as_table(X: ArrayLike, name: str = "X") -> NDArray:
     return X
 
 
+def _as_sparse(X: Any, name: str) -> SparseRows:
+    """Return X as sparse rows of numbers, of floats where it holds objects."""
+    rows = X if isinstance(X, SparseRows) else SparseRows.of(X, name)
+    return rows if rows.dtype != object else dataclasses.replace(rows, data=_asarray(rows.data, name))
+
+
 def _asarray(X: ArrayLike, name: str) -> NDArray:
     """Return X as an array of numbers, of floats where it holds objects."""
     if X is None:
@@ -305,17 +356,17 @@ def _asarray(X: ArrayLike, name: str) -> NDArray:
         raise TypeError(f"{name} holds objects that are not numbers ({error}); expected numbers") from None
 
 
-def _where_not_finite(X: NDArray, name: str, mask: NDArray | None, missing: bool) -> str:
+def _where_not_finite(X: NDArray | SparseRows, name: str, mask: NDArray | None, missing: bool) -> str:
     """Return a message: how many values are infinite, or NaN unless they may be missing, and where the first one is."""
-    count, first, start = 0, (0, 0), 0
+    count, first, value, start = 0, (0, 0), np.nan, 0
     for chunk in chunks(X):
         hidden = unobserved(chunk, None if mask is None else mask[start : start + len(chunk)])
         bad = np.argwhere(np.isinf(chunk) & ~hidden if missing else ~np.isfinite(chunk))
         if len(bad) and count == 0:
-            first = int(bad[0, 0]) + start, int(bad[0, 1])
+            first, value = (int(bad[0, 0]) + start, int(bad[0, 1])), chunk[tuple(bad[0])]
         count, start = count + len(bad), start + len(chunk)
     kinds, remedy = ("infinite", "") if missing else ("NaN or infinite", f". {REMEDY}")
     return (
-        f"{name} holds {count} {kinds} value{'s' * (count > 1)}, the first one ({X[first]}) "
+        f"{name} holds {count} {kinds} value{'s' * (count > 1)}, the first one ({value}) "
         f"in row {first[0]}, column {first[1]}; expected finite numbers{remedy}"
     )

@@ -31,6 +31,7 @@ from .evaluation.health import examine
 from .evaluation.log_likelihood import estimate
 from .fitted import Fitted
 from .progress import show_progress, show_rows, show_stages, tell
+from .sparse import TableLike, as_vector
 from .table import as_table, survey
 from .training import Checkpointer, Epoch, NonFiniteError
 
@@ -192,10 +193,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     @_alone
     def fit(
         self,
-        X: ArrayLike,
+        X: TableLike,
         y: Any = None,
         *,
-        X_valid: ArrayLike | None = None,
+        X_valid: TableLike | None = None,
         checkpoint: str | PathLike | Callable | None = None,
         checkpoint_every: float = 60.0,
     ) -> "VAE":
@@ -203,10 +204,11 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Parameters
         ----------
-        X : array (N, D)
+        X : array or sparse matrix (N, D)
             uint8 data is read as pixels and stays uint8 in memory. With ``missing="model"`` cells may be NaN or masked.
+            Of a sparse matrix one minibatch at a time is dense; the result has the bits of that of the dense array.
         y : ignored
-        X_valid : array (N', D), optional
+        X_valid : array or sparse matrix (N', D), optional
             Validation data: its bound is recorded after each epoch, training stops early, the best parameters stay.
         checkpoint : path, optional
             Model file, written when training begins, every ``checkpoint_every`` seconds, and at the end. After a crash,
@@ -237,10 +239,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
     @_alone
     def resume(
         self,
-        X: ArrayLike,
+        X: TableLike,
         y: Any = None,
         *,
-        X_valid: ArrayLike | None = None,
+        X_valid: TableLike | None = None,
         checkpoint: str | PathLike | Callable | None = None,
         checkpoint_every: float = 60.0,
     ) -> "VAE":
@@ -285,7 +287,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         return self._run(run, checkpointer, learning_rate_=learning_rate, history_=history)
 
     @_alone
-    def partial_fit(self, X: ArrayLike, y: Any = None) -> "VAE":
+    def partial_fit(self, X: TableLike, y: Any = None) -> "VAE":
         """Train for one epoch on a piece of the data.
 
         The first piece decides the likelihood, the scaling of the columns and, where it is "auto", the learning rate.
@@ -294,7 +296,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Parameters
         ----------
-        X : array (N', D)
+        X : array or sparse matrix (N', D)
         y : ignored
 
         Returns
@@ -433,8 +435,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         parameters, names = fitting.on_backend(model, self.parameters_), getattr(self, "feature_names_in_", None)
         return Fitted(model, parameters, self.preprocessor_, self.seed_, self.n_samples, names)
 
-    def transform(self, X: ArrayLike) -> Any:
-        """Return the posterior means: the mu of q(z|x), (N, J) for X (N, D).
+    def transform(self, X: TableLike) -> Any:
+        """Return the posterior means: the mu of q(z|x), (N, J) for X (N, D), an array or a sparse matrix.
 
         Here and in the other methods, codes and data are returned in the floating-point type of the array given, and
         for integers in that of the model. Scores are float64.
@@ -443,7 +445,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         data = fitted.data(X)
         return self._wrap(self._answer("transform", fitted.encode(data)[0], data.X.dtype), X)
 
-    def fit_transform(self, X: ArrayLike, y: Any = None) -> Any:
+    def fit_transform(self, X: TableLike, y: Any = None) -> Any:
         """Return ``fit(X).transform(X)``."""
         return self.fit(X).transform(X)
 
@@ -478,8 +480,11 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         fitted = self.fitted_
         return fitted.model.weight_posterior.divergence(fitted.parameters)
 
-    def reconstruct(self, X: ArrayLike) -> NDArray:
-        """Return E[x|z] at the posterior mean of each row, in the units of the data: (N, D) for X (N, D)."""
+    def reconstruct(self, X: TableLike) -> NDArray:
+        """Return E[x|z] at the posterior mean of each row, in the units of the data: (N, D) for X (N, D).
+
+        X may be sparse; the result is dense.
+        """
         fitted = self.fitted_
         data = fitted.data(X)
         mu, _ = fitted.encode(data)
@@ -487,14 +492,14 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             raise ValueError(message)
         return self._answer("reconstruct", fitted.mean(mu), data.X.dtype)
 
-    def encode(self, X: ArrayLike) -> Codes:
+    def encode(self, X: TableLike) -> Codes:
         """Return mean and standard deviation of q(z|x) of each row: the codes, and how sure they are.
 
         `transform` returns the means alone.
 
         Parameters
         ----------
-        X : array (N, D)
+        X : array or sparse matrix (N, D)
 
         Returns
         -------
@@ -517,14 +522,14 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         codes = (self._answer("encode", code, data.X.dtype) for code in (mu, np.exp(log_var / 2)))
         return Codes(*(self._wrap(code, X) for code in codes))
 
-    def sample_posterior(self, X: ArrayLike, n_draws: int = 1, *, random_state: int | None = None) -> NDArray:
+    def sample_posterior(self, X: TableLike, n_draws: int = 1, *, random_state: int | None = None) -> NDArray:
         """Draw codes z ~ q(z|x) of each row, the model's approximation of the posterior p(z|x).
 
         The noise of a row is keyed by its content and ``random_state``, by default the model's seed.
 
         Parameters
         ----------
-        X : array (N, D)
+        X : array or sparse matrix (N, D)
         n_draws : int
         random_state : int, optional
 
@@ -590,14 +595,14 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         x = fitted.mean(Z) if mean else fitted.sample(Z, rng)
         return warn_if_not_finite("sample", x).astype(self.dtype_in_, copy=False)
 
-    def interpolate(self, x1: ArrayLike, x2: ArrayLike, steps: int = 10) -> NDArray:
+    def interpolate(self, x1: TableLike, x2: TableLike, steps: int = 10) -> NDArray:
         """Return E[x|z] along the straight line from the code of one datapoint to that of another.
 
         The codes are the means of q(z|x). The first and the last row are the reconstructions of the two.
 
         Parameters
         ----------
-        x1, x2 : array (D,)
+        x1, x2 : array or sparse array (D,)
         steps : int
             Points on the line, with its ends.
 
@@ -617,6 +622,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         True
         """
         check_number("steps", steps, np.integer, 2)
+        x1, x2 = as_vector(x1), as_vector(x2)
         line = np.linspace(self._code_of("x1", x1), self._code_of("x2", x2), steps)
         return self._answer("interpolate", self.fitted_.mean(line), np.asarray(x1).dtype)
 
@@ -632,7 +638,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
     def impute(
         self,
-        X: ArrayLike,
+        X: TableLike,
         *,
         n_draws: int | None = None,
         return_std: bool = False,
@@ -647,7 +653,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Parameters
         ----------
-        X : array or data frame (N, D)
+        X : array, data frame or sparse matrix (N, D)
         n_draws : int, optional
             Return so many draws of the missing cells in place of their means: multiple imputation.
         return_std : bool
@@ -662,7 +668,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Returns
         -------
-        array or data frame (N, D), like X
+        array or data frame (N, D), like X; of a sparse X an array
             Conditional means E[missing | observed]. Of a binary cell, this is the probability of 1. With
             ``return_std`` a tuple of two, with standard deviations, which are 0 where X has a value. With ``n_draws``
             an array (n_draws, N, D).
@@ -694,7 +700,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
     def denoise(
         self,
-        X: ArrayLike,
+        X: TableLike,
         *,
         sigma: ArrayLike | None = None,
         salt_and_pepper: float | None = None,
@@ -710,7 +716,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Parameters
         ----------
-        X : array or data frame (N, D)
+        X : array, data frame or sparse matrix (N, D)
         sigma : float or array (D,), optional
             Standard deviation of Gaussian noise that was added, in the units of X. Where it is 0, x is as in X.
         salt_and_pepper : float, optional
@@ -721,7 +727,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Returns
         -------
-        array or data frame (N, D), like X
+        array or data frame (N, D), like X; of a sparse X an array
             See `impute`. Pixels are in the units of X; a grey value is the probability of 1.
 
         Raises
@@ -749,7 +755,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
     def super_resolve(
         self,
-        X: ArrayLike,
+        X: TableLike,
         image_shape: Sequence[int],
         factor: int,
         *,
@@ -810,7 +816,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         with show_rows(stage, self.verbose) as told:
             yield uses.Wanted(n_draws, return_std, n_samples, seed, told)
 
-    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
+    def score_samples(self, X: TableLike) -> NDArray[np.float64]:
         """Estimate the lower bound on log p(x) of each row: (N,) in nats, for X (N, D); of its observed cells.
 
         The noise of a row is keyed by its content and the model's seed: a score does not change from call to call, nor
@@ -823,12 +829,12 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         fitted = self.fitted_
         return warn_if_not_finite("score_samples", fitted.score(fitted.data(X)))
 
-    def score(self, X: ArrayLike, y: Any = None) -> float:
+    def score(self, X: TableLike, y: Any = None) -> float:
         """Return the mean of `score_samples`: the lower bound a datapoint, in nats. ``y`` is ignored."""
         return float(np.mean(self.score_samples(X)))
 
     def log_likelihood(
-        self, X: ArrayLike, *, method: str = "importance", n_samples: int | None = None, return_std: bool = False
+        self, X: TableLike, *, method: str = "importance", n_samples: int | None = None, return_std: bool = False
     ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Estimate log p(x) of each row: (N,) in nats of the data as given, for X (N, D).
 
@@ -837,7 +843,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
 
         Parameters
         ----------
-        X : array (N, D)
+        X : array or sparse matrix (N, D)
         method : {"importance", "marginal", "annealed", "quadrature"}
             "importance": samples of q(z|x). "marginal": the estimator of the paper's Appendix D. "annealed": annealed
             importance sampling. "quadrature": a grid that moves from q(z|x) to the posterior, for up to 3 latents.
@@ -928,7 +934,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from None
 
-    def starting_point(self, X: ArrayLike) -> fitting.StartingPoint:
+    def starting_point(self, X: TableLike) -> fitting.StartingPoint:
         """Return what training on X would start from, or the fitted parameters: for `npvae.gradcheck`."""
         values = self._checked_settings()
         return fitting.starting_point(values, X, self.fitted_ if hasattr(self, "parameters_") else None)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 from PIL import Image
 from test_cli_csv import KINDS as CSV
 
@@ -25,6 +26,14 @@ def npy(path, array):
 
 def npz(path, **arrays):
     np.savez(path, **arrays)
+
+
+def save_sparse(path, array):
+    scipy.sparse.save_npz(path, scipy.sparse.csc_matrix(array))
+
+
+def half_sparse(path):
+    np.savez(path, format="csr", shape=X.shape, data=X[0])
 
 
 def misnamed(write, path, suffix, **arrays):
@@ -130,9 +139,14 @@ KINDS = [
         {"array": "b"},
         "no array 'b'; it holds 'a' (50, 3)",
     ),
+    ("`.npz` of `scipy.sparse.save_npz`", "a.npz", lambda path: save_sparse(path, X), {}, X),
+    ("same, with `--drop 2`", "a.npz", lambda path: save_sparse(path, X), {"drop": ("2",)}, X[:, [0, 2]]),
+    ("same, with `--array`", "a.npz", lambda path: save_sparse(path, X), {"array": "data"}, "it has no named arrays"),
+    ("`.npz` of a part of a sparse matrix", "a.npz", lambda path: half_sparse(path), {}, "cannot be read as a table"),
     ("`.npz`, empty", "a.npz", lambda path: npz(path), {}, "it holds no arrays"),
     ("`.npz`, damaged", "a.npz", lambda path: path.write_bytes(b"PK"), {}, "cannot be read as a table of numbers"),
     ("`.mat` of one matrix", "a.mat", lambda path: mat(path, ff=X, n=3, title="faces"), {}, X),
+    ("`.mat` of a sparse matrix", "a.mat", lambda path: mat(path, X=scipy.sparse.csc_matrix(X)), {}, X),
     (
         "`.mat` of data and labels",
         "a.mat",
@@ -220,7 +234,7 @@ def test_kinds(kind, name, write, choice, expected, tmp_path):
     if expected is None:
         assert read.dtype == np.uint8 and set(np.unique(read)) == {0, 255}
     else:
-        np.testing.assert_array_equal(read, expected)
+        np.testing.assert_array_equal(read[:], expected)
         assert read.dtype == np.asarray(expected).dtype or name == "A.TSV"
 
 
@@ -387,5 +401,6 @@ def test_the_docs_have_the_table():
 
 if __name__ == "__main__":
     text = DOCS.read_text()
-    start, end = text.index("| file | what is read |"), text.index("\n\n", text.index("| file | what is read |"))
-    DOCS.write_text(text[:start] + docs_table() + text[end:])
+    start = text.index("| file | what is read |")
+    rest = text[start:].partition("\n\n")[2]
+    DOCS.write_text(text[:start] + docs_table() + "\n" + (f"\n{rest}" if rest else ""))

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import npvae
 from npvae import backends
@@ -578,3 +579,13 @@ def test_benchmark_of_kernels(once, monkeypatch):
     top = gpu.ceilings(blocks=1, size=8)
     rows = gpu.table(top, M=2, D=5, H=4, J=2, rows=3)
     assert len(rows) == 19 and all(row.rate > 0 and row.ceiling == top[row.unit] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32", "int64"])
+def test_sparse_tables(once, rng, kind):
+    """Dense rows of each minibatch are copied: to the same bits as the dense array."""
+    D = np.where(rng.random((9, 4)) < 0.5, rng.integers(1, 4, (9, 4)), 0).astype(kind)
+    X = scipy.sparse.csr_array(D)
+    model, dense = (npvae.VAE(**SMALL, backend="cuda").fit(Y) for Y in (X, D))
+    np.testing.assert_array_equal(model.parameters_.vector, dense.parameters_.vector)
+    np.testing.assert_array_equal(model.score_samples(X), dense.score_samples(D))

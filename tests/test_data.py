@@ -41,10 +41,10 @@ def with_column(values):
     return pandas.DataFrame({"a": np.arange(40.0), "b": values})
 
 
-def sparse():
+def sparse(X=BINARY):
     import scipy.sparse
 
-    return scipy.sparse.csr_matrix(BINARY)
+    return scipy.sparse.csr_array(X)
 
 
 class ArrayLike:
@@ -103,6 +103,9 @@ KINDS = [
     ("one column", lambda: TABLE[:, :1], GAUSSIAN),
     ("one row", lambda: TABLE[:1], GAUSSIAN),
     ("more columns than rows", lambda: rng.standard_normal((8, 30)), GAUSSIAN),
+    ("scipy.sparse, of counts", lambda: sparse(COUNTS), GAUSSIAN),
+    ("scipy.sparse, nothing but 0 and 1", sparse, BERNOULLI),
+    ("scipy.sparse, uint8 pixels", lambda: sparse(PIXELS), "Bernoulli on pixels over 255, with a notice"),
     ("a constant column", lambda: changed(TABLE, np.s_[:, 2], 7.0), "Gaussian; the constant column is named"),
     ("all constant", lambda: np.full((40, 5), 7.0), CONSTANT),
     ("two equal columns", lambda: TABLE[:, [0, 0, 1, 2]], GAUSSIAN),
@@ -123,7 +126,6 @@ KINDS = [
     ("infinite", lambda: changed(TABLE, (3, 2), -np.inf), r"the first one \(-inf\) in row 3, column 2"),
     ("None among numbers", lambda: changed(TABLE.astype(object), (3, 2), None), "1 NaN or infinite value"),
     ("masked values", lambda: np.ma.masked_greater(TABLE, 900), "masked values"),
-    ("scipy.sparse", sparse, "sparse matrix; expected a dense array"),
     ("complex", lambda: TABLE * 1j, "expected real numbers. Complex data not supported"),
     ("strings", lambda: TABLE.astype(str), "expected real numbers"),
     ("bytes", lambda: TABLE.astype(bytes), "expected real numbers"),
@@ -131,6 +133,8 @@ KINDS = [
     ("structured", lambda: np.zeros((4, 2), [("a", float), ("b", int)]), "expected real numbers"),
     ("dictionaries", lambda: [[{"a": 1}, {"b": 2}]], "objects that are not numbers"),
     ("rows of different lengths", lambda: [[1.0, 2.0], [3.0]], "X is not an array"),
+    ("scipy.sparse with NaN", lambda: sparse(changed(TABLE, (3, 2), np.nan)), r"1 NaN or infinite value"),
+    ("scipy.sparse, one-dimensional", lambda: sparse(TABLE)[0], "expected a 2-D array"),
     ("one-dimensional", lambda: TABLE[:, 0], "expected a 2-D array"),
     ("three-dimensional", lambda: TABLE.reshape(4, 10, 5), "expected a 2-D array"),
     ("a number", lambda: 3.0, "expected a 2-D array"),
@@ -145,7 +149,7 @@ KINDS = [
 def outcome(X):
     """Fit to X and return the likelihood that was chosen and why."""
     model = npvae.VAE(**SMALL).fit(X)
-    rows = X.iloc[:3] if hasattr(X, "iloc") else np.asarray(X)[:3]
+    rows = X.iloc[:3] if hasattr(X, "iloc") else X[:3] if hasattr(X, "tocsr") else np.asarray(X)[:3]
     assert np.isfinite(model.score(X)) and model.transform(rows).shape[1] == 2
     return model.likelihood_, model.report_
 

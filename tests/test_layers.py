@@ -16,7 +16,7 @@ ROOT = Path(npvae.__file__).parent
 #: Bottom to top. The name of a package stands for all files in it that have no entry of their own; these may import
 #: each other as long as there is no circle. All other imports lead to a lower layer. "npvae" is npvae/__init__.py.
 LAYERS = (
-    ("conventions", "description", "modelfile", "parameters", "progress", "schema", "version"),
+    ("conventions", "description", "modelfile", "parameters", "progress", "schema", "sparse", "version"),
     ("table",),
     ("backends",),
     ("distributions", "likelihoods", "nn", "noise", "optimizers"),
@@ -289,7 +289,7 @@ def python(code):
 
 def test_import_is_light():
     """``import npvae`` loads no plotting, no compiler and no statistics; the compiler comes with the first fit."""
-    heavy = "matplotlib", "numba", "scipy.stats", "npvae.datasets", "npvae.plots"
+    heavy = "matplotlib", "numba", "scipy.sparse", "scipy.stats", "npvae.datasets", "npvae.plots"
     assert python(f"import sys, npvae; print([name for name in {heavy} if name in sys.modules])") == "[]"
 
 

@@ -21,6 +21,11 @@ class Counted(np.ndarray):
         Counted.reads += part.size
         return part
 
+    def take(self, *arguments, **named):
+        part = np.asarray(super().take(*arguments, **named))
+        Counted.reads += part.size
+        return part
+
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
         Counted.reads += sum(part.size for part in inputs if isinstance(part, Counted))
         plain = [part.view(np.ndarray) if isinstance(part, Counted) else part for part in inputs]
@@ -68,7 +73,14 @@ def test_fit_looks_at_the_data_at_most_twice_before_the_first_step(rng, monkeypa
 
 def test_counted_sees_each_way_to_look(rng):
     X = rng.random((10, 4)).view(Counted)
-    for look in (lambda: X.max(), lambda: np.sum(X), lambda: X[:], lambda: X - 1, lambda: np.isin(X, 0)):
+    for look in (
+        lambda: X.max(),
+        lambda: np.sum(X),
+        lambda: X[:],
+        lambda: X - 1,
+        lambda: np.isin(X, 0),
+        lambda: X.take(np.arange(10), axis=0),
+    ):
         Counted.reads = 0
         look()
         assert Counted.reads >= 40

@@ -15,6 +15,7 @@ pandas = pytest.importorskip("pandas")
 
 from sklearn.base import clone  # noqa: E402
 from sklearn.exceptions import NotFittedError  # noqa: E402
+from sklearn.feature_extraction.text import CountVectorizer  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.model_selection import GridSearchCV  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
@@ -73,6 +74,20 @@ def test_grid_search_by_the_bound(X, n_jobs):
     assert np.all(np.isfinite(scores)) and search.best_score_ == max(scores)
     model = clone(npvae.VAE(**SMALL)).set_params(n_components=search.best_params_["n_components"]).fit(X)
     assert search.score(X) == model.score(X)
+
+
+def test_words_to_codes():
+    """Sparse matrices on their way through a pipeline, a grid search and data frames."""
+    texts = ["the cat sat on the mat", "a cat and a mat", "stocks fell", "stocks rose and fell", "the mat"] * 12
+    words = CountVectorizer(binary=True)
+    pipeline = make_pipeline(words, npvae.VAE(**SMALL), LogisticRegression()).fit(texts, np.arange(60) % 2)
+    X = words.transform(texts)
+    np.testing.assert_array_equal(pipeline[:-1].transform(texts), pipeline[1].transform(X.toarray()))
+    search = GridSearchCV(npvae.VAE(**SMALL), {"n_components": [1, 2]}, cv=3)
+    assert search.fit(X).best_score_ == clone(search).fit(X.toarray()).best_score_
+    out = npvae.VAE(**SMALL).set_output(transform="pandas").fit_transform(X)
+    assert isinstance(out, pandas.DataFrame) and out.shape == (60, 2)
+    assert npvae.VAE().__sklearn_tags__().input_tags.sparse
 
 
 def test_data_frames_out(X, frame):

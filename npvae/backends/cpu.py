@@ -53,7 +53,7 @@ def gather_rows(X, rows, scaling, out):
 
 def gathering(X):
     """Return the kernel that gathers rows of these data, or None if there is none."""
-    return _GATHER.get(X.dtype) if X.flags.c_contiguous else None
+    return _GATHER.get(X.dtype) if isinstance(X, np.ndarray) and X.flags.c_contiguous else None
 
 
 @njit(**ROW)

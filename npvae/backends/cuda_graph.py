@@ -62,7 +62,8 @@ class Runner:
         self.stream = cuda.stream()
         self.scaling = [asarray(array, np.float64) for array in data.scaling]
         self.resident, dtype = None, readable(data.values(slice(0)).dtype)
-        if data.mask is None and data.X.size * dtype.itemsize < SHARE * cuda.current_context().get_memory_info().free:
+        fits = data.X.size * dtype.itemsize < SHARE * cuda.current_context().get_memory_info().free
+        if isinstance(data.X, np.ndarray) and data.mask is None and fits:
             self.resident = asarray(data.X, dtype)
         self._steps = {}  # size of a minibatch -> Step
 

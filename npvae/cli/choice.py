@@ -6,6 +6,7 @@ from typing import NamedTuple
 from numpy.typing import NDArray
 
 from ..conventions import did_you_mean
+from ..sparse import SparseRows
 
 
 class Table(NamedTuple):
@@ -18,7 +19,7 @@ class Table(NamedTuple):
     '3 rows, 2 columns, named a, b'
     """
 
-    X: NDArray  # (rows, columns)
+    X: NDArray | SparseRows  # (rows, columns)
     names: tuple[str, ...] | None = None  # of the columns
     notes: tuple[str, ...] = ()  # how it was read
     left_out: tuple[str, ...] = ()  # columns, arrays or files that were not read

@@ -69,7 +69,7 @@ class NamedArray(np.ndarray):
     columns: tuple[str, ...] | None
 
     @classmethod
-    def of(cls, X: NDArray, names: tuple[str, ...] | None) -> NDArray:
+    def of(cls, X: Any, names: tuple[str, ...] | None) -> Any:
         """Return X with names of its columns, or X itself if there are none."""
         if names is None:
             return X
@@ -109,7 +109,8 @@ def load_dataset(
     -------
     datasets.Dataset
         Arrays ``X_train``, ``X_valid``, ``X_test`` of shape (rows, features); `NamedArray` if the file has names of
-        columns. From a file it has no labels, and an image shape only from a folder of images.
+        columns, `npvae.sparse.SparseRows` if it is sparse. From a file it has no labels, and an image shape only from a
+        folder of images.
 
     Raises
     ------
@@ -136,8 +137,9 @@ def load_dataset(
     X, (train, valid, test) = NamedArray.of(table.X, table.names), split.rows(len(table.X))
     if valid is None:
         say("fewer than 10 rows: all are for training, and all for testing")
-    X_valid = None if valid is None else X[valid]
-    return datasets.Dataset(Path(name).stem, X[train], X_valid, X[test], None, None, None, table.image_shape)
+    X_train, X_test = (X.take(rows, axis=0) for rows in (train, test))
+    X_valid = None if valid is None else X.take(valid, axis=0)
+    return datasets.Dataset(Path(name).stem, X_train, X_valid, X_test, None, None, None, table.image_shape)
 
 
 def load_table(name: str | Path, choice: Choice = EVERYTHING, say: Callable[[str], object] = logger.info) -> Table:
@@ -175,7 +177,7 @@ def _like_the_training(table: Table, choice: Choice, say: Callable[[str], object
     return table._replace(names=names or None)
 
 
-def read_table(path: str | Path, choice: Choice = EVERYTHING) -> np.ndarray:
+def read_table(path: str | Path, choice: Choice = EVERYTHING) -> Any:
     """Read the array of a file, or the images of a folder.
 
     A .npy file is mapped and not read into memory.
@@ -189,7 +191,8 @@ def read_table(path: str | Path, choice: Choice = EVERYTHING) -> np.ndarray:
     Returns
     -------
     array (rows, columns)
-        Numbers of the type that the file has; float64 from a .csv file, uint8 from images.
+        Numbers of the type that the file has; float64 from a .csv file, uint8 from images. `npvae.sparse.SparseRows`
+        from a file of ``scipy.sparse.save_npz``.
 
     Raises
     ------

@@ -39,10 +39,21 @@ def _read_npz(path: Path, choice: Choice) -> Table:
     with np.load(path, allow_pickle=False) as arrays:
         if {"header", "digest", "parameters"} <= set(arrays.files):
             raise ValueError("it is a model of npvae, not data")
+        if {"format", "shape", "data"} <= set(arrays.files):
+            return _read_sparse(path, choice)
         shapes = _shapes(path)
         name = choose_array(shapes, choice.array)
         table = _of_array(arrays[name], choice)
     return _with_array(table, name, shapes)
+
+
+def _read_sparse(path: Path, choice: Choice) -> Table:
+    """Read a sparse matrix, as ``scipy.sparse.save_npz`` writes it."""
+    import scipy.sparse
+
+    _no_array(choice)
+    matrix = scipy.sparse.load_npz(path).tocsr()
+    return _of_array(matrix, choice)._replace(notes=(f"sparse: {matrix.nnz} values are stored",))
 
 
 def _read_mat(path: Path, choice: Choice) -> Table:
@@ -125,8 +136,8 @@ def _no_array(choice: Choice) -> None:
         raise ValueError(f"it has no named arrays; --array is {choice.array!r}")
 
 
-def _of_array(X: NDArray, choice: Choice) -> Table:
-    """Return the chosen columns of an array as a table. Columns of an array have no names."""
+def _of_array(X: Any, choice: Choice) -> Table:
+    """Return the chosen columns of an array, or of a sparse one, as a table. Columns of an array have no names."""
     if not (choice.columns or choice.drop) or X.ndim != 2:
         return Table(X)
     kept = choice.select(None, X.shape[1])

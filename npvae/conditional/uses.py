@@ -92,7 +92,8 @@ class Seen(NamedTuple):
         table = survey(X, missing=True)
         if table.X.shape[1] != n_columns:
             raise ValueError(f"X has {table.X.shape[1]} features, but VAE is expecting {n_columns} features as input")
-        return cls(table.X, unobserved(table.X, table.mask))
+        values = table.X[:]  # a table without holes is dense, whatever it was
+        return cls(values, unobserved(values, table.mask))
 
     def values(self) -> NDArray[np.float64]:
         """Return the table with NaN in its holes."""

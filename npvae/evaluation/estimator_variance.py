@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..conventions import check_choice, check_number, check_seed, kind_of
 from ..estimators import ESTIMATORS, suits, supports
 from ..model import NO_ENCODER, Model
 from ..parameters import Buffers
+from ..sparse import TableLike
 
 #: Fewest repeats: the total variance needs two pairs of minibatches for its standard error.
 FEWEST_REPEATS = 4
@@ -52,7 +52,7 @@ class Measurement(NamedTuple):
 
 def gradient_variance(
     model: Any,
-    X: ArrayLike,
+    X: TableLike,
     *,
     estimators: Sequence[str] | None = None,
     n_samples: Sequence[int] = (1, 2, 5, 10),
@@ -69,7 +69,7 @@ def gradient_variance(
     ----------
     model : VAE
         Measured at its parameters; if it is not fitted, at the initial parameters of a fit to X.
-    X : array (N, D)
+    X : array or sparse matrix (N, D)
     estimators : sequence of str, optional
         Names in `estimators.ESTIMATORS`. By default all that can train this model on its backend.
     n_samples, batch_sizes : sequences of int
