@@ -1,9 +1,11 @@
 """A hash of what each compiled kernel computes, in both precisions and on several shapes: a line each.
 
-Run as a program by ``test_processes``, which compares processes with each other.
+Run as a program by ``test_processes``, which compares processes with each other. Its arguments are the activations and
+optimizers to compute, and by default all of them.
 """
 
 import hashlib
+import sys
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from npvae.parameters import Buffers, Layout
 from npvae.preprocessing import Scaling
 
 cpu = backends.get("cpu")
+CHOSEN = sys.argv[1:] or [*HIDDEN, *formulas.UPDATES]
 
 
 def results(dtype, M, D, L):
@@ -45,7 +48,7 @@ def results(dtype, M, D, L):
     scaling = Scaling(np.full(D, 0.3), np.full(D, 0.7))
     yield "gather", (cpu.gather(X, np.arange(20), scaling, np.empty((20, D), dtype)),)
     yield "binarize", (cpu.binarize(np.abs(x) % 1, np.arange(M, dtype=np.uint64), np.empty_like(x)),)
-    for activation in HIDDEN:
+    for activation in (name for name in HIDDEN if name in CHOSEN):
         heads = [("a", 5, "identity", True), ("b", 4, "soft_floor", True)]
         mlp = nn.mlp("net", D, (17, 9), activation, heads)
         layout = Layout(mlp.shapes())
@@ -56,7 +59,7 @@ def results(dtype, M, D, L):
             place[...] = normal(*place.shape)
         network.backward(parameters, x, done, gradient, buffers, dx)
         yield f"network, {activation}", (*done.hidden, *done.outputs, gradient.vector, dx)
-        for optimizer in formulas.UPDATES:
+        for optimizer in (name for name in formulas.UPDATES if name in CHOSEN):
             averaging = optimizer == "adam"
             rule = UpdateRule(0.1, 0.01, 1, layout.n_weights, averaging=averaging)
             arrays = {name: np.abs(normal(layout.size)) for name in rule.names(optimizer)}

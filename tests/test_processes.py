@@ -191,10 +191,20 @@ def test_waiting_threads_soon_sleep(tmp_path, chosen, spins):
 @pytest.mark.process
 @pytest.mark.slow(reason="compiles all kernels, for a minute")
 def test_the_process_that_compiles_has_the_bits_of_those_that_load(tmp_path):
-    """All kernels, from an empty cache and then from the one that this has filled."""
-    command = [sys.executable, str(Path(__file__).parent / "bits_of_kernels.py")]
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = lambda: subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    first, second = run().splitlines(), run().splitlines()
+    """All kernels, from an empty cache, from the one that this has filled, and from one that three have filled.
+
+    Functions of one name that two processes compiled, each for a kernel of its own, must not be taken for each other.
+    """
+
+    def run(cache, *chosen):
+        command = [sys.executable, str(Path(__file__).parent / "bits_of_kernels.py"), *chosen]
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / cache), "PYTHONPATH": os.pathsep.join(sys.path)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    first, second = run("one"), run("one")
+    run("three", "tanh", "adagrad")
+    run("three", "sigmoid", "sgd")
+    third = run("three")
     assert len(first) > 60
-    assert [line for line, other in zip(first, second) if line != other] == []
+    for other in (second, third):
+        assert [line for line, same in zip(first, other, strict=True) if line != same] == []
