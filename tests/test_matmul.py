@@ -244,10 +244,9 @@ def test_jobs_of_a_stage_equal_jobs_one_by_one(threads):
                 places = part(y, at, M, O), part(W, at_W, I, O), bool(adds), part(dx, 1, M, I)
                 list_of_jobs.append(mm.input_gradient_job(*places))
             rows = [
-                mm.product.job(x.dtype, *job.arguments, work=job.work, ends_stage=not together)[0]
-                for job in list_of_jobs
+                mm.product.job(x.dtype, *job.arguments, work=job.work, ends_stage=not together) for job in list_of_jobs
             ]
-            jobs.run(jobs.table(rows), x.dtype)
+            jobs.run(jobs.table(rows))
             results.append((dW, dx))
     for dW, dx in results:
         np.testing.assert_array_equal(dW, results[0][0])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..parameters import Parameters
 from . import zeros
-from .jobs import PASS, At, Kernel, address, kernel, read, run, share, table, variant
+from .jobs import PASS, SERIAL, At, Kernel, address, kernel, read, run, share, table, variant
 from .matmul import Product, dense_job, input_gradient_job, product, weight_gradient_job
 from .scalar import activating_loops, multiplying_loops, squared_norm
 
@@ -32,17 +32,19 @@ class Plan(NamedTuple):
     jobs: NDArray[np.int64]
     bases: NDArray[np.int64]
     kept: list  # the arrays whose addresses are in the jobs
+    parallel: bool  # whether threads are worth waking for a stage
 
-    def run(self, dtype: np.dtype, arrays: list) -> None:
+    def run(self, arrays: list) -> None:
         """Do the jobs on these arrays, in the order of the numbers above."""
-        run(self.jobs + np.array([0, *map(address, arrays)])[self.bases], dtype, keeping=(arrays, self.kept))
+        jobs = self.jobs + np.array([0, *map(address, arrays)])[self.bases]
+        run(jobs, keeping=(arrays, self.kept), parallel=self.parallel)
 
 
 class _Writer:
     """Writes the jobs of a plan, stage by stage: see `jobs`."""
 
     def __init__(self, dtype):
-        self.dtype, self.rows, self.stage, self.kept = dtype, [], [], []
+        self.dtype, self.rows, self.bases, self.stage, self.kept, self.parallel = dtype, [], [], [], [], False
 
     def add(self, job: Kernel, *arguments: Any, work: int) -> None:
         self.stage.append((job, arguments, work))
@@ -54,11 +56,12 @@ class _Writer:
     def end_stage(self) -> None:
         for n, (job, arguments, work) in enumerate(self.stage, 1):
             self.rows.append(job.job(self.dtype, *arguments, work=work, ends_stage=n == len(self.stage)))
+            self.bases.append(job.bases(*arguments))
+        self.parallel |= sum(work for *_, work in self.stage) >= SERIAL
         self.stage = []
 
     def plan(self) -> Plan:
-        words, bases = zip(*self.rows)
-        return Plan(table(words), table(bases), self.kept)
+        return Plan(table(self.rows), table(self.bases), self.kept, self.parallel)
 
 
 class Pass(NamedTuple):
@@ -85,7 +88,7 @@ class Network:
         done = buffers.get_or_make((self, len(x)), lambda: self._new_pass(x))
         if "forward" not in done.plans:
             done.plans["forward"] = self._forward_plan(done, x)
-        done.plans["forward"].run(x.dtype, [x, parameters.vector])
+        done.plans["forward"].run([x, parameters.vector])
         return done
 
     def backward(self, parameters, x, done, gradient, buffers, dx=None):
@@ -96,7 +99,7 @@ class Network:
         # No job refers to an array that is not wanted; another array is in its place.
         places = (gradient.vector, gradient.flag(self)) if gradient is not None else (x, x)
         arrays = [x, parameters.vector, places[0], x if dx is None else dx, places[1]]
-        done.plans[key].run(x.dtype, arrays)
+        done.plans[key].run(arrays)
 
     def _new_pass(self, x):
         def empty(layers):

@@ -115,7 +115,7 @@ class Step:
             with Recording() as recording:
                 self._control = self._compute()
             self._recording, first = recording, 1
-        run(self._recording.table, runner.parameters.vector.dtype, first, count)
+        run(self._recording.table, first, count)
         self._control[N_FLAGS - 1] = 1  # for steps that are taken in another way
         return self.values[:count].copy()
 
