@@ -23,7 +23,7 @@ BACKENDS = ("reference", "cpu", "cuda")
 LARGE_STEP, LARGE_RUN = 1e7, 1e13
 
 #: Seconds that one core takes to compile the kernels of the backend "cpu" for one dtype.
-TO_COMPILE = 30
+TO_COMPILE = 15
 
 
 def get(name: str) -> Any:
