@@ -333,3 +333,17 @@ def test_auto_takes_a_gpu_for_large_work_alone(monkeypatch):
     assert backends.choose(1e6, 1e14) == backends.choose(1e8, 1e12) == "cpu"
     monkeypatch.setattr(backends, "missing_for_cuda", lambda: "there is none")
     assert backends.choose(1e8, 1e14) == "cpu"
+
+
+def test_a_network_refuses_arrays_that_its_jobs_would_misread(rng):
+    mlp = nn.mlp("net", 3, (4,), "tanh", [("y", 2, "identity", True)])
+    layout = Layout(mlp.shapes())
+    parameters, x = layout.view(normal(rng, "float32", layout.size)), normal(rng, "float32", 6, 3)
+    net, buffers = cpu.Network(mlp, layout), Buffers(cpu, "float32")
+    done, gradient = net.forward(parameters, x, buffers), cpu.gradient(layout, "float32")
+    for wrong in (x.astype(float), x[:, :2], np.zeros((6, 4), "f4")):
+        with pytest.raises(TypeError, match="x has the"):
+            net.forward(parameters, wrong, buffers)
+    for dx in (np.zeros((6, 3)), np.zeros((3, 6), "f4").T):
+        with pytest.raises(TypeError, match="and another array"):
+            net.backward(parameters, x, done, gradient, buffers, dx)

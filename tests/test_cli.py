@@ -298,16 +298,16 @@ def test_a_diverging_run_leaves_its_model(folder, capsys):
 def test_resume_after_ctrl_c(folder, capsys, monkeypatch):
     """Stopped in the second epoch, from another folder, to the same numbers as without; then on to more epochs."""
     assert cli.main(["train", "images.npy", *SMALL, "--out", "whole"]) == 0
-    draw, drawn = npvae.estimators.SGVB.draw, []
+    draw, drawn = npvae.estimators.SGVB.draw_into, []
 
-    def press(estimator, rng, n_rows):
-        drawn.append(n_rows)
+    def press(estimator, rng, out):
+        drawn.append(out)
         if len(drawn) == 4:
             signal.raise_signal(signal.SIGINT)
-        return draw(estimator, rng, n_rows)
+        return draw(estimator, rng, out)
 
     with monkeypatch.context() as patch:
-        patch.setattr(npvae.estimators.SGVB, "draw", press)
+        patch.setattr(npvae.estimators.SGVB, "draw_into", press)
         assert cli.main(["train", "images.npy", *SMALL, "--out", "part", "--batch-size", "20"]) == 130
     said = capsys.readouterr()
     assert "interrupted in epoch 2" in said.err and "to resume: npvae resume part.npz" in said.out

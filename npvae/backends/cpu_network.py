@@ -1,7 +1,7 @@
 """Whole networks on the CPU: the jobs of a forward or a backward pass of all layers, run by one call of compiled code.
 
-A *plan* has the jobs of a pass. It is made once for each size of minibatch, with places in flat arrays, in which the
-layers follow one another; a pass adds the addresses of the arrays.
+A *plan* has the jobs of a pass. It is made once for each size of minibatch; a pass adds the addresses of the arrays
+that are not always the same: its inputs, the parameters and the gradients.
 """
 
 import math
@@ -85,6 +85,7 @@ class Network:
     def forward(self, parameters, x, buffers):
         """See `nn.Network.forward`."""
         x = np.ascontiguousarray(x)
+        self._check(x, parameters.vector)
         done = buffers.get_or_make((self, len(x)), lambda: self._new_pass(x))
         if "forward" not in done.plans:
             done.plans["forward"] = self._forward_plan(done, x)
@@ -99,7 +100,20 @@ class Network:
         # No job refers to an array that is not wanted; another array is in its place.
         places = (gradient.vector, gradient.flag(self)) if gradient is not None else (x, x)
         arrays = [x, parameters.vector, places[0], x if dx is None else dx, places[1]]
+        self._check(*arrays[:4])
         done.plans[key].run(arrays)
+
+    def _check(self, x, *arrays):
+        """Raise TypeError if arrays cannot be those of a pass: jobs would read memory that is not theirs."""
+        n_inputs = (self.mlp.hidden + self.mlp.heads)[0].n_inputs
+        if x.ndim != 2 or (n_inputs and x.shape[1] != n_inputs):
+            raise TypeError(f"x has the shape {x.shape}; expected (M, {n_inputs})")
+        for array in arrays:
+            if array.dtype != x.dtype or not array.flags.c_contiguous:
+                raise TypeError(
+                    f"x has the type {x.dtype}, and another array {array.dtype} with strides {array.strides}; expected "
+                    "one type, and C-contiguous arrays"
+                )
 
     def _new_pass(self, x):
         def empty(layers):
