@@ -22,6 +22,9 @@ The same sums are made here in five loops, each of which keeps some of the numbe
    (`vectors.add_tile`). Each number loaded serves a whole row or column of the tile, and there are enough independent
    sums to keep the arithmetic units busy.
 
+Packing hides behind the arithmetic: the first tile of a panel packs it on the way, unless it must be transposed, and
+while the first block is multiplied by one panel, the numbers of the next are fetched from memory.
+
 The sums begin as zero, as the bias, or as what out holds.
 Every element is summed in the order of k by the same operations, wherever its tile lies, so its bits depend neither on
 the number of threads nor on the other rows of the batch.
@@ -41,7 +44,6 @@ from .vectors import (
     TILE_ROWS,
     VECTORS,
     VECTORS_OF_LINE,
-    add_row,
     add_tile,
     borrow,
     copy_row,
@@ -53,17 +55,17 @@ from .vectors import (
 #: Depth of a slice: a panel of it takes 24 KB of the first-level cache, which has 32 KB or more.
 SLICE = 3 * 2**13 // (TILE.vectors * TILE.bytes)
 
-#: Panels of a strip: packed, a slice of one takes 288 KB of the second-level cache, which has 512 KB or more.
-STRIP = 12
+#: Panels of a strip: packed, a slice of one takes 312 KB of the second-level cache, which has 512 KB or more.
+STRIP = 13
 
 #: Rows of a block: a slice of it takes up to 100 KB of that cache.
 BLOCK = 96 // TILE_ROWS * TILE_ROWS
 
-#: Rows of right that are packed at a time, so that it is read and written in order at once.
-FEW = 8
+#: Rows of right that are fetched ahead where no tile packs them.
+FEW = 16
 
-#: Packing a panel takes as long as so many tiles of it.
-PACKING = 2
+#: Packing a vector of columns takes as long as so many tiles of it, at most.
+PACKING = 1
 
 PLAIN, LEFT_TRANSPOSED, RIGHT_TRANSPOSED = range(3)
 
@@ -74,57 +76,57 @@ def _width(array):
     return VECTORS * vector_length(array)
 
 
-# Packing: the panels of a strip one after the other, each of ``1 + inner`` rows as wide as a panel. The first row is
-# what the sums begin with. Whole vectors are copied wherever they lie inside right, so columns beyond the last may hold
-# any numbers; they are not used.
+# Packing: a panel has ``1 + inner`` rows. The first row is what the sums begin with. Whole vectors are copied wherever
+# they lie inside right, so columns beyond the last may hold any numbers; they are not used. A *part* of right is given
+# as (number of the first element, elements from row to row, rows, elements of a row).
 
 
 @njit(**OPTIONS)
-def _pack(right, columns, first, inner, packed):
-    """Pack rows ``first`` to ``first + inner`` of right (n, columns[2]), columns[1] columns from columns[0] on."""
-    start, count, stride = columns
-    width = _width(packed)
-    for some in range(0, inner, FEW):
-        for column in range(0, count, width):
-            for k in range(some, min(some + FEW, inner)):
-                source, to = (first + k) * stride + start + column, (column // width * (inner + 1) + 1 + k) * width
-                for j in range(0, width, VECTORS_OF_LINE * vector_length(right)):
-                    prefetch(right, source + FEW * stride + j)
-                if source + width <= len(right):
-                    copy_row(right, source, packed, to)
-                else:
-                    for j in range(count - column):
-                        packed[to + j] = right[source + j]
+def _part(form, shape, first, depth, column, count):
+    """Return the part of right from which a panel is packed: depth rows of the right factor, count columns."""
+    if form == RIGHT_TRANSPOSED:
+        return column * shape[1] + first, shape[1], count, depth
+    return first * shape[2] + column, shape[2], depth, count
 
 
 @njit(**OPTIONS)
-def _pack_transposed(right, columns, first, inner, packed):
-    """Pack right^T in the same way; its columns are rows of right, columns[2] long."""
-    start, count, stride = columns
+def _pack(right, part, packed, start):
+    """Pack a part of right."""
+    source, stride, inner, count = part
+    width, to = _width(packed), start
+    for _ in range(inner):
+        to += width
+        for j in range(0, width, VECTORS_OF_LINE * vector_length(right)):
+            prefetch(right, source + FEW * stride + j)
+        if source + width <= len(right):
+            copy_row(right, source, packed, to)
+        else:
+            for j in range(count):
+                packed[to + j] = right[source + j]
+        source += stride
+
+
+@njit(**OPTIONS)
+def _pack_transposed(right, part, packed, start):
+    """Pack the transpose of a part of right."""
+    source, stride, count, inner = part
     width, lanes = _width(packed), vector_length(packed)
     for j in range(0, count, lanes):
-        source = (start + j) * stride + first
-        to = (j // width * (inner + 1) + 1) * width + j % width
-        squares = inner // lanes * lanes if source + (lanes - 1) * stride + inner <= len(right) else 0
-        for k in range(0, squares, lanes):
-            if k % (VECTORS_OF_LINE * lanes) == 0:
-                for n in range(lanes, 2 * lanes):
-                    prefetch(right, source + n * stride + k)
-            transpose_square(right, source + k, stride, packed, to + k * width, width)
+        row, to = source + j * stride, start + width + j
+        squares = inner if inner >= lanes and row + (lanes - 1) * stride + inner <= len(right) else 0
+        for n in range(0, squares, lanes):
+            k = min(n, inner - lanes)  # the last square overlaps the one before it: none reads beyond right
+            transpose_square(right, row + k, stride, packed, to + k * width, width)
         for k in range(squares, inner):
             for n in range(min(lanes, count - j)):
-                packed[to + k * width + n] = right[source + n * stride + k]
+                packed[to + k * width + n] = right[row + n * stride + k]
 
 
 @njit(**OPTIONS)
-def _pack_begin(bias, start, count, inner, packed):
-    """Set the first row of each panel, with which the sums begin: the bias of each column, or zero if bias is empty."""
-    width = _width(packed)
-    for panel in range((count + width - 1) // width):
-        for j in range(width):
-            column = panel * width + j
-            to = panel * (inner + 1) * width + j
-            packed[to] = bias[start + column] if bias.size and column < count else 0
+def _pack_begin(bias, column, count, packed, start):
+    """Set the first row of a panel, with which the sums begin: the bias of each column, or zero if bias is empty."""
+    for j in range(_width(packed)):
+        packed[start + j] = bias[column + j] if bias.size and j < count else 0
 
 
 # Blocks and threads -----------------------------------------------------------------------------------------
@@ -139,30 +141,32 @@ def _move(source, source_at, target, target_at, shape):
 
 
 @njit(**OPTIONS)
-def _multiply_block(left, left_at, rows, packed, inner, new, out, out_at, columns, edge):
-    """Add a slice of left times the packed panels to a block of out, or with ``new`` set the block to it.
+def _multiply_panel(left, left_at, packed, start, inner, new, out, out_at, shape, edge, right, packs, source, ahead):
+    """Add a slice of left times a panel to a block of out, or with ``new`` set the block to it.
 
-    ``left_at`` is (number of the first element, elements from row to row, from column to column). The last panel
-    is summed in ``edge`` if it is wider than what is left of the columns.
+    ``left_at`` is (number of the first element, elements from row to row, from column to column), ``shape`` that of the
+    block. The sums are made in ``edge`` if its last vector is not full. With ``packs``, the first tile packs the panel
+    from source, a part of right. Meanwhile ``ahead`` is fetched, the part for the next panel.
     """
-    width = _width(out)
-    for column in range(0, columns, width):
-        start = column // width * (inner + 1) * width
-        whole = column + width <= columns
-        here = out_at[0] + column, out_at[1]
-        part = rows, min(width, columns - column)
-        target, at = (out, here) if whole else (edge, (0, width))
-        if not whole and not new:
-            _move(out, here, edge, at, part)
-        tiles = rows // TILE_ROWS * TILE_ROWS
-        for i in range(0, tiles, TILE_ROWS):
-            tile_at = left_at[0] + i * left_at[1], left_at[1], left_at[2]
-            add_tile(left, tile_at, packed, start, inner, new, target, (at[0] + i * at[1], at[1]))
-        for i in range(tiles, rows):
-            tile_at = left_at[0] + i * left_at[1], left_at[1], left_at[2]
-            add_row(left, tile_at, packed, start, inner, new, target, (at[0] + i * at[1], at[1]))
-        if not whole:
-            _move(edge, at, out, here, part)
+    (rows, columns), lanes = shape, vector_length(out)
+    vectors = (columns + lanes - 1) // lanes
+    whole = columns == vectors * lanes
+    target, at = (out, out_at) if whole else (edge, (0, _width(out)))
+    if not whole and not new:
+        _move(out, out_at, edge, at, shape)
+    line = VECTORS_OF_LINE * lanes
+    column, next_column = 0, max(1, inner // max(1, ahead[2])) * line  # a tile fetches so much of each row
+    for i in range(0, rows, TILE_ROWS):
+        size = min(TILE_ROWS, rows - i), vectors
+        fetches = size == (TILE_ROWS, VECTORS) and column < ahead[3] + line - 1  # the rows may begin inside a line
+        fetched = (ahead[0] + column, ahead[1], ahead[2] if fetches else 0)
+        column += next_column
+        tile_at, to = (left_at[0] + i * left_at[1], left_at[1], left_at[2]), (at[0] + i * at[1], at[1])
+        add_tile(
+            size, left, tile_at, packed, start, inner, new, target, to, right, packs and i == 0, source[:2], fetched
+        )
+    if not whole:
+        _move(edge, at, out, out_at, shape)
 
 
 @njit(**OPTIONS)
@@ -172,24 +176,40 @@ def _multiply_share(form, left, right, shape, begin, out, share, work):
     rows, inner, columns = shape
     bias, accumulate = borrow(begin[0]), begin[1]
     row_stride, stride = (1, rows) if form == LEFT_TRANSPOSED else (inner, 1)
-    width = _width(out)
+    width, lanes = _width(out), vector_length(out)
     edge, packed = work[: BLOCK * width], work[BLOCK * width :]
     slices = max(1, (inner + SLICE - 1) // SLICE)
-    for column in range(share[2], share[3], STRIP * width):
-        count = min(STRIP * width, share[3] - column)
+    deep = ((inner + slices - 1) // slices + lanes - 1) // lanes * lanes  # whole squares to transpose
+    for strip in range(share[2], share[3], STRIP * width):
+        end = min(strip + STRIP * width, share[3])
         for n in range(slices):
-            first, stop = inner * n // slices, inner * (n + 1) // slices
+            first, stop = min(n * deep, inner), min((n + 1) * deep, inner)
             new, depth = n == 0 and not accumulate, stop - first
-            if form == RIGHT_TRANSPOSED:
-                _pack_transposed(right, (column, count, inner), first, depth, packed)
-            else:
-                _pack(right, (column, count, columns), first, depth, packed)
-            if new:
-                _pack_begin(bias, column, count, depth, packed)
             for row in range(share[0], share[1], BLOCK):
                 block = min(BLOCK, share[1] - row)
-                left_at, at = (row * row_stride + first * stride, row_stride, stride), (row * columns + column, columns)
-                _multiply_block(left, left_at, block, packed, depth, new, out, at, count, edge)
+                for column in range(strip, end, width):
+                    start, count = (column - strip) * (1 + depth), min(width, end - column)
+                    source, ahead, packs = _part(form, shape, first, depth, column, count), (0, 0, 0, 0), False
+                    if row == share[0]:
+                        packs = form != RIGHT_TRANSPOSED and count == width and block >= TILE_ROWS
+                        if form == RIGHT_TRANSPOSED:
+                            _pack_transposed(right, source, packed, start)
+                        elif not packs:
+                            _pack(right, source, packed, start)
+                        if new:
+                            _pack_begin(bias, column, count, packed, start)
+                        if column + width < end:
+                            ahead = _part(form, shape, first, depth, column + width, min(width, end - column - width))
+                        else:
+                            ahead = _part(form, shape, stop, min(deep, inner - stop), strip, min(width, end - strip))
+                    left_at, at = (
+                        (row * row_stride + first * stride, row_stride, stride),
+                        (row * columns + column, columns),
+                    )
+                    part = block, count
+                    _multiply_panel(
+                        left, left_at, packed, start, depth, new, out, at, part, edge, right, packs, source, ahead
+                    )
 
 
 @njit(**OPTIONS)
@@ -197,7 +217,7 @@ def grid(rows, panels, threads, packing):
     """Return into how many parts to cut the rows and the columns of out, one part for each thread.
 
     The longest part counts. Rows are those of tiles; packing a panel, which every part does for itself, takes as long
-    as so many of them.
+    as so many of them. Panels may be single vectors, where a narrow tile takes less time than a wide one.
     """
     best, parts = panels * (rows + packing), (1, 1)
     for n in range(1, threads + 1):
@@ -217,12 +237,13 @@ def product(job, step, work, thread, threads):
     form, left, right, bias, adds, out = read(job)
     rows, columns = out.shape
     inner = left.shape[0] if form == LEFT_TRANSPOSED else left.shape[1]
-    tiles, panels = (rows + TILE_ROWS - 1) // TILE_ROWS, (columns + _width(bias) - 1) // _width(bias)
-    m, n = grid(tiles, panels, threads, PACKING)
+    lanes = vector_length(bias)
+    tiles, vectors = (rows + TILE_ROWS - 1) // TILE_ROWS, (columns + lanes - 1) // lanes
+    m, n = grid(tiles, vectors, threads, PACKING)
     if thread < m * n:
         i, j = thread // n, thread % n
         top, bottom = tiles * i // m * TILE_ROWS, min(tiles * (i + 1) // m * TILE_ROWS, rows)
-        west, east = panels * j // n * _width(bias), min(panels * (j + 1) // n * _width(bias), columns)
+        west, east = vectors * j // n * lanes, min(vectors * (j + 1) // n * lanes, columns)
         _multiply_share(
             form,
             left.reshape(left.size),

@@ -245,58 +245,67 @@ def transpose_square(typingctx, source, source_start, source_stride, target, tar
     return types.void(source, i, i, target, i, i), codegen
 
 
-def _add_rows_plain(rows):
-    """Return `add_tile` for this number of rows, as a plain loop: one number after the other."""
+@njit(error_model="numpy", fastmath={"contract"})
+def _add_tile_plain(size, left, left_at, packed, start, inner, new, out, out_at, right, packs, source, ahead):
+    """Add a product to a tile of sums, or with ``new`` to the first row of packed instead.
 
-    @njit(error_model="numpy", fastmath={"contract"})
-    def add_rows(left, left_at, packed, start, inner, new, out, out_at):
-        """Add a product to a tile of sums, or with ``new`` to the first row of packed instead.
+    Element (i, k) of the left factor is number ``left_at[0] + i * left_at[1] + k * left_at[2]`` of left. From
+    number ``start`` on, packed holds one row of a panel's width to begin with, and then the right factor
+    (inner, width). Element (i, j) of the tile is number ``out_at[0] + i * out_at[1] + j`` of out. The tile has
+    size[0] rows, and is size[1] vectors wide, at most `TILE_ROWS` and `VECTORS`.
 
-        Element (i, k) of the left factor is number ``left_at[0] + i * left_at[1] + k * left_at[2]`` of left. From
-        number ``start`` on, packed holds one row of a tile's width to begin with, and then the right factor
-        (inner, width). Element (i, j) of the tile is number ``out_at[0] + i * out_at[1] + j`` of out.
-        """
-        width = VECTORS * vector_length(packed)
-        for i in range(rows):
+    With ``packs``, the right factor is packed on the way: its row k begins at number ``source[0] + k * source[1]`` of
+    right. Meanwhile a part of right that comes later is fetched, if ahead[2] is not zero: it has ahead[2] rows, which
+    begin at number ahead[0] and lie ahead[1] elements apart. With each k one line of the caches is asked for: the first
+    of each row, then the second of each, and so on. With either, the tile must be of the largest size.
+    """
+    width = VECTORS * vector_length(packed)
+    if packs:
+        for k in range(inner):
             for j in range(width):
-                place = out_at[0] + i * out_at[1] + j
-                total = packed[start + j] if new else out[place]
-                for k in range(inner):
-                    total += left[left_at[0] + i * left_at[1] + k * left_at[2]] * packed[start + (k + 1) * width + j]
-                out[place] = total
+                packed[start + (k + 1) * width + j] = right[source[0] + k * source[1] + j]
+    for i in range(size[0]):
+        for j in range(size[1] * vector_length(packed)):
+            place = out_at[0] + i * out_at[1] + j
+            total = packed[start + j] if new else out[place]
+            for k in range(inner):
+                total += left[left_at[0] + i * left_at[1] + k * left_at[2]] * packed[start + (k + 1) * width + j]
+            out[place] = total
 
-    return add_rows
 
+@intrinsic
+def _add_tile_in_registers(
+    typingctx, size, left, left_at, packed, start, inner, new, out, out_at, right, packs, source, ahead
+):
+    """Do the same with all sums in registers: there is code for each size."""
+    lanes = _lanes(left, packed, out, right)
 
-def _add_rows_in_registers(rows):
-    """Return the same function with all sums in registers."""
+    def codegen(context, builder, signature, args):
+        size, _, left_at, _, start, inner, new, _, out_at, _, packs, source, ahead = args
+        left, packed, out, right = (_Memory(context, builder, signature.args[n], args[n]) for n in (1, 3, 7, 9))
+        size, left_at, out_at, source, ahead = (
+            cgutils.unpack_tuple(builder, value) for value in (size, left_at, out_at, source, ahead)
+        )
+        integer, add = ir.IntType(64), builder.add
 
-    @intrinsic
-    def add_rows(typingctx, left, left_at, packed, start, inner, new, out, out_at):
-        lanes = _lanes(left, packed, out)
-
-        def codegen(context, builder, signature, args):
-            _, left_at, _, start, inner, new, _, out_at = args
-            left, packed, out = (_Memory(context, builder, signature.args[n], args[n]) for n in (0, 2, 6))
-            row, row_stride, stride = (builder.extract_value(left_at, n) for n in range(3))
-            place, out_stride = (builder.extract_value(out_at, n) for n in range(2))
-            integer, add, vectors = ir.IntType(64), builder.add, range(VECTORS)
-
+        def emit(rows, vectors, packing=False, fetching=False):
+            """Emit the code for tiles of one size."""
             # Before the loop: where the rows of left and of out start, and the sums so far.
-            left_rows, out_rows = [row], [place]
+            left_rows, out_rows = [left_at[0]], [out_at[0]]
             for _ in range(rows - 1):
-                left_rows.append(add(left_rows[-1], row_stride))
-                out_rows.append(add(out_rows[-1], out_stride))
-            cells = [(i, v) for i in range(rows) for v in vectors]
-            places = {(i, v): add(out_rows[i], integer(v * lanes)) for i, v in cells}
+                left_rows.append(add(left_rows[-1], left_at[1]))
+                out_rows.append(add(out_rows[-1], out_at[1]))
+            shifts = [integer(v * lanes) for v in range(vectors)]
+            cells = [(i, v) for i in range(rows) for v in range(vectors)]
+            places = {(i, v): add(out_rows[i], shifts[v]) for i, v in cells}
             width = integer(VECTORS * lanes)
             second_row = add(start, width)
             fresh, more, head, body, after = (builder.append_basic_block() for _ in range(5))
             builder.cbranch(new, fresh, more)
             builder.position_at_end(fresh)
-            top = [packed.load(add(start, integer(v * lanes))) for v in vectors]
+            top = [packed.load(add(start, shift)) for shift in shifts]
             for i in range(rows):  # while the sums are made, the memory that they go to is fetched
-                for shift in (*range(0, VECTORS * lanes, LINE // out.size), VECTORS * lanes - 1):
+                for shift in (*range(0, vectors * lanes, LINE // out.size), vectors * lanes - 1):
                     out.prefetch(add(out_rows[i], integer(shift)), write=True)
             builder.branch(head)
             builder.position_at_end(more)
@@ -305,20 +314,35 @@ def _add_rows_in_registers(rows):
 
             # The loop: a phi is a variable, by the block from which its head is reached.
             builder.position_at_end(head)
-            k, along, here = builder.phi(integer), builder.phi(integer), builder.phi(integer)
+            k, along, here, there, row, fetched = (builder.phi(integer) for _ in range(6))
             totals = {cell: builder.phi(packed.vector) for cell in cells}
             builder.cbranch(builder.icmp_signed("<", k, inner), body, after)
             builder.position_at_end(body)
-            columns = [packed.load(add(here, integer(v * lanes))) for v in vectors]
+            if packing:
+                columns = [right.load(add(there, shift)) for shift in shifts]
+                for column, shift in zip(columns, shifts):
+                    packed.store(column, add(here, shift))
+            else:
+                columns = [packed.load(add(here, shift)) for shift in shifts]
+            next_row, next_fetched = row, fetched
+            if fetching:
+                right.prefetch(fetched, write=False)
+                next_row = add(row, integer(1))
+                last = builder.icmp_signed("==", next_row, ahead[2])
+                next_row = builder.select(last, integer(0), next_row)
+                next_fetched = add(fetched, builder.select(last, to_next_column, ahead[1]))
             results = {}
             for i in range(rows):
                 number = left.broadcast(add(left_rows[i], along))
-                for v in vectors:
+                for v in range(vectors):
                     results[i, v] = _multiply_add(builder, number, columns[v], totals[i, v])
             variables = [
                 (k, integer(0), integer(0), add(k, integer(1))),
-                (along, integer(0), integer(0), add(along, stride)),
+                (along, integer(0), integer(0), add(along, left_at[2])),
                 (here, second_row, second_row, add(here, width)),
+                (there, source[0], source[0], add(there, source[1])),
+                (row, integer(0), integer(0), next_row),
+                (fetched, ahead[0], ahead[0], next_fetched),
             ]
             variables += [(totals[i, v], top[v], before[i, v], results[i, v]) for i, v in cells]
             for phi, *values in variables:
@@ -329,17 +353,35 @@ def _add_rows_in_registers(rows):
             builder.position_at_end(after)
             for cell in cells:
                 out.store(totals[cell], places[cell])
-            return context.get_dummy_value()
+            builder.branch(end)
 
-        i = types.intp
-        signature = left, types.UniTuple(i, 3), packed, i, i, types.boolean, out, types.UniTuple(i, 2)
-        return types.void(*signature), codegen
+        back = builder.mul(builder.sub(ahead[2], integer(1)), ahead[1])
+        to_next_column = builder.sub(integer(LINE // right.size), back)
+        end, first, others, fetching, any_size = (builder.append_basic_block() for _ in range(5))
+        builder.cbranch(packs, first, others)
+        builder.position_at_end(first)
+        emit(TILE_ROWS, VECTORS, packing=True, fetching=True)
+        builder.position_at_end(others)
+        builder.cbranch(builder.icmp_signed(">", ahead[2], integer(0)), fetching, any_size)
+        builder.position_at_end(fetching)
+        emit(TILE_ROWS, VECTORS, fetching=True)
+        builder.position_at_end(any_size)
+        switch = builder.switch(add(builder.mul(size[0], integer(VECTORS + 1)), size[1]), end)
+        for rows in range(1, TILE_ROWS + 1):
+            for vectors in range(1, VECTORS + 1):
+                block = builder.append_basic_block()
+                switch.add_case(integer(rows * (VECTORS + 1) + vectors), block)
+                builder.position_at_end(block)
+                emit(rows, vectors)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
 
-    return add_rows
+    i, flag = types.intp, types.boolean
+    pair, triple = types.UniTuple(i, 2), types.UniTuple(i, 3)
+    return types.void(pair, left, triple, packed, i, i, flag, out, pair, right, flag, pair, triple), codegen
 
 
-_add_rows = _add_rows_plain if TILE_NAME == "plain" else _add_rows_in_registers
-add_tile, add_row = _add_rows(TILE_ROWS), _add_rows(1)
+add_tile = _add_tile_plain if TILE_NAME == "plain" else _add_tile_in_registers
 
 
 # A row of sums of listed terms ------------------------------------------------------------------------------
