@@ -288,6 +288,7 @@ TABLES = {
     "results/benchmark-epochs.csv#bits": of_setups,
     "results/benchmark-kernels.csv": plain,
     "results/benchmark-growth.csv": plain,
+    "results/benchmark-scoring.csv": plain,
     "results/benchmark-tables.csv#contestants": contestants,
     "results/benchmark-tables.csv#scores": scores,
     "results/cuda-kernels.csv": plain,

@@ -60,22 +60,7 @@ def kernels(M: int = 100, D: int = 784, H: int = 500, J: int = 20) -> Iterator[t
             ours = lambda job=job: matmul.product(np.dtype("f4"), *job.arguments, work=job.work)
             yield f"{product}, {name}", 2 * job.work, "GFLOP/s", ours, numpy
 
-    x, W, dy, b, dW = (normal(*shape) for shape in ((M, D), (D, H), (M, H), (H,), (D, H)))
-    x[rng.random((M, D)) < ZEROS] = 0
-    lists, transposed = zeros.empty_lists(M, D, np.float32), zeros.empty_lists(D, M, np.float32)
-    number, none, size = np.dtype("f4"), np.empty(0, np.float32), M * D * H
-
-    def forward():
-        zeros.row_lists(number, x, *lists, work=PASS * x.size)
-        zeros.listed_product(number, D, *lists, W, b, dy, work=size)
-
-    def backward():
-        zeros.column_lists(number, M, D, *lists, *transposed, work=PASS * x.size)
-        zeros.listed_product(number, M, *transposed, dy, none, dW, work=size)
-
-    share = f"{ZEROS:.0%} zeros"
-    yield f"x W + b, D x H, {share}", 2 * size, "GFLOP/s", forward, lambda: reference.dense(x, W, b, "identity", dy)
-    yield f"x^T dy, D x H, {share}", 2 * size, "GFLOP/s", backward, lambda: np.matmul(x.T, dy, out=dW)
+    yield from _skipping(M, D, H, normal)
 
     X, scaling, out = (
         rng.integers(0, 256, (50_000, D), dtype=np.uint8),
@@ -115,6 +100,26 @@ def kernels(M: int = 100, D: int = 784, H: int = 500, J: int = 20) -> Iterator[t
         optimizer = Optimizer("adagrad", backend, UpdateRule(0.01, 1e-5, 0, layout.size), layout.size, np.float32)
         steps.append(lambda o=optimizer, p=parameters, g=gradient: o.step(p, g))
     yield "Adagrad", 20 * layout.size, "GB/s", *steps
+
+
+def _skipping(M, D, H, normal):
+    """Yield the products of a dense layer with inputs that are mostly zeros, and the lists that they need."""
+    x, W, dy, b, dW = (normal(*shape) for shape in ((M, D), (D, H), (M, H), (H,), (D, H)))
+    x[np.random.default_rng(0).random((M, D)) < ZEROS] = 0
+    lists, transposed = zeros.empty_lists(M, D, np.float32), zeros.empty_lists(D, M, np.float32)
+    number, none, size = np.dtype("f4"), np.empty(0, np.float32), M * D * H
+
+    def forward():
+        zeros.row_lists(number, x, *lists, work=PASS * x.size)
+        zeros.listed_product(number, D, *lists, W, b, dy, work=size)
+
+    def backward():
+        zeros.column_lists(number, M, D, *lists, *transposed, work=PASS * x.size)
+        zeros.listed_product(number, M, *transposed, dy, none, dW, work=size)
+
+    share = f"{ZEROS:.0%} zeros"
+    yield f"x W + b, D x H, {share}", 2 * size, "GFLOP/s", forward, lambda: reference.dense(x, W, b, "identity", dy)
+    yield f"x^T dy, D x H, {share}", 2 * size, "GFLOP/s", backward, lambda: np.matmul(x.T, dy, out=dW)
 
 
 def table(threads: int, rounds: int = 10, repeats: int = 20) -> list[Row]:
