@@ -9,6 +9,8 @@ import pytest
 import npvae
 from npvae import training
 from npvae.backends import cpu, cpu_steps, jobs
+from npvae.optimizers import Optimizer, UpdateRule
+from npvae.parameters import Layout
 from npvae.training import loop
 
 SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "batch_size": 10, "max_epochs": 3, "learning_rate": 0.05,
@@ -191,3 +193,21 @@ def test_arrays_with_gaps_are_read_and_written():
     assert np.all(out[:, 1::2] == -1)
     with jobs.Recording(), pytest.raises(TypeError, match="expected a C-contiguous one"):
         cpu.gaussian_latent(x, x, x, True)
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+def test_an_overflow_is_that_of_its_step_alone():
+    """Found in the share of the second of two threads, it is not found again by a step that has one thread."""
+    layout, before = Layout({"w.W": (400, 100)}), numba.get_num_threads()
+    gradient = cpu.gradient(layout, "float32")
+    taken = []
+    try:
+        for threads, last in ((2, np.float32(3e38)), (1, np.float32(1))):
+            numba.set_num_threads(threads)
+            parameters = layout.view(np.full(layout.size, 1, np.float32))
+            parameters.vector[-1], gradient.vector[...] = last, 1e15
+            optimizer = Optimizer("sgd", cpu, UpdateRule(2e23, 0.0, 0, layout.size), layout.size, "float32")
+            taken.append(optimizer.step(parameters, gradient))
+    finally:
+        numba.set_num_threads(before)
+    assert taken == [False, True]

@@ -544,6 +544,8 @@ def _count(job, step, work, thread, threads):
         for flag in control[:N_FLAGS]:
             finite &= flag != 0
         control[TAKEN] = counter[1] < 0 and finite
+        for n in range(OVERFLOWED, len(control)):  # an earlier step may have had more threads
+            control[n] = 0
         if counter[1] < 0:
             counter[0] += 1
             if not finite:
