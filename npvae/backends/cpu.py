@@ -1,132 +1,36 @@
 """The backend for all cores of a CPU, compiled by Numba: the functions of `reference`, equal up to rounding.
 
-`matmul` has the matrix products, `scalar` the scalar functions. Here each function makes one pass over its data, in one
-fused loop: a kernel, as `jobs` says, which many threads share by rows. Each sum is computed by one thread in a fixed
-order, so the bits do not depend on the number of threads. Some inner loops are functions of their own because the
-compiler vectorizes them only then.
+Here are single layers, the latent layer and the likelihoods. `cpu_minibatch` makes the minibatches, `cpu_network` has
+whole networks, `cpu_updates` the steps of the optimizers, and `cpu_steps` runs of many steps; `matmul` has the matrix
+products, `scalar` the scalar functions.
+
+Each function makes one pass over its data, in one fused loop: a kernel, as `jobs` says, which many threads share by
+rows. Each sum is computed by one thread in a fixed order, so the bits do not depend on the number of threads. Some
+inner loops are functions of their own because the compiler vectorizes them only then.
 """
 
-import math
-from typing import Any
-
 import numpy as np
-from numba import config, njit
+from numba import njit
 
 from . import formulas, reference
-from .cpu_network import IDENTITY, N_FLAGS, Gradient, Network, activate, to_activation
+from .cpu_minibatch import binarize, fill_missing, gather
+from .cpu_network import IDENTITY, Network, activate, to_activation
 from .cpu_steps import Runner
-from .jobs import PASS, kernel, read, share, variant
+from .cpu_updates import clip_norm, gradient, step
+from .jobs import PASS, kernel, read, share
 from .matmul import dense_job, input_gradient_job, product, weight_gradient_job
 from .reference import LOG_2PI
-from .scalar import OPTIONS as EXACT
-from .scalar import binarized, exp, expm1, sigmoid, softplus, squared_norm, updating_loops
+from .scalar import FAST, ROW, exp, expm1, sigmoid, softplus
 
-__all__ = ["Network", "Runner"]
+__all__ = [
+    "Network", "Runner", "add_log_prior", "asarray", "bernoulli_log_prob", "beside", "binarize", "clip_norm", "dense",
+    "dense_backward", "empty", "fill_missing", "gather", "gaussian_latent", "gaussian_latent_backward",
+    "gaussian_log_prob", "gaussian_log_q", "gradient", "mixed_log_prob", "step", "to_numpy", "wait",
+]  # fmt: skip
 
-#: ``contract`` allows fused multiply-add; ``reassoc`` and the others allow vectorized sums. Left out are ``nnan`` and
-#: ``ninf`` (part of ``fastmath=True``): with them the compiler may remove the search for NaN and infinite values.
-OPTIONS = EXACT | {"fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}}
-
-#: For the function of a row: it becomes part of the loop that calls it. Otherwise the process that compiles a loop and
-#: those that load it from Numba's cache run two versions of such a function, whose sums differ in the last bits.
-#:
-#: A loop that sums writes nothing. A compiled loop that also writes looks whether its arrays overlap, or lie close
-#: together, and then sums in another order: the last bits would depend on where in memory small arrays happen to be.
-ROW = OPTIONS | {"cache": False, "forceinline": True}
 # The arrays of this backend are NumPy arrays, and each function is done when it returns.
 empty, asarray, to_numpy = reference.empty, reference.asarray, reference.to_numpy
 beside, wait = reference.beside, reference.wait
-
-
-def gather(X, rows, scaling, out):
-    """See `reference.gather`."""
-    if gathering(X) is None:
-        return reference.gather(X, rows, scaling, out)
-    gather_rows(X, np.ascontiguousarray(rows, np.int64).reshape(1, -1), scaling, out)
-    return out
-
-
-def gather_rows(X, rows, scaling, out):
-    """Do `gather` with rows (steps, M), those of each step of a training."""
-    gathering(X)(out.dtype, X, rows, scaling.shift, scaling.scale, out, work=PASS * out.size)
-
-
-def gathering(X):
-    """Return the kernel that gathers rows of these data, or None if there is none."""
-    return _GATHER.get(X.dtype) if isinstance(X, np.ndarray) and X.flags.c_contiguous else None
-
-
-@njit(**ROW)
-def _gather_share(X, rows, shift, scale, out, part):
-    for i in range(part[0], part[1]):
-        _scale(X[rows[i]], shift, scale, out[i])
-
-
-@njit(**ROW)
-def _scale(x, shift, scale, out):
-    for d in range(len(x)):
-        out[d] = (x[d] - shift[d]) * scale[d]
-
-
-@kernel("b2 i2 d1 d1 f2", **OPTIONS)
-def _gather_uint8(job, step, work, thread, threads):
-    X, rows, shift, scale, out = read(job)
-    _gather_share(X, rows[step], shift, scale, out, share(len(out), thread, threads))
-
-
-@kernel("s2 i2 d1 d1 f2", **OPTIONS)
-def _gather_float32(job, step, work, thread, threads):
-    X, rows, shift, scale, out = read(job)
-    _gather_share(X, rows[step], shift, scale, out, share(len(out), thread, threads))
-
-
-@kernel("d2 i2 d1 d1 f2", **OPTIONS)
-def _gather_float64(job, step, work, thread, threads):
-    X, rows, shift, scale, out = read(job)
-    _gather_share(X, rows[step], shift, scale, out, share(len(out), thread, threads))
-
-
-_GATHER = {np.dtype("u1"): _gather_uint8, np.dtype("f4"): _gather_float32, np.dtype("f8"): _gather_float64}
-
-
-def binarize(x, keys, out):
-    """See `reference.binarize`."""
-    binarize_rows(x, keys[None], out)
-    return out
-
-
-def binarize_rows(x, keys, out):
-    """Do `binarize` with keys (steps, M), those of each step of a training."""
-    _binarize(x.dtype, x, keys, out, work=PASS * out.size)
-
-
-@kernel("f2 u2 f2", **OPTIONS)
-def _binarize(job, step, work, thread, threads):
-    x, keys, out = read(job)
-    start, stop = share(len(x), thread, threads)
-    for i in range(start, stop):
-        _binarize_row(x[i], keys[step, i], out[i])
-
-
-@njit(**ROW)
-def _binarize_row(x, key, out):
-    for d in range(len(x)):
-        out[d] = binarized(x[d], key, np.uint64(d))
-
-
-def fill_missing(x, out):
-    """See `reference.fill_missing`."""
-    _fill_missing(x.dtype, x.reshape(-1), out.reshape(-1), work=PASS * x.size)
-    return out
-
-
-@kernel("f1 f1", **OPTIONS)
-def _fill_missing(job, step, work, thread, threads):
-    x, out = read(job)
-    start, stop = share(len(x), thread, threads)
-    for i in range(start, stop):
-        out[i] = x[i] if x[i] == x[i] else x.dtype.type(0)
-
 
 # Single layers; `Network` computes all layers of a network in fewer calls ---------------------------------------------
 
@@ -170,7 +74,7 @@ def gaussian_latent(mu, log_var, eps, analytic_kl, out=(None, None)):
 # Where a datapoint has several samples, the threads share the datapoints: row ``l * M + i`` belongs to datapoint i.
 
 
-@kernel("f2 f2 f2 n f2 f1", **OPTIONS)
+@kernel("f2 f2 f2 n f2 f1", **FAST)
 def _gaussian_latent(job, step, work, thread, threads):
     mu, log_var, eps, analytic_kl, z, kl = read(job)
     M = len(mu)
@@ -211,7 +115,7 @@ def gaussian_latent_backward(mu, log_var, eps, dz, analytic_kl, weights, out=(No
     return dmu, dlog_var
 
 
-@kernel("f2 f2 f2 f2 n f1 f2 f2", **OPTIONS)
+@kernel("f2 f2 f2 f2 n f1 f2 f2", **FAST)
 def _gaussian_latent_backward(job, step, work, thread, threads):
     mu, log_var, eps, dz, analytic_kl, weights, dmu, dlog_var = read(job)
     M, half, zero = len(mu), mu.dtype.type(0.5), mu.dtype.type(0)
@@ -265,7 +169,7 @@ def gaussian_log_q(z, mu, log_var, weights, out=(None, None, None)):
     return log_q, dmu, dlog_var
 
 
-@kernel("f2 f2 f2 f1 f1 f2 f2", **OPTIONS)
+@kernel("f2 f2 f2 f1 f1 f2 f2", **FAST)
 def _gaussian_log_q(job, step, work, thread, threads):
     z, mu, log_var, weights, log_q, dmu, dlog_var = read(job)
     M, zero = len(mu), mu.dtype.type(0)
@@ -298,7 +202,7 @@ def add_log_prior(z, log_prob, dz):
     _add_log_prior(z.dtype, z, log_prob, np.empty_like(z) if dz is None else dz, work=PASS * z.size)
 
 
-@kernel("f2 f1 f2", **OPTIONS)
+@kernel("f2 f1 f2", **FAST)
 def _add_log_prior(job, step, work, thread, threads):
     z, log_prob, dz = read(job)
     start, stop = share(len(z), thread, threads)
@@ -385,7 +289,7 @@ def bernoulli_log_prob(x, logits, weights, out=(None, None), missing=False):
     return log_prob, dlogits
 
 
-@kernel("f2 f2 f1 f1 f2", **OPTIONS)
+@kernel("f2 f2 f1 f1 f2", **FAST)
 def _bernoulli_log_prob(job, step, work, thread, threads):
     x, logits, weights, log_prob, dlogits = read(job)
     start, stop = share(len(logits), thread, threads)
@@ -403,7 +307,7 @@ def gaussian_log_prob(x, mu, log_var, weights, out=(None, None, None), missing=F
     return log_prob, dmu, dlog_var
 
 
-@kernel("f2 f2 f2 f1 f1 f2 f2", **OPTIONS)
+@kernel("f2 f2 f2 f1 f1 f2 f2", **FAST)
 def _gaussian_log_prob(job, step, work, thread, threads):
     x, mu, log_var, weights, log_prob, dmu, dlog_var = read(job)
     start, stop = share(len(mu), thread, threads)
@@ -422,7 +326,7 @@ def mixed_log_prob(x, logits, mu, log_var, weights, out=(None, None, None, None)
     return log_prob, dlogits, dmu, dlog_var
 
 
-@kernel("f2 f2 f2 f2 f1 f1 f2 f2 f2", **OPTIONS)
+@kernel("f2 f2 f2 f2 f1 f1 f2 f2 f2", **FAST)
 def _mixed_log_prob(job, step, work, thread, threads):
     x, logits, mu, log_var, weights, log_prob, dlogits, dmu, dlog_var = read(job)
     start, stop = share(len(log_prob), thread, threads)
@@ -449,7 +353,7 @@ def _correct(x, parameters, weights, log_prob, gradients):
     _correct_for_missing(log_prob.dtype, x, *parameters, weights, log_prob, *gradients, work=work)
 
 
-@kernel("f2 f2 f2 f2 f1 f1 f2 f2 f2", **OPTIONS)
+@kernel("f2 f2 f2 f2 f1 f1 f2 f2 f2", **FAST)
 def _correct_for_missing(job, step, work, thread, threads):
     x, logits, mu, log_var, weights, log_prob, dlogits, dmu, dlog_var = read(job)
     start, stop = share(len(log_prob), thread, threads)
@@ -481,122 +385,3 @@ def _outputs(parameter, out):
         np.empty(len(parameter), parameter.dtype) if log_prob is None else log_prob,
         *(np.empty_like(parameter) if gradient is None else gradient for gradient in gradients),
     )
-
-
-# Updates --------------------------------------------------------------------------------------------------------------
-
-
-def step(optimizer, parameters, gradient, state, rule):
-    """See `reference.step`."""
-    count = int(state.counter[0]) + 1
-    take_step(optimizer, parameters, gradient, state, rule, np.array([rule.numbers(count)]))
-
-
-def take_step(optimizer, parameters, gradient, state, rule, numbers):
-    """Do `step` with the numbers of each step of a training: (steps, 4) float64, of `formulas.step_numbers`."""
-    vector, dtype, control = parameters.vector, parameters.vector.dtype, gradient.control
-    if not gradient.finite:  # no network has said whether it is
-        _check_squares(dtype, gradient.vector, control, work=0)
-    _count(dtype, state.counter, control, work=0)
-    used = [state.arrays[name] for name in formulas.UPDATES[optimizer].arrays]
-    first, second = (*used, vector, vector)[:2]  # what there is not is the parameters, which are finite
-    arrays = vector, gradient.vector, first, second, state.arrays["average"] if rule.averaging else vector
-    update = _UPDATES[optimizer, rule.averaging]
-    arguments = gradient.starts, rule.n_weights, rule.weight_decay, numbers, control
-    update(dtype, *arrays, *arguments, work=PASS * vector.size)
-    _take_back(dtype, *arrays, state.counter, control, work=0)
-
-
-def clip_norm(gradient, limit):
-    """See `reference.clip_norm`."""
-    _clip_norm(gradient.vector.dtype, gradient.vector, limit, work=0)
-
-
-@kernel("f1 x", **OPTIONS)
-def _clip_norm(job, step, work, thread, threads):
-    gradient, limit = read(job)
-    if thread == 0:
-        norm = math.sqrt(squared_norm(gradient))
-        if limit < norm and norm < math.inf:
-            factor = gradient.dtype.type(limit / norm)
-            for i in range(len(gradient)):
-                gradient[i] *= factor
-
-
-# The numbers of `Gradient.control`, after the flags of the networks: whether the step is taken, and for each thread
-# whether a number overflowed in its share.
-TAKEN, OVERFLOWED = N_FLAGS, N_FLAGS + 1
-
-
-@kernel("f1 i1", **OPTIONS)
-def _check_squares(job, step, work, thread, threads):
-    gradient, control = read(job)
-    if thread == 0:
-        control[0] = math.isfinite(squared_norm(gradient))
-
-
-@kernel("i1 i1", **OPTIONS)
-def _count(job, step, work, thread, threads):
-    """Count a step, as `reference.count_step`: it is taken if all flags say that the gradient is finite."""
-    counter, control = read(job)
-    if thread == 0:
-        finite = True
-        for flag in control[:N_FLAGS]:
-            finite &= flag != 0
-        control[TAKEN] = counter[1] < 0 and finite
-        for n in range(OVERFLOWED, len(control)):  # an earlier step may have had more threads
-            control[n] = 0
-        if counter[1] < 0:
-            counter[0] += 1
-            if not finite:
-                counter[1] = counter[0]
-
-
-loop: Any = None  # each kernel below has its own
-
-
-def _update(job, step, work, thread, threads):
-    """Update a thread's share of every array.
-
-    Shares are cut by rows, as in `matmul`: much of a thread's share of the gradient is still in its core's cache.
-    """
-    vector, gradient, first, second, average, starts, n_weights, weight_decay, numbers, control = read(job)
-    number = vector.dtype.type
-    now = number(numbers[step, 0]), number(numbers[step, 1]), number(numbers[step, 2]), number(numbers[step, 3])
-    overflowed = False
-    for i in range(len(starts) - 1 if control[TAKEN] else 0):
-        start, stop = share(starts[i + 1] - starts[i], thread, threads)
-        part = slice(starts[i] + start, starts[i] + stop)
-        decay = number(weight_decay) if starts[i] < n_weights else number(0)
-        overflowed |= loop(vector[part], gradient[part], (first[part], second[part]), average[part], now, decay)
-    control[OVERFLOWED + thread] = overflowed
-
-
-#: The kernels by (name of the optimizer, whether the iterates are averaged).
-_UPDATES = {
-    key: kernel("f1 f1 f1 f1 f1 i1 n x d2 i1")(variant(_update, f"_{key[0]}_{key[1]}", loop=loop))
-    for key, loop in updating_loops.items()
-}
-
-
-@kernel("f1 f1 f1 f1 f1 i1 i1", **OPTIONS)
-def _take_back(job, step, work, thread, threads):
-    """Undo a step that overflowed: the gradient has the parameters from before. Then mark the gradient."""
-    vector, before, first, second, average, counter, control = read(job)
-    if thread == 0:
-        overflowed = False
-        for flag in control[OVERFLOWED:]:
-            overflowed |= flag != 0
-        if control[TAKEN] and overflowed:
-            for i in range(len(vector)):
-                finite = math.isfinite(vector[i]) and math.isfinite(first[i]) and math.isfinite(second[i])
-                finite &= math.isfinite(average[i])
-                vector[i] = before[i]
-                if not finite:
-                    before[i] = math.nan
-            counter[1] = counter[0]
-
-
-def gradient(layout, dtype):
-    """See `reference.gradient`."""
-    return Gradient(layout, np.zeros(layout.size, dtype), OVERFLOWED + config.NUMBA_NUM_THREADS)

@@ -212,8 +212,8 @@ class Gradient(Parameters):
 
     ``finite`` has an array (1,) for each network that computed a part of the gradient. It is 1 if that part and its
     square are certain to be finite. This is found from the layers, which are smaller than the gradient. ``control``
-    has these flags one after the other, and what a step must know besides: see ``cpu.TAKEN``. The last flag is that of
-    the value, for steps that are run from a table.
+    has these flags one after the other, and what a step must know besides: see `cpu_updates.TAKEN`. The last flag is
+    that of the value, for steps that are run from a table.
     """
 
     def __init__(self, layout, vector, size):

@@ -12,7 +12,9 @@ import time
 
 import numpy as np
 
+from .cpu_minibatch import binarize_rows, gather_rows, gathering
 from .cpu_network import N_FLAGS
+from .cpu_updates import clip_norm, take_step
 from .jobs import PASS, Recording, kernel, read, run, share
 
 #: Seconds of a run: so long Ctrl-C and a checkpoint that is due must wait.
@@ -39,7 +41,6 @@ class Runner:
 
     def __init__(self, estimator, optimizer, parameters, data):
         self.estimator, self.optimizer, self.parameters, self.data = estimator, optimizer, parameters, data
-        self.backend = estimator.model.backend
         self._steps = {}  # size of a minibatch -> Step
 
     def _step(self, n_rows):
@@ -88,7 +89,7 @@ class Step:
         self.keys = np.zeros((size, n_rows), np.uint64)
         self.numbers, self.values = np.zeros((size, 4)), np.zeros(size)
         # The minibatches themselves, of data that no job can gather.
-        by_jobs = data.mask is None and runner.backend.gathering(data.X) is not None
+        by_jobs = data.mask is None and gathering(data.X) is not None
         self.x = None if by_jobs else np.empty((size, n_rows, data.X.shape[1]), dtype)
         self._recording = None  # once a step has been taken
 
@@ -121,22 +122,22 @@ class Step:
 
     def _compute(self):
         """Take the first of the steps; return the control numbers of its gradient."""
-        runner, backend = self.runner, self.runner.backend
+        runner = self.runner
         estimator, optimizer, parameters, data = runner.estimator, runner.optimizer, runner.parameters, runner.data
         dtype, shape = parameters.vector.dtype, (self.rows.shape[1], data.X.shape[1])
         x, eps = np.empty(shape, dtype), np.empty(self.noise.shape[1:], dtype)
         if self.x is None:
-            backend.gather_rows(data.X, self.rows, data.scaling, x)
+            gather_rows(data.X, self.rows, data.scaling, x)
         else:
             _take(dtype, self.x, x, work=PASS * x.size)
         if data.binarization is not None:
-            backend.binarize_rows(x, self.keys, x)
+            binarize_rows(x, self.keys, x)
         _take(dtype, self.noise, eps, work=PASS * eps.size)
         done = estimator.passes(parameters, x, eps)
         _record(dtype, done.log_likelihood, done.kl, self.values, done.gradient.control, work=0)
         if optimizer.rule.clip_norm is not None:
-            backend.clip_norm(done.gradient, optimizer.rule.clip_norm)
-        backend.take_step(optimizer.name, parameters, done.gradient, optimizer.state, optimizer.rule, self.numbers)
+            clip_norm(done.gradient, optimizer.rule.clip_norm)
+        take_step(optimizer.name, parameters, done.gradient, optimizer.state, optimizer.rule, self.numbers)
         return done.gradient.control
 
 

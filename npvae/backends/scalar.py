@@ -21,6 +21,17 @@ from .runtime import CACHE
 #: ``contract`` allows fused multiply-add. Nothing here lets the compiler assume that there is no NaN.
 OPTIONS = {"cache": CACHE, "error_model": "numpy", "fastmath": {"contract"}}
 
+#: ``contract`` allows fused multiply-add; ``reassoc`` and the others allow vectorized sums. Left out are ``nnan`` and
+#: ``ninf`` (part of ``fastmath=True``): with them the compiler may remove the search for NaN and infinite values.
+FAST = OPTIONS | {"fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"}}
+
+#: For the function of a row: it becomes part of the loop that calls it. Otherwise the process that compiles a loop and
+#: those that load it from Numba's cache run two versions of such a function, whose sums differ in the last bits.
+#:
+#: A loop that sums writes nothing. A compiled loop that also writes looks whether its arrays overlap, or lie close
+#: together, and then sums in another order: the last bits would depend on where in memory small arrays happen to be.
+ROW = FAST | {"cache": False, "forceinline": True}
+
 
 # Elementary functions -------------------------------------------------------------------------------------------------
 
