@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import nn
-from .backends import gather_sparse
 from .backends.interface import Array, Backend
 from .conventions import array_of_shape
 from .distributions import Gumbel, Laplace, Logistic, Normal, Triangular, Uniform
@@ -21,7 +20,6 @@ from .likelihoods import LIKELIHOODS
 from .noise import key_of_content
 from .parameters import Buffers, Layout, Parameters
 from .preprocessing import Data
-from .sparse import SparseRows
 from .weight_posterior import INITIAL_LOG_VAR, WeightPosterior
 
 
@@ -215,8 +213,6 @@ class Model:
 
     def take(self, data: Data, rows: NDArray, out: Array) -> Array:
         """Copy rows (M,) of the data to ``out`` (M, D), scaled; NaN where a cell is not observed. See `gather`."""
-        if isinstance(data.X, SparseRows):
-            return gather_sparse(self.backend, data.X, rows, data.scaling, out)
         X, places = (data.X, rows) if data.mask is None else (data.values(rows), np.arange(len(rows)))
         return self.backend.gather(X, places, data.scaling, out)
 

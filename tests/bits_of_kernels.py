@@ -8,6 +8,7 @@ import hashlib
 import sys
 
 import numpy as np
+import scipy.sparse
 
 from npvae import backends, nn
 from npvae.backends import formulas
@@ -15,6 +16,7 @@ from npvae.backends.formulas import HIDDEN
 from npvae.optimizers import State, UpdateRule
 from npvae.parameters import Buffers, Layout
 from npvae.preprocessing import Scaling
+from npvae.sparse import SparseRows
 
 cpu = backends.get("cpu")
 CHOSEN = sys.argv[1:] or [*HIDDEN, *formulas.UPDATES]
@@ -47,6 +49,8 @@ def results(dtype, M, D, L):
     X = rng.integers(0, 256, (50, D), dtype=np.uint8)
     scaling = Scaling(np.full(D, 0.3), np.full(D, 0.7))
     yield "gather", (cpu.gather(X, np.arange(20), scaling, np.empty((20, D), dtype)),)
+    rows = SparseRows.of(scipy.sparse.csr_array(X * (X > 200)))
+    yield "gather, sparse", (cpu.gather(rows, np.arange(20), scaling, np.empty((20, D), dtype)),)
     yield "binarize", (cpu.binarize(np.abs(x) % 1, np.arange(M, dtype=np.uint64), np.empty_like(x)),)
     for activation in (name for name in HIDDEN if name in CHOSEN):
         heads = [("a", 5, "identity", True), ("b", 4, "soft_floor", True)]

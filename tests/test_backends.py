@@ -196,7 +196,9 @@ def test_log_probs_stay_finite_and_keep_nan(backend, likelihood):
         assert np.isnan(backend.gaussian_log_prob(x, nan, x, one)[0]).all()
 
 
-@pytest.mark.parametrize("kind", ["uint8", "float32", "float64", "int32", "bool", "fortran", "strided"])
+@pytest.mark.parametrize(
+    "kind", ["uint8", "float32", "float64", "float16", ">f4", "int32", "bool", "fortran", "strided"]
+)
 def test_gather(rng, kind):
     X = rng.integers(0, 2 if kind == "bool" else 256, (11, 6))
     X = {"fortran": np.asfortranarray(X), "strided": np.repeat(X, 2, axis=1)[:, ::2]}.get(kind, X)

@@ -5,12 +5,15 @@ import signal
 import numba
 import numpy as np
 import pytest
+import scipy.sparse
 
 import npvae
 from npvae import training
-from npvae.backends import cpu, cpu_steps, jobs
+from npvae.backends import cpu, cpu_steps, jobs, reference
+from npvae.model import Model
 from npvae.optimizers import Optimizer, UpdateRule
 from npvae.parameters import Layout
+from npvae.sparse import SparseRows
 from npvae.training import loop
 
 SMALL = {"n_components": 2, "hidden_layer_sizes": (8,), "batch_size": 10, "max_epochs": 3, "learning_rate": 0.05,
@@ -86,9 +89,40 @@ def test_the_bits_are_those_of_steps_one_by_one(X, rng, kind, settings, monkeypa
         np.testing.assert_array_equal(replayed.training_.optimizer[name], array)
 
 
+SPARSE = [
+    ("bits", {}),
+    ("int16", {}),
+    ("counts", {"likelihood": "gaussian", "estimator": "sgvb-a", "n_samples": 2}),
+    ("float32", {"dtype": "float64", "optimizer": "adam", "averaging": "polynomial"}),
+    ("grey", {"binarize": "dynamic", "likelihood": "bernoulli"}),
+]
+
+
+@pytest.mark.parametrize("kind, settings", SPARSE, ids=str)
+def test_minibatches_of_a_sparse_table_are_gathered_by_jobs(X, rng, kind, settings, monkeypatch):
+    """A training reads no row in Python, and its bits are those of the dense array."""
+    X = of(kind, X, rng)
+    expected, trainer = trainer_of(X, **settings), trainer_of(scipy.sparse.csr_array(X), **settings)
+    training.train(expected)
+
+    def read(*_):
+        raise AssertionError("rows are read in Python")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SparseRows, "__getitem__", read)
+        patch.setattr(reference, "gather", read)
+        patch.setattr(Model, "take", read)
+        training.train(trainer)
+    steps = trainer.runner._steps.values()
+    assert steps and all(step.x is None and len(step._recording.table) for step in steps)
+    np.testing.assert_array_equal(trainer.parameters.vector, expected.parameters.vector)
+    assert trainer.optimizer.state.counter[0] == expected.optimizer.state.counter[0] == 18
+
+
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
-def test_the_bits_do_not_depend_on_the_number_of_threads(rng, monkeypatch):
-    X, results = (rng.random((200, 300)) < 0.3).astype(np.uint8), []
+@pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_array])
+def test_the_bits_do_not_depend_on_the_number_of_threads(rng, form):
+    X, results = form((rng.random((200, 300)) < 0.3).astype(np.uint8)), []
     settings = {"hidden_layer_sizes": (120,), "batch_size": 60, "n_components": 40}
     for count in (1, 2):
         numba.set_num_threads(count)

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 import npvae
 from npvae import preprocessing, sparse, table
-from npvae.backends import BACKENDS, cpu, gather_sparse, reference, sparse_rows
+from npvae.backends import cpu, cpu_minibatch, reference
 from npvae.cli.data import load_dataset
 from npvae.estimators import ESTIMATORS
 from npvae.preprocessing import Scaling
@@ -341,6 +341,7 @@ FORMS = {
     "a row": lambda X, folder: X[[0]],
     "a column": lambda X, folder: X[:, [0]],
     "room for more values": lambda X, folder: with_room(X),
+    "arrays with gaps": lambda X, folder: with_gaps(X),
     "another library": lambda X, folder: Foreign(X),
 }
 
@@ -349,6 +350,13 @@ def with_room(X):
     X = X.copy()
     X.data = np.append(X.data, np.array([np.nan, np.inf], X.dtype))
     X.indices = np.append(X.indices, [99, -1]).astype(np.int32)
+    return X
+
+
+def with_gaps(X):
+    X = X.copy()
+    for name in ("data", "indices", "indptr"):
+        setattr(X, name, np.repeat(getattr(X, name), 2)[::2])
     return X
 
 
@@ -567,21 +575,35 @@ def test_rows_and_columns_taken():
         same(roomy.take(numbers, axis=1)[:], ROWS.take(numbers, axis=1))
 
 
-@pytest.mark.parametrize("dtype", ["?", "u1", "i8", "f2", "f4", "f8", "g", ">f8"])
+#: The types that compiled code can read, and others.
+READ = ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
+OTHERS = ("f2", "g", ">f8", ">i2")
+
+
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize("index", ["i4", "i8", ">i4"])
-def test_gathered_to_the_same_bits(dtype, precision, index):
+@pytest.mark.parametrize(
+    "dtype, index, pointer",
+    [(dtype, "i4", "i4") for dtype in READ + OTHERS]
+    + [
+        ("f4", *types)
+        for types in (("i8", "i8"), ("i4", "i8"), ("i8", "i4"), (">i4", "i4"), ("i4", ">i8"), ("u2", "i4"))
+    ],
+)
+def test_gathered_to_the_same_bits(dtype, index, pointer, precision):
     D, rng = filled(counts, (9, 6)).astype(dtype), np.random.default_rng(0)
     X, rows = csr(D), np.array([4, 0, 8, 4])
     X.data[::2] *= dtype == "?" or np.array(-0.0 if X.dtype.kind == "f" else 0, X.dtype)
+    X.data[1] = np.iinfo(dtype).max if X.dtype.kind == "u" else -1
     D[D != 0] = X.data + 0
-    X = SparseRows(X.data, X.indices.astype(index), X.indptr, 6)
+    X = SparseRows(X.data, X.indices.astype(index), X.indptr.astype(pointer), 6)
     scaling = Scaling(np.where(np.arange(6) < 3, 0.0, rng.random(6)), rng.random(6))
     expected = reference.gather(D, rows, scaling, np.empty((4, 6), precision))
     for backend in (reference, cpu):
-        same(gather_sparse(backend, X, rows, scaling, np.full((4, 6), np.nan, precision)), expected)
-    assert sparse_rows.is_readable(X) == (dtype not in ("f2", "g", ">f8") and index != ">i4")
-    assert {"reference", "cpu"} < set(BACKENDS)
+        for rows_of in (X, D):
+            same(backend.gather(rows_of, rows, scaling, np.full((4, 6), np.nan, precision)), expected)
+    is_read = dtype in READ and {index, pointer} <= {"i4", "i8"}
+    assert (cpu_minibatch.gathering(X) is not None) == is_read
+    assert (cpu_minibatch.gathering(D) is not None) == (dtype in READ)
 
 
 # Memory --------------------------------------------------------------------------------------------------------------

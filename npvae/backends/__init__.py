@@ -8,11 +8,7 @@ import sys
 from importlib import import_module, util
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..conventions import check_choice
-from ..sparse import SparseRows
 
 #: Names that `get` knows.
 BACKENDS = ("reference", "cpu", "cuda")
@@ -62,29 +58,6 @@ def compiling(backend: Any, dtype: Any) -> str | None:
     from .matmul import product  # of all kernels, it takes longest
 
     return None if product.is_compiled(dtype) else f"compiling the kernels, the first time only: about {TO_COMPILE} s"
-
-
-def gather_sparse(backend: Any, X: SparseRows, rows: NDArray, scaling: Any, out: Any) -> Any:
-    """Do what the function ``gather`` of a backend does, for a sparse table: see `reference.gather`.
-
-    The other backends are given dense rows.
-
-    Examples
-    --------
-    >>> from npvae import backends
-    >>> from npvae.preprocessing import Scaling
-    >>> X = SparseRows(np.array([5.0, 7.0]), np.array([1, 0]), np.array([0, 1, 2]), n_columns=2)
-    >>> scaling = Scaling(np.zeros(2), np.ones(2))
-    >>> backends.gather_sparse(backends.get("reference"), X, np.array([1, 0]), scaling, np.empty((2, 2)))
-    array([[7., 0.],
-           [0., 5.]])
-    """
-    if backend is sys.modules.get(f"{__name__}.cpu"):
-        from . import sparse_rows
-
-        if sparse_rows.is_readable(X):
-            return sparse_rows.gather(X, rows, scaling, out)
-    return backend.gather(X[rows], np.arange(len(rows)), scaling, out)
 
 
 def missing(name: str) -> str | None:

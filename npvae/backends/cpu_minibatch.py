@@ -1,10 +1,13 @@
 """Minibatches on the CPU: rows of the data as scaled floats, binarized, and without the cells that are missing."""
 
+from itertools import product
+
 import numpy as np
 from numba import njit
 
+from ..sparse import SparseRows
 from . import reference
-from .jobs import PASS, kernel, read, share
+from .jobs import DTYPES, PASS, kernel, read, share
 from .scalar import FAST, ROW, binarized
 
 
@@ -18,18 +21,26 @@ def gather(X, rows, scaling, out):
 
 def gather_rows(X, rows, scaling, out):
     """Do `gather` with rows (steps, M), those of each step of a training."""
-    gathering(X)(out.dtype, X, rows, scaling.shift, scaling.scale, out, work=PASS * out.size)
+    gathering(X)(out.dtype, *_arrays(X), rows, scaling.shift, scaling.scale, out, work=PASS * out.size)
 
 
 def gathering(X):
-    """Return the kernel that gathers rows of these data, or None if there is none."""
-    return _GATHER.get(X.dtype) if isinstance(X, np.ndarray) and X.flags.c_contiguous else None
+    """Return the kernel that gathers rows of a table, an array or `SparseRows`, or None if there is none."""
+    arrays = _arrays(X)
+    is_flat = all(array.flags.c_contiguous for array in arrays)
+    return _GATHER.get(tuple(array.dtype for array in arrays)) if is_flat else None
 
 
-@njit(**ROW)
-def _gather_share(X, rows, shift, scale, out, part):
-    for i in range(part[0], part[1]):
-        _scale(X[rows[i]], shift, scale, out[i])
+def _arrays(X):
+    """Return the arrays that a table consists of."""
+    return (X.data, X.indices, X.indptr) if isinstance(X, SparseRows) else (X,)
+
+
+def _gather_dense(job, step, work, thread, threads):
+    X, rows, shift, scale, out = read(job)
+    start, stop = share(len(out), thread, threads)
+    for i in range(start, stop):
+        _scale(X[rows[step, i]], shift, scale, out[i])
 
 
 @njit(**ROW)
@@ -38,25 +49,30 @@ def _scale(x, shift, scale, out):
         out[d] = (x[d] - shift[d]) * scale[d]
 
 
-@kernel("b2 i2 d1 d1 f2", **FAST)
-def _gather_uint8(job, step, work, thread, threads):
-    X, rows, shift, scale, out = read(job)
-    _gather_share(X, rows[step], shift, scale, out, share(len(out), thread, threads))
+def _gather_sparse(job, step, work, thread, threads):
+    """Write each row as if no value were stored, and the values over it: there are no dense rows on the way."""
+    data, indices, indptr, rows, shift, scale, out = read(job)
+    start, stop = share(len(out), thread, threads)
+    last = stop - 1
+    for d in range(out.shape[1] if start < stop else 0):
+        out[last, d] = (0.0 - shift[d]) * scale[d]
+    for i in range(start, stop):
+        x, row = out[i], rows[step, i]
+        if i < last:
+            for d in range(len(x)):  # to copy takes half as long as to compute
+                x[d] = out[last, d]
+        for n in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+            column = np.uint64(indices[n])
+            x[column] = (data[n] + 0.0 - shift[column]) * scale[column]  # -0.0 becomes 0.0
 
 
-@kernel("s2 i2 d1 d1 f2", **FAST)
-def _gather_float32(job, step, work, thread, threads):
-    X, rows, shift, scale, out = read(job)
-    _gather_share(X, rows[step], shift, scale, out, share(len(out), thread, threads))
-
-
-@kernel("d2 i2 d1 d1 f2", **FAST)
-def _gather_float64(job, step, work, thread, threads):
-    X, rows, shift, scale, out = read(job)
-    _gather_share(X, rows[step], shift, scale, out, share(len(out), thread, threads))
-
-
-_GATHER = {np.dtype("u1"): _gather_uint8, np.dtype("f4"): _gather_float32, np.dtype("f8"): _gather_float64}
+#: The kernels by the types of a table's arrays; each is compiled when it is first called. The options of those of
+#: sparse tables are exact: ``+ 0.0`` must not be left out.
+_GATHER = {(DTYPES[x],): kernel(f"{x}2 i2 d1 d1 f2", **FAST)(_gather_dense) for x in DTYPES if x != "f"} | {
+    (DTYPES[x], DTYPES[i], DTYPES[p]): kernel(f"{x}1 {i}1 {p}1 i2 d1 d1 f2")(_gather_sparse)
+    for x, i, p in product(DTYPES, "ij", "ij")
+    if x != "f"
+}
 
 
 def binarize(x, keys, out):

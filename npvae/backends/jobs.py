@@ -48,7 +48,8 @@ PASS = 24
 #: Letters of a specification: the type of an array's elements, followed by the number of dimensions. "f" is the
 #: precision of the model, float32 or float64.
 DTYPES = {"f": None, "d": np.dtype("f8"), "s": np.dtype("f4"), "i": np.dtype("i8"), "j": np.dtype("i4"),
-          "u": np.dtype("u8"), "b": np.dtype("u1")}  # fmt: skip
+          "k": np.dtype("i2"), "l": np.dtype("i1"), "u": np.dtype("u8"), "v": np.dtype("u4"), "w": np.dtype("u2"),
+          "b": np.dtype("u1"), "o": np.dtype("?")}  # fmt: skip
 #: The letters of an integer and of a float64.
 INTEGER, NUMBER = "n", "x"
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from ..sparse import SparseRows
 from . import formulas
 from .formulas import sigmoid, softplus
 
@@ -64,14 +65,14 @@ def gradient(layout: Any, dtype: DTypeLike) -> Any:
     return layout.view(np.zeros(layout.size, dtype))
 
 
-def gather(X: NDArray, rows: NDArray, scaling: Any, out: NDArray) -> NDArray:
+def gather(X: NDArray | SparseRows, rows: NDArray, scaling: Any, out: NDArray) -> NDArray:
     """Copy a minibatch as floats: ``out = (X[rows] - scaling.shift) * scaling.scale``.
 
     X is not converted as a whole: a dataset of uint8 pixels stays uint8.
 
     Parameters
     ----------
-    X (N, D) : of any numeric type
+    X (N, D) : of any numeric type, an array or sparse
     rows (M,) : integers
     scaling : with ``shift`` and ``scale`` (D,) float64, such as `preprocessing.Scaling`
     out (M, D)
