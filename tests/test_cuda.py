@@ -560,6 +560,9 @@ def test_functions_of_the_interface(once):
         found, expected = (list(inspect.signature(getattr(backend, name)).parameters) for backend in (cuda, reference))
         assert found == expected, name
     assert cuda.Network is None and cuda.Runner is cuda_graph.Runner
+    for name in ("most", "run", "noise"):
+        found, expected = (inspect.signature(getattr(one, name)) for one in (cuda.Runner, interface.Runner))
+        assert list(found.parameters) == list(expected.parameters), name
 
 
 def test_too_little_memory_is_explained(once):

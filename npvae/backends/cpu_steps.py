@@ -1,10 +1,7 @@
 """Many training steps on the CPU in one call of compiled code: the jobs of one step are recorded, and run again.
 
-The order of the rows and the noise of the steps are drawn ahead. The first step is taken by the same functions as on
-every backend; `jobs.Recording` keeps what they do, and a table of it takes the other steps. The results are the same to
-the last bit as those of steps that are taken one by one.
-
-What a step computes is the estimator's: nothing here knows which one it is.
+The first step is taken by the same functions as on every backend; `jobs.Recording` keeps what they do, and a table of
+it takes the other steps. The results are the same to the last bit as those of steps that are taken one by one.
 """
 
 import math
@@ -25,19 +22,7 @@ MOST, BYTES = 250, 2**26
 
 
 class Runner:
-    """Runs steps of an estimator with one optimizer on one data set.
-
-    Parameters
-    ----------
-    estimator : object
-        What it must offer: ``noise_shape(n_rows)``, the shape of the noise of a minibatch; ``draw_into(rng, out)``,
-        which fills a float32 array with noise; and ``passes(parameters, x, noise)``, the forward and the backward pass,
-        which returns an object with ``log_likelihood`` (L * M,), ``kl`` (a value a datapoint, or an estimate a sample)
-        and ``gradient``. All that it computes must be jobs: see `jobs`.
-    optimizer : Optimizer
-    parameters : Parameters, changed in place
-    data : preprocessing.Data
-    """
+    """See `interface.Runner`. All that the estimator computes must be jobs: see `jobs`."""
 
     def __init__(self, estimator, optimizer, parameters, data):
         self.estimator, self.optimizer, self.parameters, self.data = estimator, optimizer, parameters, data
@@ -49,22 +34,11 @@ class Runner:
         return self._steps[n_rows]
 
     def most(self, n_rows):
-        """Return how many minibatches of so many rows the next call of `run` may have."""
+        """See `interface.Runner.most`."""
         return self._step(n_rows).most
 
     def run(self, batches, rng, keys=None):
-        """Take a step for each minibatch.
-
-        Parameters
-        ----------
-        batches : list of row indices (M,), all of one length
-        rng : numpy.random.Generator, for the noise
-        keys : array (n, M) uint64, for data that is binarized: see `reference.binarize`
-
-        Returns
-        -------
-        values : array (n,) float64, in nats a datapoint; those after a step that failed have no meaning
-        """
+        """See `interface.Runner.run`."""
         started = time.perf_counter()
         self._last = self._step(len(batches[0]))
         values = self._last.run(batches, rng, keys)
@@ -72,7 +46,7 @@ class Runner:
         return values
 
     def noise(self, n):
-        """Return the noise of the n-th minibatch of the last run."""
+        """See `interface.Runner.noise`."""
         return self._last.noise[n]
 
 
@@ -98,7 +72,7 @@ class Step:
         self.most = max(1, min(len(self.values), 2 * count, int(SECONDS / seconds)))
 
     def run(self, batches, rng, keys):
-        """Take a step for each minibatch: see `Runner.run`."""
+        """See `interface.Runner.run`."""
         runner, count, first = self.runner, len(batches), 0
         self.rows[:count] = batches
         if self.x is not None:

@@ -1,10 +1,8 @@
 """Many training steps on a GPU without waiting for any: one step is captured as a CUDA graph, and replayed.
 
-The order of the rows and the noise of the steps are drawn on the host, the same numbers as on every backend, and copied
-ahead while the device computes. The values stay on the device until a run of steps is over, and so does the flag that
-says that one was not finite: the steps after it change nothing.
-
-What a step computes is the estimator's: nothing here knows which one it is.
+Rows and noise of the steps are drawn on the host, and copied ahead while the device computes. The values stay on the
+device until a run of steps is over, and so does the flag that says that one was not finite: the steps after it change
+nothing.
 """
 
 import functools
@@ -43,19 +41,7 @@ SHARE = 0.7
 
 
 class Runner:
-    """Runs steps of an estimator with one optimizer on one data set.
-
-    Parameters
-    ----------
-    estimator : object
-        What it must offer: ``noise_shape(n_rows)``, the shape of the noise of a minibatch; ``draw_into(rng, out)``,
-        which fills a float32 array on the host with noise; and ``passes(parameters, x, noise)``, which launches the
-        forward and the backward pass and returns an object with ``log_likelihood`` (L * M,), ``kl`` (a value a
-        datapoint, or an estimate a sample) and ``gradient``, all on the device.
-    optimizer : Optimizer
-    parameters : Parameters, on the device; changed in place
-    data : preprocessing.Data
-    """
+    """See `interface.Runner`. The passes of the estimator launch kernels, and their results are on the device."""
 
     def __init__(self, estimator, optimizer, parameters, data):
         self.estimator, self.optimizer, self.parameters, self.data = estimator, optimizer, parameters, data
@@ -68,18 +54,7 @@ class Runner:
         self._steps = {}  # size of a minibatch -> Step
 
     def run(self, batches: Sequence[NDArray], rng: np.random.Generator, keys: NDArray | None = None) -> NDArray:
-        """Take a step for each minibatch.
-
-        Parameters
-        ----------
-        batches : list of row indices (M,), all of one length
-        rng : numpy.random.Generator, for the noise
-        keys : array (n, M) uint64, for data that is binarized: see `reference.binarize`
-
-        Returns
-        -------
-        values : array (n,) float64, in nats a datapoint; those after a step that failed have no meaning
-        """
+        """See `interface.Runner.run`."""
         self._last = self._step(len(batches[0]))
         return self._last.run(batches, rng, keys)
 
@@ -89,11 +64,11 @@ class Runner:
         return self._steps[n_rows]
 
     def most(self, n_rows):
-        """Return how many minibatches of so many rows a call of `run` may have."""
+        """See `interface.Runner.most`."""
         return self._step(n_rows).most
 
     def noise(self, n):
-        """Return the noise of the n-th minibatch of the last run, on the device."""
+        """See `interface.Runner.noise`."""
         return asarray(self._last.drawn[n], self.parameters.vector.dtype)
 
 
@@ -120,7 +95,7 @@ class Step:
         self._graphs = None  # by number of steps, once one has been computed
 
     def run(self, batches, rng, keys):
-        """Take a step for each minibatch, at most ``most``, and wait for their values: see `Runner.run`."""
+        """See `interface.Runner.run`: take the steps, at most ``most``, and wait for their values."""
         stream, start = self.runner.stream, 0
         self.position.copy_to_device(np.zeros(1, np.int32), stream=stream)
         while start < len(batches):

@@ -4,8 +4,12 @@
 and training steps are taken one at a time.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 #: An array of the backend: a NumPy array, or an array on a device. The docstrings of `reference` give the shapes.
 Array = Any
@@ -26,19 +30,42 @@ class Network(Protocol):
 
 
 class Runner(Protocol):
-    """Takes many training steps without waiting for each.
+    """Takes many training steps of an estimator, with one optimizer on one data set, without waiting for each.
 
-    The constructor takes (estimator, optimizer, parameters, data).
+    The order of the rows and the noise of the steps are drawn ahead, the same numbers as for steps that are taken one
+    at a time. What a step computes is the estimator's: no runner knows which one it is.
+
+    Parameters
+    ----------
+    estimator : estimators.interface.RunsAhead
+        What it must offer: ``noise_shape(n_rows)``, the shape of the noise of a minibatch; ``draw_into(rng, out)``,
+        which fills a float32 array on the host with noise; and ``passes(parameters, x, noise)``, the forward and the
+        backward pass, which returns an object with ``log_likelihood`` (L * M,), ``kl`` (a value a datapoint, or an
+        estimate a sample) and ``gradient``.
+    optimizer : Optimizer
+    parameters : Parameters of the backend, changed in place
+    data : preprocessing.Data
     """
 
     def most(self, n_rows: int) -> int:
         """Return how many minibatches of so many rows the next call of `run` may have."""
 
-    def run(self, batches: list, rng: Any, keys: Any = None) -> Array:
-        """Take a step on each minibatch of row indices, and return the bounds, in nats per datapoint."""
+    def run(self, batches: Sequence[NDArray], rng: np.random.Generator, keys: NDArray | None = None) -> NDArray:
+        """Take a step for each minibatch.
+
+        Parameters
+        ----------
+        batches : list of row indices (M,), all of one length
+        rng : numpy.random.Generator, for the noise
+        keys : array (n, M) uint64, for data that is binarized: see `reference.binarize`
+
+        Returns
+        -------
+        values : array (n,) float64, in nats a datapoint; those after a step that failed have no meaning
+        """
 
     def noise(self, n: int) -> Array:
-        """Return the noise of the n-th minibatch of the last run."""
+        """Return the noise of the n-th minibatch of the last run, an array of the backend."""
 
 
 class Backend(Protocol):
