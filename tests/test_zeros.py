@@ -219,16 +219,21 @@ def test_arrays_may_lie_anywhere_in_memory(dtype):
     assert skipping(lists_of(x)[0], W, 5, work=shifted).tobytes() == dense(mm.PLAIN, x, expected).tobytes()
 
 
+@pytest.mark.parametrize("pack, width_of", [(z._pack, z.width_of), (mm._pack, mm._width)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_nothing_beyond_the_right_factor_is_read(dtype):
+def test_nothing_beyond_the_right_factor_is_read(dtype, pack, width_of):
     """It would be packed, and there it is NaN: the slice would not count as finite."""
     for inner, columns in ((1, 1), (3, WIDTH - 1), (3, WIDTH + 1), (40, 2 * WIDTH)):
         larger = np.full(inner * columns + 4 * WIDTH, np.nan, dtype)
         right, packed = larger[: inner * columns], work_of(dtype)
-        right[:] = 1
-        for start in range(0, columns, z.width_of(right)):
-            count = min(z.width_of(right), columns - start)
-            assert z._pack(right, (start, count, columns), 0, inner, packed)
+        right[:] = np.arange(inner * columns)
+        width, before = width_of(right), 7
+        for start in range(0, columns, width):
+            count = min(width, columns - start)
+            pack(right, (start, columns, inner, count), packed, before)
+            panel = packed[before + width : before + (1 + inner) * width].reshape(inner, width)
+            assert np.isfinite(panel).all() and np.isnan(packed[before : before + width]).all()
+            np.testing.assert_array_equal(panel[:, :count], right.reshape(inner, columns)[:, start : start + count])
 
 
 def test_the_scratch_of_a_thread_suffices():

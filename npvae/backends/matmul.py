@@ -46,8 +46,7 @@ from .vectors import (
     VECTORS_OF_LINE,
     add_tile,
     borrow,
-    copy_row,
-    prefetch,
+    packing,
     transpose_square,
     vector_length,
 )
@@ -89,21 +88,8 @@ def _part(form, shape, first, depth, column, count):
     return first * shape[2] + column, shape[2], depth, count
 
 
-@njit(**OPTIONS)
-def _pack(right, part, packed, start):
-    """Pack a part of right."""
-    source, stride, inner, count = part
-    width, to = _width(packed), start
-    for _ in range(inner):
-        to += width
-        for j in range(0, width, VECTORS_OF_LINE * vector_length(right)):
-            prefetch(right, source + FEW * stride + j)
-        if source + width <= len(right):
-            copy_row(right, source, packed, to)
-        else:
-            for j in range(count):
-                packed[to + j] = right[source + j]
-        source += stride
+#: Packs a part of right, where it is not transposed.
+_pack = packing(VECTORS, FEW)
 
 
 @njit(**OPTIONS)

@@ -17,6 +17,8 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
+from .scalar import INLINE
+
 
 class Tile(NamedTuple):
     """A tile of sums: ``rows`` by ``vectors`` registers of ``bytes`` each; and a wider one of a single row."""
@@ -212,7 +214,32 @@ def _copy(vectors):
     return copy
 
 
-copy_row, copy_wide_row = _copy(VECTORS), _copy(ROW_VECTORS)
+def packing(vectors, ahead):
+    """Return the function that packs a part of a matrix, as a panel that is so many vectors wide.
+
+    A panel has ``1 + inner`` rows, of which the first is not written. Whole vectors are copied wherever they lie inside
+    the matrix, so columns beyond the last may hold any of its numbers. So many rows ahead are fetched from memory.
+    """
+    copy = _copy(vectors)
+
+    @njit(**INLINE)
+    def pack(matrix, part, packed, start):
+        """Pack a part: (number of the first element, elements from row to row, rows, elements of a row)."""
+        source, stride, inner, count = part
+        width, line = vectors * vector_length(packed), VECTORS_OF_LINE * vector_length(packed)
+        to = start
+        for _ in range(inner):
+            to += width
+            for j in range(0, width, line):
+                prefetch(matrix, source + ahead * stride + j)
+            if source + width <= len(matrix):
+                copy(matrix, source, packed, to)
+            else:
+                for j in range(width):
+                    packed[to + j] = matrix[source + j] if j < count else 0
+            source += stride
+
+    return pack
 
 
 @intrinsic

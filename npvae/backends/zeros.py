@@ -39,11 +39,9 @@ from .scalar import OPTIONS, squared_norm
 from .vectors import (
     ROW_VECTORS,
     TILE,
-    VECTORS_OF_LINE,
     add_listed,
     borrow,
-    copy_wide_row,
-    prefetch,
+    packing,
     vector_length,
 )
 
@@ -145,25 +143,8 @@ def list_columns(lists, shape, columns_lists, first, stop):
 # Product ----------------------------------------------------------------------------------------------------
 
 
-@njit(**OPTIONS)
-def _pack(right, columns, first, depth, packed):
-    """Pack rows ``first`` to ``first + depth`` of right (n, columns[2]), columns[1] columns from columns[0] on.
-
-    Returns whether all are finite; also not if the sum of their squares overflows. The columns of a panel beyond the
-    last hold any numbers; they are not used.
-    """
-    start, count, stride = columns
-    width = width_of(packed)
-    for k in range(depth):
-        source, to = (first + k) * stride + start, k * width
-        for j in range(0, width, VECTORS_OF_LINE * vector_length(right)):
-            prefetch(right, source + FEW * stride + j)
-        if source + width <= len(right):
-            copy_wide_row(right, source, packed, to)
-        else:
-            for j in range(width):
-                packed[to + j] = right[source + j] if j < count else 0
-    return np.isfinite(squared_norm(packed[: depth * width]))
+#: Packs a part of right.
+_pack = packing(ROW_VECTORS, FEW)
 
 
 @njit(**OPTIONS)
@@ -203,7 +184,9 @@ def multiply_share(lists, right, shape, bias, out, share, work):
             packed[j] = bias[column + j] if bias.size and j < count else 0
         for s in range(slices):
             new, deep = s == 0, min(depth, inner - s * depth)
-            finite = _pack(right, (column, count, columns), s * depth, deep, packed[width:])
+            _pack(right, (s * depth * columns + column, columns, deep, count), packed, 0)
+            # The squares of finite numbers may overflow too: that costs time only.
+            finite = np.isfinite(squared_norm(packed[width : (1 + deep) * width]))
             for i in range(share[0], share[1]):
                 begin = i * (slices + 1) + s
                 span = i * inner + starts[begin], i * inner + starts[begin + 1]
