@@ -7,6 +7,7 @@ length for any processor: a tile that does not fit the registers of one is slow 
 All arrays are flat, float32 or float64.
 """
 
+import copy
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -90,6 +91,12 @@ class _Memory:
         self.scalar = context.get_value_type(array.dtype)
         self.vector = ir.VectorType(self.scalar, _lanes(array))
         self.data = context.make_array(array)(context, builder, value).data
+
+    def moved(self, builder, data):
+        """Return the same memory in the code of another function, whose argument is its address."""
+        other = copy.copy(self)
+        other.builder, other.data = builder, data
+        return other
 
     def at(self, index):
         return self.builder.bitcast(self.builder.gep(self.data, [index]), self.vector.as_pointer())
@@ -198,7 +205,7 @@ def _copy(vectors):
     """Return the function that copies a row of so many vectors."""
 
     @intrinsic
-    def copy(typingctx, source, source_start, target, target_start):
+    def copy_row(typingctx, source, source_start, target, target_start):
         """Copy a row of a tile's width from one array to another, given the numbers of the first elements."""
         lanes = _lanes(source, target)
 
@@ -211,7 +218,7 @@ def _copy(vectors):
 
         return types.void(source, types.intp, target, types.intp), codegen
 
-    return copy
+    return copy_row
 
 
 def packing(vectors, ahead):
@@ -220,7 +227,7 @@ def packing(vectors, ahead):
     A panel has ``1 + inner`` rows, of which the first is not written. Whole vectors are copied wherever they lie inside
     the matrix, so columns beyond the last may hold any of its numbers. So many rows ahead are fetched from memory.
     """
-    copy = _copy(vectors)
+    copy_row = _copy(vectors)
 
     @njit(**INLINE)
     def pack(matrix, part, packed, start):
@@ -233,7 +240,7 @@ def packing(vectors, ahead):
             for j in range(0, width, line):
                 prefetch(matrix, source + ahead * stride + j)
             if source + width <= len(matrix):
-                copy(matrix, source, packed, to)
+                copy_row(matrix, source, packed, to)
             else:
                 for j in range(width):
                     packed[to + j] = matrix[source + j] if j < count else 0
@@ -304,94 +311,118 @@ def _add_tile_plain(size, left, left_at, packed, start, inner, new, out, out_at,
 def _add_tile_in_registers(
     typingctx, size, left, left_at, packed, start, inner, new, out, out_at, right, packs, source, ahead
 ):
-    """Do the same with all sums in registers: there is code for each size."""
+    """Do the same with all sums in registers: there is a function for each size."""
     lanes = _lanes(left, packed, out, right)
+
+    def emit(memories, numbers, rows, vectors, packing=False, fetching=False):
+        """Emit the code for tiles of one size."""
+        left, packed, out, right = memories
+        left_at, (start, inner, new), out_at, source, ahead = numbers
+        builder = left.builder
+        integer, add = ir.IntType(64), builder.add
+        # Before the loop: where the rows of left and of out start, and the sums so far.
+        left_rows, out_rows = [left_at[0]], [out_at[0]]
+        for _ in range(rows - 1):
+            left_rows.append(add(left_rows[-1], left_at[1]))
+            out_rows.append(add(out_rows[-1], out_at[1]))
+        shifts = [integer(v * lanes) for v in range(vectors)]
+        cells = [(i, v) for i in range(rows) for v in range(vectors)]
+        places = {(i, v): add(out_rows[i], shifts[v]) for i, v in cells}
+        width = integer(VECTORS * lanes)
+        second_row = add(start, width)
+        fresh, more, head, body, after = (builder.append_basic_block() for _ in range(5))
+        builder.cbranch(new, fresh, more)
+        builder.position_at_end(fresh)
+        top = [packed.load(add(start, shift)) for shift in shifts]
+        for i in range(rows):  # while the sums are made, the memory that they go to is fetched
+            for shift in (*range(0, vectors * lanes, LINE // out.size), vectors * lanes - 1):
+                out.prefetch(add(out_rows[i], integer(shift)), write=True)
+        builder.branch(head)
+        builder.position_at_end(more)
+        before = {cell: out.load(places[cell]) for cell in cells}
+        builder.branch(head)
+
+        # The loop: a phi is a variable, by the block from which its head is reached.
+        builder.position_at_end(head)
+        k, along, here, there, row, fetched = (builder.phi(integer) for _ in range(6))
+        totals = {cell: builder.phi(packed.vector) for cell in cells}
+        builder.cbranch(builder.icmp_signed("<", k, inner), body, after)
+        builder.position_at_end(body)
+        if packing:
+            columns = [right.load(add(there, shift)) for shift in shifts]
+            for column, shift in zip(columns, shifts):
+                packed.store(column, add(here, shift))
+        else:
+            columns = [packed.load(add(here, shift)) for shift in shifts]
+        next_row, next_fetched = row, fetched
+        if fetching:
+            right.prefetch(fetched, write=False)
+            next_row = add(row, integer(1))
+            last = builder.icmp_signed("==", next_row, ahead[2])
+            next_row = builder.select(last, integer(0), next_row)
+            next_fetched = add(fetched, builder.select(last, ahead[3], ahead[1]))
+        results = {}
+        for i in range(rows):
+            number = left.broadcast(add(left_rows[i], along))
+            for v in range(vectors):
+                results[i, v] = _multiply_add(builder, number, columns[v], totals[i, v])
+        variables = [
+            (k, integer(0), integer(0), add(k, integer(1))),
+            (along, integer(0), integer(0), add(along, left_at[2])),
+            (here, second_row, second_row, add(here, width)),
+            (there, source[0], source[0], add(there, source[1])),
+            (row, integer(0), integer(0), next_row),
+            (fetched, ahead[0], ahead[0], next_fetched),
+        ]
+        variables += [(totals[i, v], top[v], before[i, v], results[i, v]) for i, v in cells]
+        for phi, *values in variables:
+            for value, block in zip(values, (fresh, more, body)):
+                phi.add_incoming(value, block)
+        builder.branch(head)
+
+        builder.position_at_end(after)
+        for cell in cells:
+            out.store(totals[cell], places[cell])
 
     def codegen(context, builder, signature, args):
         size, _, left_at, _, start, inner, new, _, out_at, _, packs, source, ahead = args
-        left, packed, out, right = (_Memory(context, builder, signature.args[n], args[n]) for n in (1, 3, 7, 9))
+        memories = [_Memory(context, builder, signature.args[n], args[n]) for n in (1, 3, 7, 9)]
         size, left_at, out_at, source, ahead = (
             cgutils.unpack_tuple(builder, value) for value in (size, left_at, out_at, source, ahead)
         )
         integer, add = ir.IntType(64), builder.add
-
-        def emit(rows, vectors, packing=False, fetching=False):
-            """Emit the code for tiles of one size."""
-            # Before the loop: where the rows of left and of out start, and the sums so far.
-            left_rows, out_rows = [left_at[0]], [out_at[0]]
-            for _ in range(rows - 1):
-                left_rows.append(add(left_rows[-1], left_at[1]))
-                out_rows.append(add(out_rows[-1], out_at[1]))
-            shifts = [integer(v * lanes) for v in range(vectors)]
-            cells = [(i, v) for i in range(rows) for v in range(vectors)]
-            places = {(i, v): add(out_rows[i], shifts[v]) for i, v in cells}
-            width = integer(VECTORS * lanes)
-            second_row = add(start, width)
-            fresh, more, head, body, after = (builder.append_basic_block() for _ in range(5))
-            builder.cbranch(new, fresh, more)
-            builder.position_at_end(fresh)
-            top = [packed.load(add(start, shift)) for shift in shifts]
-            for i in range(rows):  # while the sums are made, the memory that they go to is fetched
-                for shift in (*range(0, vectors * lanes, LINE // out.size), vectors * lanes - 1):
-                    out.prefetch(add(out_rows[i], integer(shift)), write=True)
-            builder.branch(head)
-            builder.position_at_end(more)
-            before = {cell: out.load(places[cell]) for cell in cells}
-            builder.branch(head)
-
-            # The loop: a phi is a variable, by the block from which its head is reached.
-            builder.position_at_end(head)
-            k, along, here, there, row, fetched = (builder.phi(integer) for _ in range(6))
-            totals = {cell: builder.phi(packed.vector) for cell in cells}
-            builder.cbranch(builder.icmp_signed("<", k, inner), body, after)
-            builder.position_at_end(body)
-            if packing:
-                columns = [right.load(add(there, shift)) for shift in shifts]
-                for column, shift in zip(columns, shifts):
-                    packed.store(column, add(here, shift))
-            else:
-                columns = [packed.load(add(here, shift)) for shift in shifts]
-            next_row, next_fetched = row, fetched
-            if fetching:
-                right.prefetch(fetched, write=False)
-                next_row = add(row, integer(1))
-                last = builder.icmp_signed("==", next_row, ahead[2])
-                next_row = builder.select(last, integer(0), next_row)
-                next_fetched = add(fetched, builder.select(last, to_next_column, ahead[1]))
-            results = {}
-            for i in range(rows):
-                number = left.broadcast(add(left_rows[i], along))
-                for v in range(vectors):
-                    results[i, v] = _multiply_add(builder, number, columns[v], totals[i, v])
-            variables = [
-                (k, integer(0), integer(0), add(k, integer(1))),
-                (along, integer(0), integer(0), add(along, left_at[2])),
-                (here, second_row, second_row, add(here, width)),
-                (there, source[0], source[0], add(there, source[1])),
-                (row, integer(0), integer(0), next_row),
-                (fetched, ahead[0], ahead[0], next_fetched),
-            ]
-            variables += [(totals[i, v], top[v], before[i, v], results[i, v]) for i, v in cells]
-            for phi, *values in variables:
-                for value, block in zip(values, (fresh, more, body)):
-                    phi.add_incoming(value, block)
-            builder.branch(head)
-
-            builder.position_at_end(after)
-            for cell in cells:
-                out.store(totals[cell], places[cell])
-            builder.branch(end)
-
         back = builder.mul(builder.sub(ahead[2], integer(1)), ahead[1])
-        to_next_column = builder.sub(integer(LINE // right.size), back)
+        to_next_column = builder.sub(integer(LINE // memories[3].size), back)
+        numbers = left_at, [start, inner, new], out_at, source, [*ahead, to_next_column]
+
+        def tile(*kind):
+            """Call the function of a tile.
+
+            As a part of one large function, it would move sums out of the registers of AVX2 and back in each turn of
+            its loop, which would take half as long again.
+            """
+            flat = [memory.data for memory in memories] + [number for group in numbers for number in group]
+            shape = ir.FunctionType(ir.VoidType(), [value.type for value in flat])
+            name = builder.module.get_unique_name("tile_" + "_".join(str(int(value)) for value in kind))
+            function = ir.Function(builder.module, shape, name)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            inside, given = ir.IRBuilder(function.append_basic_block()), iter(function.args)
+            moved = [memory.moved(inside, next(given)) for memory in memories]
+            emit(moved, [[next(given) for _ in group] for group in numbers], *kind)
+            inside.ret_void()
+            builder.call(function, flat)
+
         end, first, others, fetching, any_size = (builder.append_basic_block() for _ in range(5))
         builder.cbranch(packs, first, others)
         builder.position_at_end(first)
-        emit(TILE_ROWS, VECTORS, packing=True, fetching=True)
+        tile(TILE_ROWS, VECTORS, True, True)
+        builder.branch(end)
         builder.position_at_end(others)
         builder.cbranch(builder.icmp_signed(">", ahead[2], integer(0)), fetching, any_size)
         builder.position_at_end(fetching)
-        emit(TILE_ROWS, VECTORS, fetching=True)
+        tile(TILE_ROWS, VECTORS, False, True)
+        builder.branch(end)
         builder.position_at_end(any_size)
         switch = builder.switch(add(builder.mul(size[0], integer(VECTORS + 1)), size[1]), end)
         for rows in range(1, TILE_ROWS + 1):
@@ -399,7 +430,8 @@ def _add_tile_in_registers(
                 block = builder.append_basic_block()
                 switch.add_case(integer(rows * (VECTORS + 1) + vectors), block)
                 builder.position_at_end(block)
-                emit(rows, vectors)
+                tile(rows, vectors)
+                builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
