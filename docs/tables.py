@@ -278,6 +278,13 @@ def errors(source):
     return markdown(["task", *methods], *rows)
 
 
+def of_ranks(source):
+    """Return a table about training on ranks; the word after the ``#`` is a function there."""
+    import mpi_scaling  # which imports this file
+
+    return getattr(mpi_scaling, source.partition("#")[2])()
+
+
 def file_of(source):
     return HERE / source.partition("#")[0]
 
@@ -296,6 +303,7 @@ TABLES = {
     "results/cuda-kernels-h200.csv": plain,
     "results/fig2": gaps,
     "results/fig3": gaps,
+    "results/joblib-times.csv": plain,
     "results/samplers-sandwich.csv": annealing,
     "results/samplers-speed.csv": plain,
     "results/mnist.csv": curve,
@@ -314,6 +322,12 @@ TABLES = {
     "results/likelihood-mnist.csv": plain,
     "results/regularization-digits.csv": regularization,
     "results/regularization-mnist.csv": regularization,
+    "results/ranks-steps.csv": plain,
+    "results/ranks-steps.csv#comparison": of_ranks,
+    "results/ranks-steps.csv#forecast": of_ranks,
+    "results/ranks-memory.csv": plain,
+    "results/ranks-batches.csv#equal_samples": of_ranks,
+    "results/ranks-batches.csv#equal_time": of_ranks,
     "results/gradient-variance-0.csv": gradient_variance,
     "results/gradient-variance-5.csv": gradient_variance,
     "results/gradient-variance-40.csv": gradient_variance,

@@ -16,6 +16,7 @@ from .estimators import WEIGHT_DRAWS, Scorer
 from .inference import LogJoint
 from .model import Model
 from .noise import RowNoise, key_of_content, occurrence
+from .parallel import SERIAL, Serial
 from .parameters import Buffers, Parameters
 from .preprocessing import Data, Preprocessor
 from .sparse import TableLike, as_vector
@@ -75,8 +76,8 @@ class Fitted:
     feature_names: Any = None
     __repr__ = short_repr
 
-    def data(self, X: TableLike, name: str = "X") -> Data:
-        """Check that X (N, D) is like the training data, and attach the scaling.
+    def data(self, X: TableLike, name: str = "X", parallel: Serial = SERIAL) -> Data:
+        """Check that X (N, D) is like the training data, and attach the scaling. Processes may share the passes over X.
 
         Raises
         ------
@@ -85,7 +86,7 @@ class Fitted:
             missing if ``model.missing``.
         """
         compare_names(column_names(X), self.feature_names, "VAE")
-        return self.preprocessor.data(survey(X, name, self.model.missing), name)
+        return self.preprocessor.data(survey(X, name, self.model.missing, parallel), name)
 
     def with_missing(self) -> "Fitted":
         """Return the same for data whose cells may be missing, whatever the model was trained on.

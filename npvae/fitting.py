@@ -6,21 +6,24 @@ import `VAE`.
 
 import contextlib
 import dataclasses
+import zlib
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from . import backends, training
 from .backends.formulas import UPDATES
 from .backends.interface import Backend
 from .conventions import column_names, compare_names, short_repr, warn
-from .estimators import ESTIMATORS, Scorer, runs_on, suits, supports
+from .estimators import ESTIMATORS, Estimator, Scorer, runs_on, suits, supports
+from .estimators.sharded import Sharded, n_shards
 from .fitted import Fitted, generator
 from .likelihoods import LIKELIHOODS
 from .model import Architecture, Model
+from .parallel import ALONE, SERIAL, Serial
 from .parameters import Parameters
 from .preprocessing import (
     BINARIZE,
@@ -78,6 +81,7 @@ def begin(
     max_epochs: int | None = None,
     say: Callable[[str], None],
     doing: Doing = lambda stage: None,
+    parallel: Serial = SERIAL,
 ) -> tuple[Decisions, Run]:
     """Check the data, choose every setting that is "auto", and set up a training from new parameters.
 
@@ -92,6 +96,8 @@ def begin(
         Called with a message for each choice as soon as it is made.
     doing : callable
         Told what is being done from now on.
+    parallel : Serial or Team
+        All ranks of a team call this with the same arguments.
 
     Raises
     ------
@@ -103,39 +109,47 @@ def begin(
     _check_has_bound(settings, X_valid)
     doing("looking at the data")
     missing = settings.missing == "model"
-    table, seed = survey(X, missing=missing), _seed(settings.random_state)
+    table = survey(X, missing=missing, parallel=parallel)
+    seed = parallel.first(lambda: _seed(settings.random_state))
     preprocessor, messages = _choose_preprocessing(settings, table, seed)
     data, valid = preprocessor.data(table), None
     if X_valid is not None:
         compare_names(column_names(X_valid), column_names(X), "VAE")
-        valid = preprocessor.data(survey(X_valid, "X_valid", missing), "X_valid")
+        valid = preprocessor.data(survey(X_valid, "X_valid", missing, parallel), "X_valid")
     for message in messages:
         say(message)
     architecture = architecture_of(settings, preprocessor)
     epochs, n_rows = max_epochs or settings.max_epochs, len(table.X)
-    backend = _choose_backend(settings, architecture, n_rows, epochs)
+    if parallel.is_team:
+        backend = _shared(settings, parallel, n_rows)
+    else:
+        backend = _choose_backend(settings, architecture, n_rows, epochs)
     model = make_model(architecture, settings.backend, backend, settings.dtype, data.missing)
+    prints = _common_fingerprints(data, valid, parallel)
     initial = model.initial(generator(seed, "weights"), settings.init_std)
     if np.abs(initial).max() > np.finfo(model.dtype).max:
         raise ValueError(f"init_std is {settings.init_std!r}; expected initial weights that {model.dtype} can hold")
 
-    def trainer_for(learning_rate):
-        return make_trainer(settings, model, data, initial, learning_rate, n_rows, seed, max_epochs=epochs)
+    def trainer_for(learning_rate, parallel=parallel):
+        return make_trainer(
+            settings, model, data, initial, learning_rate, n_rows, seed, parallel=parallel, max_epochs=epochs
+        )
 
     learning_rate = settings.learning_rate
-    _compile(lambda: trainer_for(0.0), model, doing)
+    parallel.first(lambda: _compile(lambda: trainer_for(0.0, _by_itself(parallel)), model, doing))
     if learning_rate == "auto":
-        subset, scorer = some_rows(data, seed), training_scorer(settings.estimator, model, seed, settings.n_samples)
+        rows = some_rows(n_rows, seed)
+        score = shared_scorer(training_scorer(settings.estimator, model, seed, settings.n_samples), parallel)
         learning_rate, bounds = training.choose_step_size(
             trainer_for,
-            lambda parameters: scorer(parameters, subset).mean(),
+            lambda parameters: score(parameters, data, rows).mean(),
             UPDATES[settings.optimizer].step_sizes,
             doing,
         )
         tried = ", ".join(f"{candidate:g}: {bound:.1f}" for candidate, bound in bounds.items())
         say(f"learning rate: {learning_rate:g} (training bound in nats after a short trial with {tried})")
     decisions = Decisions(preprocessor, architecture, backend, seed, learning_rate)
-    return decisions, Run(trainer_for(learning_rate), valid, fingerprints(data, valid))
+    return decisions, Run(trainer_for(learning_rate), valid, prints)
 
 
 def resume(
@@ -149,30 +163,39 @@ def resume(
     learning_rate: float,
     n_datapoints: int,
     doing: Doing = lambda stage: None,
+    parallel: Serial = SERIAL,
 ) -> Run:
-    """Set up the rest of a training from its saved state.
+    """Set up the rest of a training from its saved state; of ``parallel`` see `begin`.
 
     Raises
     ------
     ValueError
         If the data is not the data of the training: its fingerprints must equal ``prints``.
     """
-    data = fitted.data(X)
-    valid = None if X_valid is None else fitted.data(X_valid, "X_valid")
-    found = fingerprints(data, valid)
+    parallel.agree(
+        lambda: {
+            "what was trained so far": f"{state.progress.samples_seen} rows, with parameters of the checksum "
+            f"{zlib.crc32(state.parameters.tobytes())}"
+        }
+    )
+    data = fitted.data(X, parallel=parallel)
+    valid = None if X_valid is None else fitted.data(X_valid, "X_valid", parallel)
+    found = _common_fingerprints(data, valid, parallel)
     for name, this, expected in zip(("X", "X_valid"), found, prints):
         if this != expected:
             raise ValueError(
                 f"{name} is {this}, but the training to resume had {expected} (rows, columns, type, checksum)"
             )
+    if parallel.is_team:
+        _shared(settings, parallel, len(data.X))
 
-    def make():
+    def make(parallel):
         return make_trainer(
-            settings, fitted.model, data, state.parameters, learning_rate, n_datapoints, fitted.seed, state
+            settings, fitted.model, data, state.parameters, learning_rate, n_datapoints, fitted.seed, state, parallel
         )
 
-    _compile(make, fitted.model, doing)
-    return Run(make(), valid, found)
+    parallel.first(lambda: _compile(lambda: make(_by_itself(parallel)), fitted.model, doing))
+    return Run(make(parallel), valid, found)
 
 
 def _compile(make: Callable[[], training.Trainer], model: Model, doing: Doing) -> None:
@@ -225,9 +248,12 @@ def make_trainer(
     n_datapoints: int,
     seed: int,
     state: training.State | None = None,
+    parallel: Serial = SERIAL,
     **changes: Any,
 ) -> training.Trainer:
     """Return the trainer for these settings, from initial parameters (P,) and optionally a saved state.
+
+    With a team of ranks, their trainers do the same steps together.
 
     ``changes`` replace fields of `training.Settings`.
 
@@ -248,14 +274,37 @@ def make_trainer(
         averaging=settings.averaging,
         clip_norm=None if settings.clip_norm == "none" else settings.clip_norm,
     )._replace(**changes)
-    estimator = ESTIMATORS[settings.estimator].make(model, settings.n_samples, n_datapoints)
+
+    def make() -> Estimator:
+        return ESTIMATORS[settings.estimator].make(model, settings.n_samples, n_datapoints)
+
+    size = min(settings.batch_size, len(data.X))
+    estimator: Any = Sharded(make, parallel, size) if parallel.is_team else make()
     parameters, rng = model.parameters(initial), generator(seed, "training")
-    return training.Trainer(estimator, parameters, data, rng, training_settings, state)
+    return training.Trainer(estimator, parameters, data, rng, training_settings, state, parallel)
 
 
 def training_scorer(estimator: str, model: Model, seed: int, n_samples: int) -> Scorer:
     """Return the scorer of the bound that a training maximises, which need not be that of `Fitted.score`."""
     return Scorer(model, seed, n_samples, ESTIMATORS[estimator].importance_weighted)
+
+
+def shared_scorer(scorer: Scorer, parallel: Serial) -> Callable[..., NDArray[np.float64]]:
+    """Return a function from (parameters, data, row numbers or None for all) to scores, which ranks share out.
+
+    The score of a row does not depend on the others, but NumPy rounds its products by how many there are. So the parts
+    are the same for any number of ranks. Each rank reads only the rows that it scores.
+    """
+
+    def score(parameters: Parameters, data: Data, rows: NDArray | None = None) -> NDArray[np.float64]:
+        if not parallel.is_team:
+            return scorer(parameters, data if rows is None else data.take(rows))
+        rows = np.arange(len(data.X)) if rows is None else rows
+        parts = np.array_split(rows, max(n_shards(len(rows)), len(rows) // scorer.batch_size))
+        scores = parallel.map(lambda part: scorer(parameters, data.take(part)) if len(part) else part, parts)
+        return np.concatenate(list(scores))
+
+    return score
 
 
 def train(run: Run, scorer: Scorer, callbacks: Any, keep: Any) -> str | None:
@@ -267,10 +316,11 @@ def train(run: Run, scorer: Scorer, callbacks: Any, keep: Any) -> str | None:
         If training diverges, or if the model that it leads to has a score that is not finite.
     """
     trainer, valid = run.trainer, run.valid
-    score_valid = None if valid is None else lambda parameters: scorer(parameters, valid).mean()
+    score = shared_scorer(scorer, trainer.parallel)
+    score_valid = None if valid is None else lambda parameters: score(parameters, valid).mean()
     stopped = training.train(trainer, score_valid, callbacks, keep)
     if trainer.estimator.model.encoder is not None:
-        trainer.check(scorer, trainer.batch_size if run.fingerprints is None else SOME_ROWS)
+        trainer.check(score, trainer.batch_size if run.fingerprints is None else SOME_ROWS)
     if valid is not None and trainer.progress.best_bound == -np.inf and trainer.progress.epoch > 1:
         warn(
             "X_valid has a finite bound after no epoch, and training could not use it: its rows are too far from the "
@@ -350,10 +400,15 @@ def on_host(model: Model, parameters: Parameters) -> Parameters:
     return parameters if vector is parameters.vector else model.layout.view(vector)
 
 
-def some_rows(data: Data, seed: int) -> Data:
-    """Return at most `SOME_ROWS` rows of the data, drawn at random."""
-    rows = generator(seed, "step size").permutation(len(data.X))[:SOME_ROWS]
-    return data.take(np.sort(rows))
+def some_rows(n_rows: int, seed: int) -> NDArray[np.int64]:
+    """Return the numbers of at most `SOME_ROWS` rows, drawn at random."""
+    return np.sort(generator(seed, "step size").permutation(n_rows)[:SOME_ROWS])
+
+
+def _common_fingerprints(data: Data, valid: Data | None, parallel: Serial) -> list:
+    """Return the fingerprints of the data, which one rank computes; all compare a few rows."""
+    parallel.agree(lambda: dict(zip(("X", "X_valid"), fingerprints(data, valid, n_rows=10))))
+    return parallel.first(lambda: fingerprints(data, valid))
 
 
 def _choose_preprocessing(settings, table: Survey, seed: int) -> tuple[Preprocessor, list[str]]:
@@ -372,7 +427,7 @@ def _choose_preprocessing(settings, table: Survey, seed: int) -> tuple[Preproces
 
 def _missing_of(table: Survey) -> str:
     """Say how much of a table is not observed."""
-    empty = sum(int(np.sum(~np.any(observed, axis=1))) for _, observed in table.parts())
+    empty = sum(table.map(lambda share: sum(int(np.sum(~np.any(seen, axis=1))) for _, seen in share.parts())))
     share = 1 - table.n_observed.sum() / table.X.size
     rows = f"; {empty} of {len(table.X)} rows have no observed cell, and carry no information" if empty else ""
     return f"{share:.1%} of the cells are not observed{rows}"
@@ -401,6 +456,38 @@ def _choose_backend(settings, architecture, n_rows, max_epochs) -> str:
     products = Model(architecture, backends.get("reference")).layout.n_weights * settings.n_samples
     step = 6 * rows * products  # 2 operations in each of 3 matrix products: forward, dW, dx
     return backends.choose(step, step * max_epochs * n_rows / rows)
+
+
+def on_a_share_of_the_cores(parallel: Serial) -> contextlib.AbstractContextManager:
+    """Return a context in which kernels use this rank's share of the cores, so that ranks do not fight for them."""
+    if not parallel.is_team:
+        return contextlib.nullcontext()
+    from .backends.runtime import Place, using_threads
+
+    here = Place.here()
+    return using_threads(here.share(parallel.gather(here).count(here)))
+
+
+def _by_itself(parallel: Serial) -> Serial:
+    """Return what a rank, or the one process, does the same with by itself."""
+    return ALONE if parallel.is_team else SERIAL
+
+
+def _shared(settings: SimpleNamespace, parallel: Any, n_rows: int) -> str:
+    """Return the backend for many ranks, and warn if some of them will have no work.
+
+    Raises
+    ------
+    ValueError
+        If the backend that is set does not take part in the steps of many ranks.
+    """
+    if settings.backend == "cuda":
+        raise ValueError("backend is 'cuda', which does not train on several ranks; expected 'cpu', or no comm")
+    size = min(settings.batch_size, n_rows)
+    at_work = min(n_shards(size, parallel), size)
+    if at_work < parallel.size:
+        warn(f"batch_size is {settings.batch_size}: {at_work} of {parallel.size} ranks have work; expected larger ones")
+    return "cpu" if settings.backend == "auto" else settings.backend
 
 
 def _check_suits(estimator: str, architecture: Architecture) -> None:

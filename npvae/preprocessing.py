@@ -251,24 +251,21 @@ class Preprocessor(NamedTuple):
         if unit < 1 and not table.integers and table.low.min() >= 0 and table.high.max() <= 1:
             warn(f"{name} lies in [0, 1], and is divided by 255 as the training data was: is it divided already?")
         excess = _check_unit_interval(table, unit, self.likelihood, name, bounded)
-        of_rows, mask = self._log_prob_of_fixed(table, unit), table.mask
+        log_scale, mask = np.log(scale * unit) if likelihood.density else np.zeros(len(scale)), table.mask
+        of_rows = np.broadcast_to(0.0, len(X))
+        if self.fixed or (table.missing and likelihood.density):
+            of_rows = np.concatenate(list(table.map(lambda share: self._log_prob_of_rows(share, unit, log_scale))))
         if self._rearranges:
-            X = X.take(self.order, axis=1)  # whose rows are contiguous
+            X = X.take(self.order, axis=1)  # whose rows are contiguous; of several ranks, each copies all of them
             mask = None if mask is None else np.take(mask, self.order, axis=1)
         if excess > 0:
             warn(f"{name} has values up to {excess:.1g} outside [0, 1]: they are clipped, as rounding errors")
             X = _clipped(X, len(bounded), 1 / unit)
-        log_scale = np.log(scale * unit) if likelihood.density else np.zeros(len(scale))
-        if table.missing and likelihood.density:
-            hidden = (np.ascontiguousarray(~np.asarray(observed)[:, self.order]) for _, observed in table.parts())
-            of_rows = of_rows - np.concatenate([np.where(part, log_scale, 0).sum(axis=1) for part in hidden])
         scaling = Scaling(shift / unit, scale * unit)
         return Data(X, scaling, float(np.sum(log_scale)), of_rows, self.binarization, table.missing, mask)
 
-    def _log_prob_of_fixed(self, table: Survey, unit: float) -> NDArray[np.float64]:
-        """Return the log-density of the columns of a table (N, D) that are not in x, (N,)."""
-        if not self.fixed:
-            return np.broadcast_to(0.0, len(table.X))
+    def _log_prob_of_rows(self, table: Survey, unit: float, log_scale: NDArray) -> NDArray[np.float64]:
+        """Return the log-density of the columns that are not in x, less log_scale of cells that are missing, (N,)."""
         total = np.zeros(len(table.X))
         functions = (
             lambda X, density=density: np.where(np.isnan(X), 0, np.log(unit) + density.log_prob(X * unit))
@@ -276,6 +273,9 @@ class Preprocessor(NamedTuple):
         )
         for log_prob in table.of_columns([density.column for density in self.fixed], functions):
             total += log_prob
+        if table.missing and log_scale.any():
+            hidden = (np.ascontiguousarray(~np.asarray(observed)[:, self.order]) for _, observed in table.parts())
+            total -= np.concatenate([np.where(part, log_scale, 0).sum(axis=1) for part in hidden])
         return total
 
     def restore(self, x: NDArray) -> NDArray:
@@ -300,9 +300,13 @@ class Preprocessor(NamedTuple):
             return ""
         unit, (shift, scale), order = self.unit_of(table.X.dtype), self.scaling, self.order
         remedy = "The first piece fixes the scaling of the columns: shuffle the rows before they are cut into pieces"
-        functions = (lambda X, fixed=fixed: abs(X * unit - fixed.value) > fixed.spike for fixed in self.fixed)
-        for density, outside in zip(self.fixed, table.of_columns([fixed.column for fixed in self.fixed], functions)):
-            if np.sum(outside) > 1 + FAR * density.weight * table.n_observed[density.column]:
+
+        def count_unusual(share: Survey) -> list[int]:
+            functions = (lambda X, fixed=fixed: abs(X * unit - fixed.value) > fixed.spike for fixed in self.fixed)
+            return [int(np.sum(far)) for far in share.of_columns([fixed.column for fixed in self.fixed], functions)]
+
+        for density, *counts in zip(self.fixed, *table.map(count_unusual)):
+            if sum(counts) > 1 + FAR * density.weight * table.n_observed[density.column]:
                 return f"column {density.column} hardly varied in the first piece, and does in this one. {remedy}"
         mean, deviation, *_ = _column_moments(table)
         factor = np.hypot((mean[order] * unit - shift) * scale, deviation[order] * unit * scale)
@@ -407,8 +411,8 @@ def _binary_columns(table: Survey) -> NDArray[np.bool_]:
     return table.both & (rarer >= RARE * table.n_observed) & ~np.isin(table.high, (2, 3)).any()
 
 
-def fingerprints(*datasets: Data | None) -> list[list | None]:
-    """Return a JSON-serializable fingerprint of each dataset: shape, type, checksum of up to 1000 rows.
+def fingerprints(*datasets: Data | None, n_rows: int = 1000) -> list[list | None]:
+    """Return a JSON-serializable fingerprint of each dataset: shape, type, checksum of up to so many rows.
 
     The fingerprint of None is None.
 
@@ -420,11 +424,11 @@ def fingerprints(*datasets: Data | None) -> list[list | None]:
     >>> fingerprints(data, None)
     [[5, 2, '|u1', 3817498742], None]
     """
-    return [None if data is None else _fingerprint(data.X, data.mask) for data in datasets]
+    return [None if data is None else _fingerprint(data.X, data.mask, n_rows) for data in datasets]
 
 
-def _fingerprint(X: NDArray | SparseRows, mask: NDArray | None) -> list:
-    rows, crc = np.unique(np.linspace(0, len(X) - 1, 1000).astype(int)), 0
+def _fingerprint(X: NDArray | SparseRows, mask: NDArray | None, n_rows: int) -> list:
+    rows, crc = np.unique(np.linspace(0, len(X) - 1, n_rows).astype(int)), 0
     if mask is not None:
         crc = zlib.crc32(mask[rows].tobytes())
     for some in chunks(X.take(rows, axis=0)):
@@ -566,54 +570,61 @@ def _column_moments(
     their squares do not overflow. The squares of a chunk are summed about the mean of the chunk, for accuracy; the sums
     are then combined (Chan, Golub and LeVeque, 1983).
     """
-    furthest = _first_and_furthest(table, table.missing)[1]
+    furthest = _first_and_furthest(table)[1]
     if not np.all(np.isfinite(furthest)):
         column = int(np.argmax(~np.isfinite(furthest)))
         raise ValueError(f"X spans more than a float can hold in column {column}; expected numbers below 1e308 in size")
-    blocks = [_moments_of_block(block, table.missing) for block in table.blocks()]
-    mean, deviation, usual, repeats = (np.concatenate(parts) for parts in zip(*blocks))
+    mean, deviation, usual, repeats = map(np.concatenate, zip(*(_moments_of_block(block) for block in table.blocks())))
     return mean, deviation, usual, repeats
 
 
-def _first_and_furthest(table: Survey, missing: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _first_and_furthest(table: Survey) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the value of each column that is subtracted, and the largest difference from it, (D,) each."""
     low, high = (np.where(table.n_observed > 0, end, 0) for end in (table.low, table.high))
-    first = np.asarray(low if missing else table.X[0], float)
+    first = np.asarray(low if table.missing else table.X[0], float)
     with np.errstate(over="ignore"):
         return first, np.maximum(high - first, first - low)
 
 
 def _moments_of_block(
-    table: Survey, missing: bool
+    table: Survey,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Return the moments of a block of columns; ``missing`` is whether cells of the whole table are not observed."""
-    first, furthest = _first_and_furthest(table, missing)
-    unit = np.where(furthest == 0, 1, furthest)
-    usual, repeats, sizes, sums, squares = _usual(table, missing), np.zeros(table.X.shape[1], np.int64), [], [], []
-    for chunk, observed in table.parts():
-        repeats += np.count_nonzero((chunk == usual) & observed, axis=0)
-        if missing:
+    """Return the moments of a block of columns."""
+    first, furthest = _first_and_furthest(table)
+    unit, usual = np.where(furthest == 0, 1, furthest), _usual(table)
+
+    def of_chunk(chunk: NDArray, observed: NDArray[np.bool_] | bool) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        repeats = np.count_nonzero((chunk == usual) & observed, axis=0)
+        if table.missing:
             chunk = np.where(observed, chunk, first)
         x = (chunk - first) / unit
-        sizes.append(np.broadcast_to(observed, x.shape).sum(axis=0))
-        sums.append(np.sum(x, axis=0))
-        squares.append(np.sum((x - sums[-1] / np.maximum(sizes[-1], 1)) ** 2, axis=0, where=observed))
+        size, total = np.broadcast_to(observed, x.shape).sum(axis=0), np.sum(x, axis=0)
+        return repeats, size, total, np.sum((x - total / np.maximum(size, 1)) ** 2, axis=0, where=observed)
+
+    of_chunks = itertools.chain(*table.map(lambda share: [of_chunk(*part) for part in share.parts()]))
+    repeats, sizes, sums, squares = map(np.array, zip(*of_chunks))
     total, n = np.maximum(table.n_observed, 1), np.maximum(sizes, 1)
     shift = np.sum(sums, axis=0) / total
-    variance = np.sum(squares + np.array(sizes) * (sums / n - shift) ** 2, axis=0) / total
-    return first + unit * shift, unit * np.sqrt(variance), usual.astype(float), repeats
+    variance = np.sum(squares + sizes * (sums / n - shift) ** 2, axis=0) / total
+    return first + unit * shift, unit * np.sqrt(variance), usual.astype(float), repeats.sum(axis=0)
 
 
-def _usual(table: Survey, missing: bool) -> NDArray:
+def _usual(table: Survey) -> NDArray:
     """Return the median of the first observed values of each column, (D,), in the type of the data.
 
     It is the most frequent value, if that is nearly everywhere; 0 for a column without values.
     """
-    if not missing:
+    if not table.missing:
         ordered = np.sort(table.X[: 2 * (min(len(table.X), MEDIAN_OF) // 2) + 1], axis=0)
         return ordered[len(ordered) // 2]
     usual, numbers = np.zeros(table.X.shape[1], table.X.dtype), np.flatnonzero(table.n_observed).tolist()
-    for d, column in zip(numbers, table.of_columns(numbers, itertools.repeat(lambda column: column))):
-        ordered = np.sort(column[~np.isnan(column)][: 2 * (min(table.n_observed[d], MEDIAN_OF) // 2) + 1])
+    at_most = 2 * (np.minimum(table.n_observed, MEDIAN_OF) // 2) + 1
+
+    def first_values(share: Survey) -> list[NDArray]:
+        columns = share.of_columns(numbers, itertools.repeat(lambda column: column))
+        return [column[np.flatnonzero(~np.isnan(column))[: at_most[d]]] for d, column in zip(numbers, columns)]
+
+    for d, *parts in zip(numbers, *table.map(first_values)):
+        ordered = np.sort(np.concatenate(parts)[: at_most[d]])
         usual[d] = ordered[len(ordered) // 2]
     return usual

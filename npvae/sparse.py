@@ -189,10 +189,13 @@ class SparseRows:
         ends = np.cumsum(counts, dtype=np.int64)
         return np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - ends + counts, counts), counts
 
-    def take(self, numbers: ArrayLike, axis: int) -> "SparseRows":
-        """Return some rows (axis 0) or columns (axis 1, each at most once), in this order, as a sparse table."""
+    def take(self, numbers: ArrayLike | slice, axis: int) -> "SparseRows":
+        """Return some rows (axis 0) or columns (axis 1, each at most once), in this order, as a sparse table.
+
+        The rows of a slice share the memory of this table.
+        """
         if axis == 0:
-            at, counts = self._stored(np.asarray(numbers))
+            at, counts = self._stored(numbers if isinstance(numbers, slice) else np.asarray(numbers))
             return SparseRows(self.data[at], self.indices[at], np.append(0, np.cumsum(counts)), self.n_columns)
         numbers = np.asarray(numbers)
         place = np.full(self.n_columns, -1, self.indices.dtype)
@@ -230,7 +233,7 @@ class SparseRows:
         self, numbers: ArrayLike, functions: Iterable[Callable[[NDArray[np.float64]], NDArray]]
     ) -> Iterator[NDArray]:
         """Yield an elementwise function of each of some columns, (N,). Of all zeros of a column it is computed once."""
-        some = self.take(numbers, axis=1)
+        some = self.take(np.asarray(numbers, np.int64), axis=1)  # there may be none
         order = np.argsort(some.indices, kind="stable")
         row = np.repeat(np.arange(len(self)), np.diff(some.indptr))[order]
         ends = np.cumsum(np.bincount(some.indices, minlength=some.n_columns))

@@ -4,14 +4,17 @@ What is made of it, a likelihood and a scaling, is decided in ``preprocessing``.
 """
 
 import dataclasses
+import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .conventions import short_repr
+from .parallel import SERIAL, Serial
 from .sparse import CELLS, SparseRows, TableLike, is_sparse
 
 #: Rows per chunk. It limits the memory of a pass over data that may be on disk.
@@ -33,9 +36,13 @@ MISSING = ("error", "model")
 #: What an error says of cells that are not observed.
 REMEDY = "VAE(missing='model') takes NaN and masked values in X as cells that are not observed"
 
+Result = TypeVar("Result")
+
 
 class Survey(NamedTuple):
     """A table that has been checked, with its range and what its values look like. `survey` returns it.
+
+    What reads all rows shares them out among the ranks of ``parallel``, and is to be called on each of them.
 
     Examples
     --------
@@ -50,19 +57,16 @@ class Survey(NamedTuple):
     low: NDArray  # (D,) least value of each column; the largest of its type if the column has none
     high: NDArray  # (D,) largest value of each column; the least of its type if the column has none
     binary: NDArray[np.bool_]  # (D,) whether all values of a column are 0 or 1
-    ones: NDArray[np.int64]  # (D,) how many of a binary column are 1
+    ones: NDArray[np.int64]  # (D,) how many of a binary column are 1; 0 for other columns
     integers: bool  # whether all values are integers, of any type
     grey: str  # why floats in [0, 1] look like grey values; "" if they do not
     n_observed: NDArray[np.int64]  # (D,) how many cells of a column are observed
-    mask: NDArray[np.bool_] | None = None  # (N, D) which cells are not, besides those that are NaN; None: no others
-
-    @property
-    def missing(self) -> bool:
-        """Whether there are cells that are not observed."""
-        return bool((self.n_observed < len(self.X)).any())
+    missing: bool  # whether there are cells that are not observed
+    mask: NDArray[np.bool_] | None  # (N, D) which ones, besides those that are NaN; None: no others
+    parallel: Serial = SERIAL  # the processes that share passes over the rows
 
     def take(self, rows: NDArray) -> "Survey":
-        """Return the survey of some rows."""
+        """Return the survey of some rows, which no others share."""
         X = self.X.take(rows, axis=0)
         return survey(X if self.mask is None else np.ma.MaskedArray(X, self.mask[rows]), missing=self.missing)
 
@@ -86,12 +90,24 @@ class Survey(NamedTuple):
                 n_observed=self.n_observed[columns],
             )
 
+    def map(self, function: Callable[["Survey"], Result]) -> Iterable[Result]:
+        """Apply a function to shares of the rows, one for each rank; return all results, in the order of the rows.
+
+        A share has X and the mask of its rows, in whole chunks. What else it says is of the whole table.
+        """
+
+        def of_share(rows: slice) -> Result:
+            X, mask = _part(self.X, self.mask, rows)
+            return function(self._replace(X=X, mask=mask, parallel=SERIAL))
+
+        return self.parallel.map(of_share, _shares(self.X, self.parallel.size))
+
     def parts(self) -> Iterator[tuple[NDArray, NDArray[np.bool_] | bool]]:
         """Yield X in chunks of rows, each with which of its cells are observed: an array, or True if all are."""
         if not self.missing:
             yield from ((chunk, True) for chunk in chunks(self.X))
             return
-        masks = itertools.repeat(None) if self.mask is None else chunks(self.mask)
+        masks = _chunks_of_mask(self.mask)
         yield from ((chunk, ~unobserved(chunk, mask)) for chunk, mask in zip(chunks(self.X), masks))
 
     def of_columns(
@@ -168,6 +184,12 @@ class _Grey:
         top = (chunk >= 1 - NEAR).sum(axis=0)
         self.near, self.upper = self.near + top + (chunk <= NEAR).sum(axis=0) - hidden, self.upper + top
 
+    def add(self, other: "_Grey") -> None:
+        """Add what was seen of other rows."""
+        self.possible, self.multiples = self.possible and other.possible, self.multiples and other.multiples
+        self.divisor = math.gcd(self.divisor, other.divisor)
+        self.near, self.upper = self.near + other.near, self.upper + other.upper
+
     def verdict(self, binary: NDArray[np.bool_], n_observed: NDArray[np.int64]) -> str:
         """Return why the values of the columns that are not binary look grey, or ""."""
         if not self.possible or binary.all():
@@ -176,6 +198,48 @@ class _Grey:
             return "multiples of 1/255" if self.divisor == 1 else ""
         near, upper = (count[~binary].sum() / n_observed[~binary].sum() for count in (self.near, self.upper))
         return "mostly near 0 or 1" if near > MOST and upper >= SOME else ""
+
+
+class _Look:
+    """What `survey` finds out, chunk by chunk: least values, counts and the like, which do not depend on the order."""
+
+    def __init__(self, dtype: np.dtype, n_features: int) -> None:
+        least, most = _ends(dtype)
+        self.low, self.high = np.full(n_features, most, dtype), np.full(n_features, least, dtype)
+        self.binary, self.integers = np.ones(n_features, bool), True
+        self.ones, self.n_hidden = np.zeros(n_features, np.int64), np.zeros(n_features, np.int64)
+        self.grey = _Grey(dtype, n_features)
+
+    def at(self, X: NDArray | SparseRows, mask: NDArray[np.bool_] | None, missing: bool) -> "_Look":
+        """Look at some rows."""
+        least, most = _ends(X.dtype)
+        for (chunk, n_zeros), part_of_mask in zip(_values(X), _chunks_of_mask(mask)):
+            low, high, n_hidden = chunk.min(axis=0), chunk.max(axis=0), 0
+            if part_of_mask is not None or (missing and np.isnan(low).any()):
+                hidden = unobserved(chunk, part_of_mask)
+                low = chunk.min(axis=0, where=~hidden, initial=most)
+                high = chunk.max(axis=0, where=~hidden, initial=least)
+                chunk, n_hidden = np.where(hidden, chunk.dtype.type(0), chunk), hidden.sum(axis=0)
+                self.n_hidden += n_hidden
+            self.binary &= (low >= 0) & (high <= 1)  # the range is a quick test that most data fails
+            if X.dtype.kind == "f":
+                if self.binary.any():
+                    part = chunk[:, self.binary]
+                    self.binary[self.binary] = ((part == 0) | (part == 1)).all(axis=0)
+                self.integers = self.integers and bool((chunk == np.rint(chunk)).all())
+                self.grey.look(chunk, low.min(), high.max(), n_hidden - n_zeros)
+            if self.binary.any():
+                self.ones[self.binary] += np.count_nonzero(chunk[:, self.binary], axis=0)
+            self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
+        return self
+
+    def add(self, other: "_Look") -> "_Look":
+        """Add what was seen of other rows."""
+        self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        self.binary, self.integers = self.binary & other.binary, self.integers and other.integers
+        self.ones, self.n_hidden = self.ones + other.ones, self.n_hidden + other.n_hidden
+        self.grey.add(other.grey)
+        return self
 
 
 def chunks(X: NDArray | SparseRows) -> Iterator[NDArray]:
@@ -188,9 +252,35 @@ def chunks(X: NDArray | SparseRows) -> Iterator[NDArray]:
     >>> [len(chunk) for chunk in chunks(np.zeros((25_000, 1)))]
     [10000, 10000, 5000]
     """
-    n_rows = min(CHUNK, X.at_a_time) if isinstance(X, SparseRows) else CHUNK
+    n_rows = _chunk_of(X)
     for start in range(0, len(X), n_rows):
         yield X[start : start + n_rows]
+
+
+def _chunk_of(X: NDArray | SparseRows) -> int:
+    """Return how many rows a chunk has."""
+    return min(CHUNK, X.at_a_time) if isinstance(X, SparseRows) else CHUNK
+
+
+def _chunks_of_mask(mask: NDArray[np.bool_] | None) -> Iterator[NDArray[np.bool_] | None]:
+    """Yield a mask in the chunks of its table; None again and again if there is none."""
+    return itertools.repeat(None) if mask is None else chunks(mask)
+
+
+def _shares(X: NDArray | SparseRows, n: int) -> list[slice]:
+    """Cut the rows of X into at most n ranges of about the same size, each of whole chunks."""
+    n_rows = _chunk_of(X)
+    n_chunks = -(-len(X) // n_rows)
+    starts = sorted({k * n_chunks // n * n_rows for k in range(n)})
+    return [slice(*ends) for ends in itertools.pairwise([*starts, len(X)])]
+
+
+def _part(
+    X: NDArray | SparseRows, mask: NDArray[np.bool_] | None, rows: slice
+) -> tuple[NDArray | SparseRows, NDArray[np.bool_] | None]:
+    """Return a range of the rows of a table and of its mask, neither of which is copied."""
+    part = X.take(rows, axis=0) if isinstance(X, SparseRows) else X[rows]
+    return part, None if mask is None else mask[rows]
 
 
 def _values(X: NDArray | SparseRows) -> Iterator[tuple[NDArray, int]]:
@@ -215,7 +305,7 @@ def unobserved(X: NDArray, mask: NDArray[np.bool_] | None = None) -> NDArray[np.
     return nan if mask is None else nan | mask
 
 
-def survey(X: TableLike, name: str = "X", missing: bool = False) -> Survey:
+def survey(X: TableLike, name: str = "X", missing: bool = False, parallel: Serial = SERIAL) -> Survey:
     """Check that X is a 2-D table of finite numbers, and find its range, in one pass.
 
     An array is not copied: it keeps its type and byte order. A memory map is read in chunks. A sparse matrix becomes
@@ -228,6 +318,8 @@ def survey(X: TableLike, name: str = "X", missing: bool = False) -> Survey:
     missing : bool
         Whether cells may be missing: NaN in floats, or the masked ones of a masked array of any type. What is found out
         is then about the others.
+    parallel : Serial
+        The processes that share this pass and those of the `Survey`. Each has the whole X, and reads its share of rows.
 
     Returns
     -------
@@ -252,32 +344,18 @@ def survey(X: TableLike, name: str = "X", missing: bool = False) -> Survey:
     mask, table = _mask(X), as_table(X, name)
     if mask is not None and not missing:
         raise ValueError(f"{name} has {mask.sum()} masked values; expected none. {REMEDY}")
-    grey, n_features = _Grey(table.dtype, table.shape[1]), table.shape[1]
-    ends: list[NDArray] = []
-    binary, integers, ones = np.ones(n_features, bool), True, np.zeros(n_features, np.int64)
-    n_observed = np.full(n_features, len(table))
-    masks = itertools.repeat(None) if mask is None else chunks(mask)
-    for (chunk, n_zeros), part_of_mask in zip(_values(table), masks):
-        low, high, n_hidden = chunk.min(axis=0), chunk.max(axis=0), 0
-        if part_of_mask is not None or (missing and np.isnan(low).any()):
-            hidden = unobserved(chunk, part_of_mask)
-            low, high = _range(chunk, ~hidden)
-            chunk, n_hidden = np.where(hidden, chunk.dtype.type(0), chunk), hidden.sum(axis=0)
-            n_observed -= n_hidden
-        binary &= (low >= 0) & (high <= 1)  # the range is a quick test that most data fails
-        if table.dtype.kind == "f":
-            if binary.any():
-                part = chunk[:, binary]
-                binary[binary] = ((part == 0) | (part == 1)).all(axis=0)
-            integers = integers and bool((chunk == np.rint(chunk)).all())
-            grey.look(chunk, low.min(), high.max(), n_hidden - n_zeros)
-        if binary.any():
-            ones[binary] += np.count_nonzero(chunk[:, binary], axis=0)
-        ends = [np.minimum(ends[0], low), np.maximum(ends[1], high)] if ends else [low, high]
-    low, high = ends
+    parallel.agree(lambda: {f"{name}.shape": table.shape, f"{name}.dtype": table.dtype.str})
+
+    def of_share(rows: slice) -> _Look:
+        return _Look(table.dtype, table.shape[1]).at(*_part(table, mask, rows), missing)
+
+    look = functools.reduce(_Look.add, parallel.map(of_share, _shares(table, parallel.size)))
+    low, high, n_observed = look.low, look.high, len(table) - look.n_hidden
     if table.dtype.kind == "f" and not np.isfinite([low, high])[:, n_observed > 0].all():
-        raise ValueError(_where_not_finite(table, name, mask, missing))
-    return Survey(table, low, high, binary, ones, integers, grey.verdict(binary, n_observed), n_observed, mask)
+        raise ValueError(_where_not_finite(table, name, mask, missing, parallel))
+    ones, grey = np.where(look.binary, look.ones, 0), look.grey.verdict(look.binary, n_observed)
+    has_holes = bool(look.n_hidden.any())
+    return Survey(table, low, high, look.binary, ones, look.integers, grey, n_observed, has_holes, mask, parallel)
 
 
 def _mask(X: Any) -> NDArray[np.bool_] | None:
@@ -285,13 +363,11 @@ def _mask(X: Any) -> NDArray[np.bool_] | None:
     return np.ma.getmaskarray(np.ma.asarray(X)) if np.ma.is_masked(X) else None
 
 
-def _range(chunk: NDArray, observed: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
-    """Return the least and the largest observed value of each column, (D,)."""
-    least, most = {"f": (-np.inf, np.inf), "b": (False, True)}.get(chunk.dtype.kind) or (
-        np.iinfo(chunk.dtype).min,
-        np.iinfo(chunk.dtype).max,
-    )
-    return chunk.min(axis=0, where=observed, initial=most), chunk.max(axis=0, where=observed, initial=least)
+def _ends(dtype: np.dtype) -> tuple[Any, Any]:
+    """Return the least and the largest number of a type."""
+    if dtype.kind in "fb":
+        return (-np.inf, np.inf) if dtype.kind == "f" else (False, True)
+    return np.iinfo(dtype).min, np.iinfo(dtype).max
 
 
 def as_table(X: Any, name: str = "X") -> Any:
@@ -356,17 +432,23 @@ def _asarray(X: ArrayLike, name: str) -> NDArray:
         raise TypeError(f"{name} holds objects that are not numbers ({error}); expected numbers") from None
 
 
-def _where_not_finite(X: NDArray | SparseRows, name: str, mask: NDArray | None, missing: bool) -> str:
+def _where_not_finite(X: NDArray | SparseRows, name: str, mask: NDArray | None, missing: bool, parallel: Serial) -> str:
     """Return a message: how many values are infinite, or NaN unless they may be missing, and where the first one is."""
-    count, first, value, start = 0, (0, 0), np.nan, 0
-    for chunk in chunks(X):
-        hidden = unobserved(chunk, None if mask is None else mask[start : start + len(chunk)])
-        bad = np.argwhere(np.isinf(chunk) & ~hidden if missing else ~np.isfinite(chunk))
-        if len(bad) and count == 0:
-            first, value = (int(bad[0, 0]) + start, int(bad[0, 1])), chunk[tuple(bad[0])]
-        count, start = count + len(bad), start + len(chunk)
+
+    def of_share(rows: slice) -> tuple[int, tuple[int, int, Any] | None]:
+        count, first, start, (part, part_of_mask) = 0, None, rows.start, _part(X, mask, rows)
+        for chunk, mask_of_chunk in zip(chunks(part), _chunks_of_mask(part_of_mask)):
+            hidden = unobserved(chunk, mask_of_chunk)
+            bad = np.argwhere(np.isinf(chunk) & ~hidden if missing else ~np.isfinite(chunk))
+            if len(bad) and first is None:
+                first = int(bad[0, 0]) + start, int(bad[0, 1]), chunk[tuple(bad[0])]
+            count, start = count + len(bad), start + len(chunk)
+        return count, first
+
+    counts, places = zip(*parallel.map(of_share, _shares(X, parallel.size)))
+    count, (row, column, value) = sum(counts), next(place for place in places if place is not None)
     kinds, remedy = ("infinite", "") if missing else ("NaN or infinite", f". {REMEDY}")
     return (
         f"{name} holds {count} {kinds} value{'s' * (count > 1)}, the first one ({value}) "
-        f"in row {first[0]}, column {first[1]}; expected finite numbers{remedy}"
+        f"in row {row}, column {column}; expected finite numbers{remedy}"
     )

@@ -30,6 +30,7 @@ from .description import describe
 from .evaluation.health import examine
 from .evaluation.log_likelihood import estimate
 from .fitted import Fitted
+from .parallel import SERIAL, team
 from .progress import show_progress, show_rows, show_stages, tell
 from .sparse import TableLike, as_vector
 from .table import as_table, survey
@@ -199,6 +200,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         X_valid: TableLike | None = None,
         checkpoint: str | PathLike | Callable | None = None,
         checkpoint_every: float = 60.0,
+        comm: Any = None,
+        exact_sum: bool = True,
     ) -> "VAE":
         """Maximise the lower bound on log p(X).
 
@@ -215,6 +218,11 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             ``npvae.load(path).resume(X)`` continues the run. Until the end the file holds the latest parameters, not
             the best ones. Or a function that is called with the model and saves it.
         checkpoint_every : float
+        comm : mpi4py.MPI.Intracomm, optional
+            The ranks that train this model together: each calls this method with the same arguments. All end with the
+            same model. Rank 0 alone writes, prints and calls back.
+        exact_sum : bool
+            With ``comm``: whether the bits are the same for any number of ranks. False saves a little of each step.
 
         Returns
         -------
@@ -232,9 +240,10 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         RuntimeError
             If this model is being trained already, in another thread; so do `resume` and `partial_fit`.
         """
-        values = self._checked_settings()
-        checkpointer = self._checkpointer(checkpoint, checkpoint_every)
-        return self._run(self._begin(values, X, X_valid), checkpointer)
+        with self._ranks(comm, exact_sum, X_valid) as parallel:
+            values = self._checked_settings()
+            checkpointer = self._checkpointer(checkpoint, checkpoint_every)
+            return self._run(self._begin(values, X, X_valid, parallel=parallel), checkpointer)
 
     @_alone
     def resume(
@@ -245,6 +254,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         X_valid: TableLike | None = None,
         checkpoint: str | PathLike | Callable | None = None,
         checkpoint_every: float = 60.0,
+        comm: Any = None,
+        exact_sum: bool = True,
     ) -> "VAE":
         """Continue a training that was interrupted or killed, or that is to have more epochs.
 
@@ -256,7 +267,8 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         Parameters
         ----------
         X, X_valid : the data of the run, again
-        y, checkpoint, checkpoint_every : see `fit`
+        y, checkpoint, checkpoint_every, comm, exact_sum : see `fit`
+            With ``comm``, the number of ranks may be another one than before.
 
         Returns
         -------
@@ -270,21 +282,25 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         NonFiniteError, OSError
             See `fit`.
         """
-        values, fitted = self._checked_settings(), self.fitted_
-        checkpointer, state = self._checkpointer(checkpoint, checkpoint_every), self.training_
-        if self.fingerprints_ is None:
-            raise ValueError("this model was trained on data in pieces; continue with partial_fit")
-        learning_rate = self._learning_rate()
-        with show_stages(self.verbose) as doing:
-            run = fitting.resume(
-                values, fitted, state, self.fingerprints_, X, X_valid,
-                learning_rate=learning_rate, n_datapoints=self.n_samples_seen_, doing=doing,
-            )  # fmt: skip
-        done = state.progress.epoch - 1
-        if done >= self.max_epochs:
-            tell(self.verbose, f"nothing to resume: {done} epochs are done; for more, set max_epochs higher")
-        history = [epoch for epoch in self.history_ if epoch.epoch <= done]
-        return self._run(run, checkpointer, learning_rate_=learning_rate, history_=history)
+        with self._ranks(comm, exact_sum, X_valid) as parallel:
+            values, fitted = self._checked_settings(), self.fitted_
+            checkpointer, state = self._checkpointer(checkpoint, checkpoint_every), self.training_
+            if self.fingerprints_ is None:
+                raise ValueError("this model was trained on data in pieces; continue with partial_fit")
+            learning_rate = self._learning_rate()
+            with show_stages(self._says(parallel)) as doing:
+                run = fitting.resume(
+                    values, fitted, state, self.fingerprints_, X, X_valid,
+                    learning_rate=learning_rate, n_datapoints=self.n_samples_seen_, doing=doing,
+                    parallel=parallel,
+                )  # fmt: skip
+            done = state.progress.epoch - 1
+            if done >= self.max_epochs:
+                tell(
+                    self._says(parallel), f"nothing to resume: {done} epochs are done; for more, set max_epochs higher"
+                )
+            history = [epoch for epoch in self.history_ if epoch.epoch <= done]
+            return self._run(run, checkpointer, learning_rate_=learning_rate, history_=history)
 
     @_alone
     def partial_fit(self, X: TableLike, y: Any = None) -> "VAE":
@@ -329,16 +345,36 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             changes = {"learning_rate_": learning_rate, "n_samples_seen_": seen}
         return self._run(run, self._checkpointer(None), **changes)
 
-    def _begin(self, values, X, X_valid=None, max_epochs=None):
+    @contextlib.contextmanager
+    def _ranks(self, comm, exact_sum, X_valid):
+        """Yield the ranks of a communicator, which must have the same settings; or this process alone."""
+
+        def decisive():  # callbacks and `verbose` are those of rank 0
+            names = settings.SETTINGS.keys() - {"callbacks", "verbose"}
+            given = {"exact_sum": bool(exact_sum), "X_valid": "None" if X_valid is None else "given"}
+            return given | {name: repr(getattr(self, name)) for name in sorted(names)}
+
+        with team(comm, exact_sum) as parallel:
+            parallel.agree(decisive)
+            with fitting.on_a_share_of_the_cores(parallel):
+                yield parallel
+
+    def _says(self, parallel):
+        """Return whether to print: of several ranks, the first one does."""
+        return self.verbose and parallel.rank == 0
+
+    def _begin(self, values, X, X_valid=None, max_epochs=None, parallel=SERIAL):
         """Have the data decide, and forget what an earlier fit has left."""
-        report = []
+        report, verbose = [], self._says(parallel)
 
         def say(message):
             report.append(message)
-            tell(self.verbose, message)
+            tell(verbose, message)
 
-        with show_stages(self.verbose) as doing:
-            decided, run = fitting.begin(values, X, X_valid, max_epochs=max_epochs, say=say, doing=doing)
+        with show_stages(verbose) as doing:
+            decided, run = fitting.begin(
+                values, X, X_valid, max_epochs=max_epochs, say=say, doing=doing, parallel=parallel
+            )
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
         self._keep_feature_names(X)
@@ -372,6 +408,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         encoder, which has no bound.
         """
         trainer, whole, before = run.trainer, run.fingerprints is not None, dict(vars(self))
+        parallel, verbose = trainer.parallel, self._says(trainer.parallel)
         vars(self).update(changes)
         self.parameters_ = trainer.parameters  # live: a callback can use the model
         self.fingerprints_, self.stopped_ = run.fingerprints, None
@@ -384,7 +421,7 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
             raise
         fitted, epochs, done = self.fitted_, trainer.settings.max_epochs, trainer.progress.epoch - 1
         try:
-            with show_progress(epochs, self.verbose and whole, done) as show:
+            with show_progress(epochs, verbose and whole, done) as show:
 
                 def keep(trainer, epoch):
                     checkpointer(trainer, epoch)
@@ -399,15 +436,15 @@ class VAE(SklearnEstimator):  # noqa: D101 - the docstring is put together from 
         kept = f"kept: {trainer.kept}" if trainer.best is not None or self.averaging != "none" else None
         for message in filter(None, (self.stopped_, kept)):
             self.report_.append(message)
-            tell(self.verbose, message)
+            tell(verbose, message)
         if whole and self.architecture_.has_encoder:
             fitted = self.fitted_
-            with show_stages(self.verbose) as doing:
+            with show_stages(verbose) as doing:
                 doing("examining the model")
-                rows, scorer = fitting.some_rows(trainer.data, fitted.seed), self._training_scorer()
-                self.health_ = examine(fitted, rows, self.history_, scorer)
-            tell(self.verbose, str(self.health_))
-        checkpointer.save()
+                rows, scorer = fitting.some_rows(len(trainer.data.X), fitted.seed), self._training_scorer()
+                self.health_ = parallel.first(lambda: examine(fitted, trainer.data.take(rows), self.history_, scorer))
+            tell(verbose, str(self.health_))
+        parallel.first(checkpointer.save)
         return self
 
     def _training_scorer(self):

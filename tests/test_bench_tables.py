@@ -37,6 +37,7 @@ HALVES = "design", "report"
 KNOWN = [name for name in TABLES if small_tables.load(name).log_prob is not None]
 
 
+@pytest.mark.slow(reason="fits models to a table, ten seconds")
 @pytest.mark.parametrize("name", KNOWN)
 def test_true_density_is_above_all_others(name):
     """Its mean over rows is minus the entropy, which no other density exceeds by more than the noise of the mean."""
@@ -102,6 +103,7 @@ def tiny(kind, rows=120):
     return Rows(np.where(binary, X > 5, X), binary, kind)
 
 
+@pytest.mark.slow(reason="fits each contestant, half a minute in all")
 @pytest.mark.parametrize("kind", densities.FAMILIES)
 @pytest.mark.parametrize("name", [name for name, row in CONTESTANTS.items() if row.needs == "sklearn"])
 def test_contestants_give_a_density_in_the_units_of_the_data(name, kind):

@@ -69,6 +69,7 @@ def test_other_architectures(X, backend, settings):
     assert report.passed, str(report)
 
 
+@pytest.mark.slow(reason="a net of 0.8 million numbers, half a minute on each backend")
 def test_large_net_along_directions(rng, backend):
     """The sizes of the paper's MNIST model; each array moves along one random direction."""
     model = npvae.VAE(20, hidden_layer_sizes=(500,), backend=backend.__name__.rpartition(".")[2])

@@ -262,7 +262,20 @@ def small_uses(patch, X):
     assert (tables.HERE / "uses.png").read_bytes().startswith(b"\x89PNG")
 
 
+def small_joblib(patch, X):
+    for module in ("distributed", "joblib", "sklearn"):
+        pytest.importorskip(module)
+    import several_machines
+
+    small = {"IMAGES": 80, "SCORED": 90, "PIECES": 2, "ROUNDS": 1, "GRID": {"n_components": [1, 2]}}
+    for name, value in small.items():
+        patch.setattr(several_machines, name, value)
+    patch.setattr(several_machines, "SETTINGS", several_machines.SETTINGS | {"hidden_layer_sizes": (4,)})
+    several_machines.main()
+
+
 SCRIPTS = {
+    "several_machines": (small_joblib, ["joblib-times"]),
     "likelihood": (small_likelihood, ["likelihood-exact", "likelihood-mnist"]),
     "regularization": (small_regularization, ["regularization-digits", "regularization-mnist"]),
     "full_vb": (small_full_vb, ["full-vb-100-map", "full-vb-100-full-seed1", "full-vb-100-full-evidence"]),

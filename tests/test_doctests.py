@@ -24,6 +24,7 @@ INTERNAL = (
     "npvae.backends",
     "npvae.bench",
     "npvae.cli",
+    "npvae.cluster",
     "npvae.conventions",
     "npvae.datasets.files",
     "npvae.datasets.formats",

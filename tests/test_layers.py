@@ -17,8 +17,10 @@ ROOT = Path(npvae.__file__).parent
 #: each other as long as there is no circle. All other imports lead to a lower layer. "npvae" is npvae/__init__.py.
 LAYERS = (
     ("conventions", "description", "modelfile", "parameters", "progress", "schema", "sparse", "version"),
+    ("parallel",),
     ("table",),
     ("backends",),
+    ("cluster",),
     ("distributions", "likelihoods", "nn", "noise", "optimizers"),
     ("inference", "preprocessing", "weight_posterior"),
     ("model", "samplers"),

@@ -208,6 +208,7 @@ def test_units(rng):
 # The weights of full variational Bayes --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(reason="integrates on a grid for each draw of the weights, nine seconds")
 def test_random_weights_are_integrated_out(bits, every_x):
     """p(x) is a mean over draws of the weights: not its logarithm."""
     vae = fitted(bits, estimator="full-vb", max_epochs=30)

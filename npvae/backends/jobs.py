@@ -109,17 +109,33 @@ def read(typingctx, job):
     return types.Tuple([kind for kind, _ in kinds])(job), codegen
 
 
+def _flat_array(context, builder, kind, address, length):
+    """Return a flat array of this Numba type, given by its address and its length."""
+    word, size = ir.IntType(64), kind.dtype.bitwidth // 8
+    array = context.make_array(kind)(context, builder)
+    data = builder.inttoptr(address, context.get_data_type(kind.dtype).as_pointer())
+    populate_array(array, data, [length], [word(size)], word(size), None)
+    return array._getvalue()
+
+
+@intrinsic
+def array_at(typingctx, job, address, length):
+    """Return a flat array of the model's precision, given by its address and its length."""
+    kind = types.Array(job.number, 1, "C")
+
+    def codegen(context, builder, signature, args):
+        return _flat_array(context, builder, kind, args[1], args[2])
+
+    return kind(job, types.int64, types.int64), codegen
+
+
 @intrinsic
 def scratch(typingctx, job, address):
     """Return this thread's scratch memory, given by its address, as a flat array of the model's precision."""
     kind = types.Array(job.number, 1, "C")
 
     def codegen(context, builder, signature, args):
-        word, size = ir.IntType(64), job.number.bitwidth // 8
-        array = context.make_array(kind)(context, builder)
-        data = builder.inttoptr(args[1], context.get_data_type(job.number).as_pointer())
-        populate_array(array, data, [word(SCRATCH // size)], [word(size)], word(size), None)
-        return array._getvalue()
+        return _flat_array(context, builder, kind, args[1], ir.IntType(64)(SCRATCH * 8 // job.number.bitwidth))
 
     return kind(job, address), codegen
 

@@ -13,11 +13,14 @@ cores, the one it waits for does not run meanwhile, and a training takes ten tim
 are started with a short spin, unless the environment has a choice of its own.
 """
 
+import contextlib
 import logging
 import os
 import shutil
+import socket
 import threading
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -116,6 +119,42 @@ def _start_threads() -> None:
             if ours:
                 del os.environ["GOMP_SPINCOUNT"]
     _has_threads = True
+
+
+class Place(NamedTuple):
+    """The cores that a process may use; processes of the same place share them.
+
+    Examples
+    --------
+    >>> Place("node7", (0, 1, 2, 3)).share(slots=2)
+    2
+    """
+
+    host: str
+    cores: tuple[int, ...]
+
+    @classmethod
+    def here(cls) -> "Place":
+        """Return the place of this process. A launcher may have bound it to some cores of its machine."""
+        count = os.cpu_count() or 1
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(count)
+        return cls(socket.gethostname(), tuple(sorted(cores)))
+
+    def share(self, slots: int) -> int:
+        """Return the number of threads for each of so many tasks at the same time."""
+        return max(1, len(self.cores) // slots)
+
+
+@contextlib.contextmanager
+def using_threads(number: int) -> Iterator[None]:
+    """Have this Python thread use so many threads at most; NUMBA_NUM_THREADS takes precedence."""
+    threads()  # starts them
+    before = numba.get_num_threads()
+    numba.set_num_threads(before if "NUMBA_NUM_THREADS" in os.environ else min(number, before))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 def is_on_disk(compiled: Any, dtype: Any) -> bool:

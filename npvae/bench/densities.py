@@ -6,7 +6,7 @@ their log-densities (N,) in nats. A variational autoencoder gives the lower boun
 
 import importlib.util
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -319,3 +319,10 @@ CONTESTANTS: dict[str, Contestant] = {
 def available() -> list[str]:
     """List the contestants whose libraries are installed."""
     return [name for name, contestant in CONTESTANTS.items() if importlib.util.find_spec(contestant.needs)]
+
+
+def check_available(names: Iterable[str]) -> None:
+    """Raise RuntimeError if the library of a contestant is not installed here."""
+    for name in names:
+        if name not in available():
+            raise RuntimeError(f"{name!r} cannot be trained, since {CONTESTANTS[name].needs} is not installed")

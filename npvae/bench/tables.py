@@ -5,9 +5,10 @@ The results are rows of a CSV file, written one by one. A file that has some of 
 
 import csv
 import itertools
+import math
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from . import densities, small_tables
 from .densities import CONTESTANTS
-from .small_tables import TABLES
+from .small_tables import TABLES, Floats
 
 #: The name under which the score of the density that the rows were drawn from stands beside the contestants.
 TRUTH = "true-density"
@@ -31,7 +32,21 @@ class Score(NamedTuple):
     seconds: float  # of training
 
 
-def run(tables: Iterable[str], contestants: Sequence[str], seeds: Iterable[int], path: Path) -> list[Score]:
+class Task(NamedTuple):
+    """A row of the file that is not there yet."""
+
+    table: str
+    contestant: str
+    seed: int
+
+
+#: Yields the result of a function for each task, in some order, as `map` does.
+Each = Callable[[Callable[[Task], Score], Iterable[Task]], Iterable[Score]]
+
+
+def run(
+    tables: Iterable[str], contestants: Sequence[str], seeds: Iterable[int], path: Path, each: Each = map
+) -> list[Score]:
     """Train and score what the file does not have yet, and append it.
 
     Parameters
@@ -40,6 +55,8 @@ def run(tables: Iterable[str], contestants: Sequence[str], seeds: Iterable[int],
     contestants : names in ``densities.CONTESTANTS``; those that have no density for a table are left out there
     seeds : seeds of the contestants; the rows of the tables are always the same
     path : Path, of the CSV file
+    each : callable
+        Who does the tasks: one after the other here, or `Cluster.map`. The file is always written here.
 
     Returns
     -------
@@ -49,38 +66,43 @@ def run(tables: Iterable[str], contestants: Sequence[str], seeds: Iterable[int],
     scores = read(path) if path.exists() else []
     write(path, scores)  # without a last line that was cut off
     done = {score[:3] for score in scores}
+    tasks = [task for task in _tasks(tables, contestants, seeds) if task not in done]
     with open(path, "a", newline="", encoding="utf-8") as file:
-        for seed, table in itertools.product(seeds, tables):
-            for score in _scores(table, contestants, seed, done):
-                scores.append(score)
-                csv.writer(file).writerow(score)
-                file.flush()
-                print(f"{table}, {score.contestant}, seed {seed}: {score.nats} nats, {score.seconds} s", flush=True)
+        for score in each(train, tasks):
+            scores.append(score)
+            csv.writer(file).writerow(score)
+            file.flush()
+            print(f"{', '.join(score[:2])}, seed {score.seed}: {score.nats} nats, {score.seconds} s", flush=True)
     return scores
 
 
-def _scores(table, contestants, seed, done):
-    """Yield the scores on a table that are not done."""
-    kind = TABLES[table].kind
-    names = [name for name in contestants if kind in CONTESTANTS[name].kinds and (table, name, seed) not in done]
-    split = small_tables.load(table)
-    if split.log_prob is not None and (table, TRUTH, 0) not in done and seed == 0:
-        yield _score(table, TRUTH, 0, split.log_prob(split.test), 0.0)
-    if names:
-        densities.warm_up(kind)
+def _tasks(tables: Iterable[str], contestants: Sequence[str], seeds: Iterable[int]) -> Iterator[Task]:
+    """Yield what belongs into the file: the true density of a table once, and each contestant with each seed."""
+    for seed, table in itertools.product(seeds, tables):
+        if seed == 0 and small_tables.load(table).log_prob is not None:
+            yield Task(table, TRUTH, 0)
+        for name in contestants:
+            if TABLES[table].kind in CONTESTANTS[name].kinds:
+                yield Task(table, name, seed)
+
+
+def train(task: Task) -> Score:
+    """Train a contestant on a table, and score the held-out rows."""
+    split, kind = small_tables.load(task.table), TABLES[task.table].kind
+    if task.contestant == TRUTH and split.log_prob is not None:
+        return _score(task, split.log_prob(split.test), 0.0)
+    densities.warm_up(kind)
     rows = densities.Rows(split.train, split.binary, kind)
-    for name in names:
-        started = time.perf_counter()
-        try:
-            log_prob = CONTESTANTS[name].train(rows, seed)
-        except FloatingPointError:  # training diverged
-            yield _score(table, name, seed, [-np.inf], time.perf_counter() - started)
-        else:
-            yield _score(table, name, seed, log_prob(split.test), time.perf_counter() - started)
+    started = time.perf_counter()
+    try:
+        log_prob = CONTESTANTS[task.contestant].train(rows, task.seed)
+    except FloatingPointError:  # training diverged
+        return _score(task, [-math.inf], time.perf_counter() - started)
+    return _score(task, log_prob(split.test), time.perf_counter() - started)
 
 
-def _score(table, name, seed, log_prob, seconds):
-    return Score(table, name, seed, round(float(np.mean(log_prob)), 3), round(seconds, 2))
+def _score(task: Task, log_prob: Floats | list[float], seconds: float) -> Score:
+    return Score(*task, round(float(np.mean(log_prob)), 3), round(seconds, 2))
 
 
 def write(path: Path, scores: Iterable[Score]) -> None:

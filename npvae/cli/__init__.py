@@ -8,12 +8,14 @@ import argparse
 import contextlib
 import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .. import __version__
+from ..parallel import launched
 from . import bench, check, infer, listing, reproduce, train, use
 from .options import Parser, say, with_option_names
 
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["score", "missing.npz", "digits"])
     1
     """
-    with _printable():
+    with _printable(), _said_once():
         return _run(build_parser().parse_args(arguments))
 
 
@@ -55,6 +57,8 @@ def _run(parsed: argparse.Namespace) -> int:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
     try:
+        if launched()[1] > 1 and not parsed.on_ranks:
+            raise RuntimeError(f"{launched()[1]} processes were launched; expected one: train and resume can have many")
         with contextlib.nullcontext() if parsed.debug else _plain_warnings():
             return parsed.run(parsed)
     except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError, MemoryError) as error:
@@ -84,6 +88,20 @@ def _plain_warnings() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.showwarning = show
+        yield
+
+
+@contextlib.contextmanager
+def _said_once() -> Iterator[None]:
+    """Have the first of several processes print, and no other."""
+    if launched()[0] == 0:
+        yield
+        return
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         yield
 
 

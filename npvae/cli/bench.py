@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..conventions import check_choice, check_number
-from .options import Commands, add_command, add_force
+from .options import Commands, add_command, add_force, add_scheduler, connected
 from .outputs import check_overwriting, save_figure
 
 if TYPE_CHECKING:  # matplotlib is imported only where something is drawn
@@ -50,6 +50,7 @@ def add_commands(commands: Commands) -> None:
     bench.add_argument("--tables", nargs="+", metavar="NAME", help="small tables to train on; default: all")
     bench.add_argument("--contestants", nargs="+", metavar="NAME", help="who trains on them; default: all installed")
     bench.add_argument("--seeds", nargs="+", type=int, default=list(range(5)), help="their seeds (0 1 2 3 4)")
+    add_scheduler(bench, "its workers train on small tables")
     add_force(bench)
     bench.add_argument(
         "--data-dir", type=Path, help="folder of MNIST, binarized MNIST and Frey Face; default: generated data"
@@ -75,6 +76,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
         if len(parts) > 1:
             raise ValueError(f"bench measures tables alone; got {', '.join(parts)}")
         return run_tables(arguments)
+    if arguments.scheduler is not None:
+        raise ValueError(f"--scheduler is for tables alone; got {', '.join(parts)}")
     names = [*(f"{part}.csv" for part in parts), "benchmark.png"]
     check_overwriting([arguments.out / name for name in names], arguments.force)
     folder = arguments.data_dir and str(arguments.data_dir)
@@ -114,11 +117,14 @@ def run_tables(arguments: argparse.Namespace) -> int:
     path = arguments.out if arguments.out.suffix == ".csv" else arguments.out / "tables.csv"
     picture = path.with_suffix(".png")
     check_overwriting([path, picture], force=True)  # rows are appended, and the picture is drawn again
-    if arguments.force:
-        path.unlink(missing_ok=True)
     missing = [name for name in densities.CONTESTANTS if name not in densities.available()]
     print(f"not installed: {', '.join(missing)}" if missing else "", flush=True)
-    scores = tables.run(chosen, contestants, arguments.seeds, path)
+    with connected(arguments.scheduler) as cluster:
+        if cluster is not None:
+            cluster.on_each(densities.check_available, contestants)
+        if arguments.force:
+            path.unlink(missing_ok=True)
+        scores = tables.run(chosen, contestants, arguments.seeds, path, map if cluster is None else cluster.map)
     print(tables.table_of_contestants(scores), tables.table_of_scores(scores), sep="\n\n")
     figure = Figure(figsize=(10, 8), layout="constrained")
     plots.tables([tables.Score._fields, *scores], figure=figure)

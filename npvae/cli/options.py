@@ -1,16 +1,18 @@
 """Options that several commands share, and the settings of a `VAE` that they give. The commands are left to others."""
 
 import argparse
+import contextlib
 import csv
 import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .. import schema
+from ..cluster import Cluster, connect
 from ..conventions import did_you_mean
 from ..datasets import Dataset
 from ..settings import SETTINGS, option_help
@@ -58,7 +60,7 @@ def _check_shape(name: str, value: Any) -> None:
     schema.row(schema.integer(1), schema.integer(1), *colours)(name, value)
 
 
-#: What ``train`` writes to the notes of a model file; the last two not before version 0.2.
+#: What ``train`` writes to the notes of a model file; the last ones not before version 0.2.
 NOTES: dict[str, schema.Check] = {
     "patient": schema.flag,
     "dataset": schema.text,
@@ -69,8 +71,9 @@ NOTES: dict[str, schema.Check] = {
         schema.optional(schema.text), schema.many(schema.text), schema.many(schema.text), schema.optional(schema.flag)
     ),
     "split": schema.record({"seed": schema.optional(schema.integer())}),
+    "ranks": schema.flag,
 }
-LATER = ("choice", "split")
+LATER = ("choice", "split", "ranks")
 
 #: What `argparse.ArgumentParser.add_subparsers` returns.
 Commands = Any
@@ -143,7 +146,7 @@ def add_command(
         Arguments that are shown as an example.
     """
     parser = commands.add_parser(name, help=description, description=description, epilog=f"example: npvae {example}")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, on_ranks=False)
     parser.add_argument("--verbose", action="store_true", help="print the library's log, such as each checkpoint")
     parser.add_argument("--debug", action="store_true", help="print the traceback of an error, and where a warning is")
     return parser
@@ -310,6 +313,21 @@ def add_checkpoints(parser: argparse.ArgumentParser) -> None:
         help="how often the model file is written during training, for `npvae resume` (60)",
     )
     parser.add_argument("--quiet", action="store_true", help="print only the results, and no progress")
+
+
+def add_scheduler(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add the address of a Dask cluster."""
+    parser.add_argument("--scheduler", metavar="ADDRESS", help=f"address of a Dask scheduler, tcp://HOST:PORT: {help}")
+
+
+@contextlib.contextmanager
+def connected(scheduler: str | None) -> Iterator[Cluster | None]:
+    """Connect to the cluster that ``--scheduler`` asks for, if it does."""
+    if scheduler is None:
+        yield None
+    else:
+        with connect(scheduler) as cluster:
+            yield cluster
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from ..backends import BACKENDS, missing
 from ..conventions import check_number
 from ..reproduce.figures import FIGURES, choose
 from ..reproduce.runner import Task, run
-from .options import Commands, add_command, add_data_dir
+from .options import Commands, add_command, add_data_dir, add_scheduler, connected
 from .outputs import check_overwriting, save_figure
 
 #: Numbers of training samples that can be asked for, as they are written.
@@ -37,6 +37,7 @@ def add_commands(commands: Commands) -> None:
         type=Path,
         help="folder of models, tables and pictures; figures may share one (reproduce-FIGURE)",
     )
+    add_scheduler(parser, "its workers train, in place of processes of this machine; they share the folder --out")
     add_data_dir(parser)
 
 
@@ -44,6 +45,8 @@ def run_reproduce(arguments: argparse.Namespace) -> int:
     """Train what is not complete, draw the figure and print how far it is from the paper's; return the exit status."""
     if arguments.jobs is not None:
         check_number("--jobs", arguments.jobs, np.integer, 1)
+        if arguments.scheduler is not None:
+            raise ValueError("--jobs is for processes of this machine; with --scheduler expected no --jobs")
     if arguments.backend and (lacking := missing(arguments.backend)):
         raise RuntimeError(f"--backend is {arguments.backend}, but {lacking}")
     folder = arguments.out or Path(f"reproduce-{arguments.figure}")
@@ -51,8 +54,9 @@ def run_reproduce(arguments: argparse.Namespace) -> int:
         raise NotADirectoryError(f"--out {folder} is a file; expected a folder")
     tasks, picture = tasks_of(arguments, folder), folder / f"{arguments.figure}.png"
     check_overwriting([*(path for task in tasks for path in task.files()), picture], force=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    failed = run(tasks, arguments.jobs)
+    with connected(arguments.scheduler) as cluster:
+        folder.mkdir(parents=True, exist_ok=True)
+        failed = run(tasks, arguments.jobs, cluster)
     check_overwriting([picture], force=True)  # the training took long: another file may be there by now
     from matplotlib.figure import Figure
 

@@ -1,4 +1,7 @@
-"""The commands ``train`` and ``resume``: train a model and write its file, its learning curve and a picture."""
+"""The commands ``train`` and ``resume``: train a model and write its file, its learning curve and a picture.
+
+Several processes that ``mpiexec`` has launched train one model together; the first one writes and prints.
+"""
 
 import argparse
 import csv
@@ -12,6 +15,7 @@ from typing import Any
 
 from .. import datasets
 from ..estimators import ESTIMATORS
+from ..parallel import Serial, team, world
 from ..progress import show_stages
 from ..training import INTERRUPTED, Epoch, NonFiniteError
 from ..vae import VAE
@@ -56,6 +60,7 @@ def add_commands(commands: Commands) -> None:
     add_force(train)
     add_image_shape(train)
     add_checkpoints(train)
+    train.set_defaults(on_ranks=True)
 
     resume = add_command(
         commands,
@@ -71,13 +76,20 @@ def add_commands(commands: Commands) -> None:
     )
     resume.add_argument("--data-dir", type=Path, help="folder of the data files, if they were moved")
     add_checkpoints(resume)
+    resume.set_defaults(on_ranks=True)
 
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Train a model, write its files and print their names; return the exit status."""
+    comm = world()
+    with team(comm) as ranks:
+        return _run_train(arguments, comm, ranks)
+
+
+def _run_train(arguments: argparse.Namespace, comm: Any, ranks: Serial) -> int:
     path = with_suffix(arguments.out, ".npz")
     check_outputs(_outputs(path), arguments.dataset)
-    check_overwriting(_outputs(path), arguments.force)
+    ranks.first(lambda: check_overwriting(_outputs(path), arguments.force))
     choice = chosen(arguments)
     with show_stages(not arguments.quiet) as doing:
         doing(f"reading {arguments.dataset}")
@@ -96,19 +108,31 @@ def run_train(arguments: argparse.Namespace) -> int:
         "test_curve": [],
         "choice": choice[:4],
         "split": PERMUTED._asdict(),
+        "ranks": comm is not None,
     }
-    return _train(model, model.fit, dataset, path, notes, arguments.checkpoint_every)
+    return _train(model, model.fit, dataset, path, notes, arguments.checkpoint_every, comm, ranks)
 
 
 def run_resume(arguments: argparse.Namespace) -> int:
-    """Resume a training of `run_train` and write the same files; return the exit status."""
-    path = arguments.model
-    model = load_model(path)
-    notes = model.notes_
+    """Resume a training of `run_train` and write the same files; return the exit status.
+
+    One of ranks goes on with ranks, with one too if a launcher started it: their number does not change the bits.
+    """
+    comm = world()
+    with team(comm) as ranks:
+        model = ranks.first(lambda: load_model(arguments.model))  # the file may be on a disk of its machine
+        if comm is None and model.notes_.get("ranks"):
+            comm = world(fewest=1)
+        return _run_resume(arguments, model, comm, ranks)
+
+
+def _run_resume(arguments: argparse.Namespace, model: VAE, comm: Any, ranks: Serial) -> int:
+    path, notes = arguments.model, model.notes_
     if not is_of_train(model):
         raise ValueError(f"{path} was not trained by `npvae train`; resume it with npvae.load({str(path)!r}).resume(X)")
     check_outputs(_outputs(path))
-    check_overwriting(_marked(path, notes), force=True)
+    ranks.first(lambda: check_overwriting(_marked(path, notes), force=True))
+    notes["ranks"] = comm is not None
     for name, value in (("max_epochs", arguments.epochs), ("learning_rate", arguments.learning_rate)):
         if value is not None:
             model.set_params(**{name: value})
@@ -129,7 +153,7 @@ def run_resume(arguments: argparse.Namespace) -> int:
             split=noted_split(notes),
             say=_say_unless(arguments.quiet),
         )
-    return _train(model, model.resume, dataset, path, notes, arguments.checkpoint_every)
+    return _train(model, model.resume, dataset, path, notes, arguments.checkpoint_every, comm, ranks)
 
 
 def _say_unless(quiet: bool) -> Callable[[str], object]:
@@ -156,10 +180,11 @@ def _train(
     path: Path,
     notes: dict[str, Any],
     checkpoint_every: float,
+    comm: Any,
+    ranks: Serial,
 ) -> int:
     """Train by `run`, which is ``fit`` or ``resume`` of the model, and write all files; return the exit status."""
     started, has_bound = time.perf_counter(), ESTIMATORS[model.estimator].has_encoder
-    path, picture, curve = _outputs(path)
 
     def score_test(epoch: Epoch) -> None:
         if has_bound and (_is_round(epoch.epoch) or epoch.epoch == model.max_epochs):
@@ -175,14 +200,20 @@ def _train(
     model.set_params(callbacks=(score_test,))
     try:
         X_valid = dataset.X_valid if has_bound else None
-        run(dataset.X_train, X_valid=X_valid, checkpoint=save, checkpoint_every=checkpoint_every)
+        run(dataset.X_train, X_valid=X_valid, checkpoint=save, checkpoint_every=checkpoint_every, comm=comm)
     except KeyboardInterrupt:  # before the first step, or a second time
         say(f"what is in {path} can be resumed: npvae resume {path}" if written else "no file was written")
         raise
     except NonFiniteError:
-        save(model)
+        ranks.first(lambda: save(model))
         print(f"model: {path}, with the last parameters whose bound was finite, or the best ones on validation data")
         raise
+    return ranks.first(lambda: _write(model, dataset, path, notes, started))
+
+
+def _write(model: VAE, dataset: datasets.Dataset, path: Path, notes: dict[str, Any], started: float) -> int:
+    """Write the files of a training that has ended but for the model's own, and print; return the exit status."""
+    has_bound, (_, picture, curve) = ESTIMATORS[model.estimator].has_encoder, _outputs(path)
     check_overwriting(_marked(path, notes), force=True)  # the training took long: another file may be there by now
     test_curve, shape = dict(notes["test_curve"]), notes["image_shape"] and tuple(notes["image_shape"])
     _write_curve(curve, model.history_, test_curve)

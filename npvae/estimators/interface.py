@@ -122,6 +122,29 @@ class RunsAhead(Estimator, Protocol):
         """Launch the forward and the backward pass; the result has log_likelihood, kl and gradient, see `SGVB`."""
 
 
+class Stateful(Estimator, Protocol):
+    """An estimator with a state, for minibatches that are sampled in parts: see `sharded`.
+
+    Examples
+    --------
+    >>> from npvae.estimators import ScoreFunction
+    >>> hasattr(ScoreFunction, "merged")
+    True
+    """
+
+    def part_of(self, state: Any, rows: Any) -> Any:
+        """Return the part of a state that belongs to some rows."""
+
+    def merged(self, before: Any, parts: list[tuple[Any, Any]]) -> Any:
+        """Return the state after a minibatch whose parts were sampled one by one, each from the state ``before``.
+
+        Parameters
+        ----------
+        before : State or None; may be overwritten
+        parts : list of (rows, part of the state after it), in order
+        """
+
+
 def first_nonfinite(estimator: Estimator, parameters: Parameters, x: Array, samples: Any) -> str | None:
     """Name the first array of a step that holds a NaN or an infinite value.
 

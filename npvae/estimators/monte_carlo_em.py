@@ -98,16 +98,33 @@ class MonteCarloEM:
 
         Chains begin at z = 0, the mean of the prior. So they do if the state has another number of them.
         """
-        model, shape = self.model, (self.n_samples, self.n_datapoints, self.model.architecture.n_components)
-        if state is None or state.z.shape != shape:
-            state = Chains(np.zeros(shape), np.array([FIRST_STEP]))
+        model, state = self.model, self._started(state)
         log_density = model.log_density(parameters, x, self._buffers)
-        z = state.z[:, rows].reshape(-1, shape[2])
+        z = state.z[:, rows].reshape(len(rows) * self.n_samples, -1)
         steps = np.full(len(z), state.step_size[0])
         moved, info = hmc.transition(log_density, hmc.State(z, *log_density(z)), noise, steps, LEAPFROG)
-        state.z[:, rows] = moved.z.reshape(len(state.z), -1, shape[2])
+        state.z[:, rows] = moved.z.reshape(self.n_samples, len(rows), -1)
         step_size = state.step_size * np.exp(GAIN * (info.acceptance.mean() - ACCEPTANCE))
         return Samples(model.backend.asarray(moved.z, model.dtype)), Chains(state.z, step_size)
+
+    def _started(self, state):
+        """Return a state, or if there is none for as many chains, that of chains which begin."""
+        shape = self.n_samples, self.n_datapoints, self.model.architecture.n_components
+        return (
+            state if state is not None and state.z.shape == shape else Chains(np.zeros(shape), np.array([FIRST_STEP]))
+        )
+
+    def part_of(self, state: Chains, rows: Any) -> Chains:
+        """Return the chains of some rows: see `interface.Stateful`."""
+        return Chains(state.z[:, rows], state.step_size)
+
+    def merged(self, before: Chains | None, parts: list[tuple[Any, Chains]]) -> Chains:
+        """Return the state after a minibatch, from those after its parts: the step size by the mean acceptance."""
+        state = self._started(before)
+        for rows, part in parts:
+            state.z[:, rows] = part.z
+        sizes, weights = [part.step_size for _, part in parts], [len(rows) for rows, _ in parts]
+        return Chains(state.z, np.exp(np.average(np.log(sizes), axis=0, weights=weights)))
 
     def value_and_grad(self, parameters: Parameters, x: Array, samples: Samples) -> Result:
         """Return mean(log p(x, z)) and its gradient, with z held constant."""

@@ -114,6 +114,15 @@ class ScoreFunction:
             return ((f.sum(axis=0) - f) / (self.n_samples - 1)).reshape(-1)
         return state.mean if self.baseline == "running" and state is not None else 0
 
+    def part_of(self, state: Baseline, rows: Any) -> Baseline:
+        """Return the part of a state that belongs to some rows: see `interface.Stateful`."""
+        return state
+
+    def merged(self, before: Baseline | None, parts: list[tuple[Any, Baseline]]) -> Baseline:
+        """Return the state after a minibatch, from those after its parts: their mean is that of all of its f."""
+        rows = [len(rows) for rows, _ in parts]
+        return Baseline(np.average([state.mean for _, state in parts], axis=0, weights=rows))
+
     def value_and_grad(self, parameters: Parameters, x: Array, samples: Samples) -> Result:
         """Return mean(log p(x|z)) + sum(weights * log q(z|x)) and its gradient, with z and weights held constant.
 

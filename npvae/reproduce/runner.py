@@ -10,10 +10,11 @@ import csv
 import itertools
 import os
 import secrets
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from .. import datasets
+from ..cluster import Cluster, check_stopped, say
 from ..progress import describe, duration
 from ..training import INTERRUPTED, Epoch
 from ..vae import VAE, load
@@ -96,6 +98,11 @@ class Task(NamedTuple):
         """Return all files that the task may write."""
         snapshots = [self.snapshot(epoch) for epoch in self.marks()] if self.curve.score else []
         return [self.path, self.table, *snapshots]
+
+    def absolute(self) -> "Task":
+        """Return the same task with paths that do not depend on the working folder."""
+        data_dir = self.data_dir and os.path.abspath(self.data_dir)
+        return self._replace(folder=self.folder.absolute(), data_dir=data_dir)
 
     def epochs(self, samples: float | None = None) -> int:
         """Return the number of epochs that is nearest to a number of samples, by default all of them; at least 1."""
@@ -213,6 +220,7 @@ def _train(task: Task, X: NDArray, X_test: NDArray) -> None:
     due, show = set(task.marks()), Progress(task, done)
 
     def after_epoch(epoch: Epoch) -> None:
+        check_stopped()
         mark = epoch.epoch in due and epoch.samples_seen == epoch.epoch * len(X)  # not of a part of an epoch
         if mark and task.curve.score:
             model.save(task.snapshot(epoch.epoch), {"curve": task.name, "points": []})
@@ -241,6 +249,7 @@ def _score(task: Task, score: Callable[[VAE, NDArray], float], X: NDArray, X_tes
     """Score the models of a curve that have none yet, and write the table after each."""
     points = {point.samples: point for point in read(task.table)}
     for epoch in task.marks():
+        check_stopped()
         samples = epoch * task.n_rows
         if samples not in points:
             model = load(task.snapshot(epoch))
@@ -266,16 +275,10 @@ class Progress:
             say(f"{self.task.name}: {total}, {describe(epoch)}{test}, {duration(left)} left")
 
 
-def say(message: str) -> None:
-    """Print a line on standard error, whole and at once: several processes write there."""
-    sys.stderr.write(message + "\n")
-    sys.stderr.flush()
-
-
 # Several at once ------------------------------------------------------------------------------------------------------
 
 
-def run(tasks: Iterable[Task], jobs: int | None = None) -> dict[str, str]:
+def run(tasks: Iterable[Task], jobs: int | None = None, cluster: Cluster | None = None) -> dict[str, str]:
     """Train what is not complete, several models at once.
 
     Parameters
@@ -284,6 +287,8 @@ def run(tasks: Iterable[Task], jobs: int | None = None) -> dict[str, str]:
     jobs : int, optional
         Processes at the same time; by default one for each core. They share the cores, or each has NUMBA_NUM_THREADS
         threads if that is set.
+    cluster : Cluster, optional
+        Its workers train instead of processes of this machine. They share the folder with it.
 
     Returns
     -------
@@ -294,16 +299,23 @@ def run(tasks: Iterable[Task], jobs: int | None = None) -> dict[str, str]:
     ------
     ValueError
         Before anything is trained, if a file is that of another model.
+    RuntimeError
+        Before anything is trained, if a worker of the cluster does not find the folder or the data.
     """
     tasks = [task for task in tasks if not task.is_complete()]
     for task in tasks:
         if task.path.exists():
             task.model()
+    outcomes = _here(tasks, jobs) if cluster is None else _on(cluster, tasks)
+    return {name: error for name, error in outcomes if error}
+
+
+def _here(tasks: Sequence[Task], jobs: int | None) -> Iterator[tuple[str, str]]:
+    """Yield what `train` returns for each task, in processes of this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = min(jobs or cores, len(tasks))
     threads = int(os.environ.get(THREADS[0], 0)) or max(1, cores // max(1, jobs))
-    outcomes = in_processes(train, tasks, jobs, threads)
-    return {name: error for name, error in outcomes if error}
+    return in_processes(train, tasks, jobs, threads)
 
 
 def in_processes(function: Callable[[Any], Any], tasks: Iterable[Any], jobs: int, threads: int) -> Iterator[Any]:
@@ -361,3 +373,51 @@ def _threads_of_processes(threads: int) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+# On other machines ----------------------------------------------------------------------------------------------------
+
+
+def _on(cluster: Cluster, tasks: Sequence[Task]) -> Iterator[tuple[str, str]]:
+    """Yield what `train` returns for each task, on the workers of a cluster.
+
+    They write the files of the tasks, so that another worker can go on with the task of one that died, and read the
+    data: all of them are asked first whether they can.
+    """
+    tasks = [task.absolute() for task in tasks]
+    data = {(task.curve.dataset, task.data_dir) for task in tasks}
+    with contextlib.ExitStack() as stack:
+        marks = [stack.enter_context(_mark(folder)) for folder in {task.folder for task in tasks}]
+        cluster.on_each(_look, marks, data)
+        yield from cluster.map(partial(_train_there, marks), tasks)
+
+
+@contextlib.contextmanager
+def _mark(folder: Path) -> Iterator[Path]:
+    """Have a file in a folder, by which other machines know it: none has the same name by chance."""
+    mark = folder / f".{secrets.token_hex(8)}.part"
+    mark.touch()
+    try:
+        yield mark
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _look(marks: Iterable[Path], data: Iterable[tuple[str, str | None]] = ()) -> None:
+    """Raise an error where a folder is not the one with the mark, or cannot be written to, or data is missing."""
+    for mark in marks:
+        if not mark.exists():
+            raise FileNotFoundError(
+                f"{mark.parent} is not there, or not the folder of this name where the command runs; expected a folder "
+                "that all machines share: workers write models and tables to it"
+            )
+        with tempfile.TemporaryFile(dir=mark.parent):
+            pass
+    for name, data_dir in data:
+        datasets.load(name, data_dir)
+
+
+def _train_there(marks: Iterable[Path], task: Task) -> tuple[str, str]:
+    """Train on a worker, which may have joined after all others were asked."""
+    _look(marks)
+    return train(task)

@@ -34,9 +34,9 @@ class Checkpointer:
         self._record, self.write, self.every, self.due = record, write, every, np.inf
 
     def begin(self, trainer: Trainer) -> None:
-        """Record the state before the first step, and write the file."""
+        """Record the state before the first step, and write the file. Of several ranks, the first one writes it."""
         self.record(trainer, None)
-        self.save()
+        trainer.parallel.first(self.save)
 
     def record(self, trainer: Trainer, epoch: Epoch | None) -> None:
         """Record the current state."""

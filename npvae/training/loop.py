@@ -5,6 +5,7 @@ import functools
 import itertools
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -15,8 +16,10 @@ from ..backends.formulas import UPDATES
 from ..conventions import short_repr
 from ..estimators import first_nonfinite
 from ..estimators.interface import Estimator
+from ..estimators.sharded import Sharded
 from ..noise import key_of, key_of_content
 from ..optimizers import AVERAGE, Optimizer, UpdateRule
+from ..parallel import SERIAL, Serial
 from ..parameters import Buffers, Parameters
 from ..preprocessing import Data
 from .interruption import interruptible
@@ -160,6 +163,8 @@ class Trainer:
     settings : Settings
     state : State, optional
         Resume from this state; overwrites ``parameters``.
+    parallel : Serial or Team
+        With a team, the estimator is a `Sharded` one, and all ranks do the same.
 
     Attributes
     ----------
@@ -201,9 +206,10 @@ class Trainer:
         rng: np.random.Generator,
         settings: Settings,
         state: State | None = None,
+        parallel: Serial = SERIAL,
     ) -> None:
         self.estimator, self.parameters, self.data, self.rng = estimator, parameters, data, rng
-        self.settings = settings
+        self.settings, self.parallel = settings, parallel
         self.batch_size = min(settings.batch_size, len(data.X))
         self._buffers = Buffers(estimator.model.backend, estimator.model.dtype)
         # Steps that do not move the parameters: as many as in the authors' code, but at most a tenth of a short run.
@@ -297,7 +303,7 @@ class Trainer:
         NonFiniteError
             If the value or its gradient is not finite.
         """
-        estimator, x = self.estimator, self._gather(rows)
+        estimator, x = self.estimator, self._gather(rows, self._keys(rows))
         noise, bounds, values = estimator.draw(self.rng, len(rows)), [], []
         samples, self.estimator_state = estimator.sample(self.parameters, x, rows, noise, self.estimator_state)
         for _ in range(estimator.updates_per_sample):
@@ -315,8 +321,11 @@ class Trainer:
         """Return what the bound of minibatches (..., M) has besides that of x: see `preprocessing.Data`."""
         return self.data.log_jacobian + np.mean(self.data.fixed[rows], axis=-1)
 
-    def _gather(self, rows: NDArray) -> Any:
-        return self.estimator.model.gather(self.data, rows, self._buffers, self._keys(rows))
+    def _gather(self, rows: NDArray, keys: NDArray | None = None) -> Any:
+        """Return a minibatch as the estimator takes it."""
+        if isinstance(self.estimator, Sharded):
+            return self.estimator.gather(self.data, rows, keys)
+        return self.estimator.model.gather(self.data, rows, self._buffers, keys)
 
     def _keys(self, rows: NDArray) -> NDArray[np.uint64] | None:
         """Return what decides how rows (M,) are binarized in this epoch; None if they are not."""
@@ -333,8 +342,11 @@ class Trainer:
         """Return the key of the content of each row of the data: (N,)."""
         model, grey, n_rows = self.estimator.model, self.data._replace(binarization=None), len(self.data.X)
         parts = np.split(np.arange(n_rows), range(self.batch_size, n_rows, self.batch_size))
-        rows = (model.backend.to_numpy(model.gather(grey, part, self._buffers)) for part in parts)
-        return np.concatenate([key_of_content(x, seed) for x in rows])
+
+        def keys(rows: NDArray) -> NDArray[np.uint64]:
+            return key_of_content(model.backend.to_numpy(model.gather(grey, rows, self._buffers)), seed)
+
+        return np.concatenate(list(self.parallel.map(keys, parts)))
 
     def _rejected(self, gradient: Any) -> str:
         """Say what of a step was rejected by the optimizer, which has marked the gradient: see `Optimizer.step`."""
@@ -353,7 +365,7 @@ class Trainer:
             self._put(self.sound.parameters)
         raise NonFiniteError(step, place, self.settings.learning_rate)
 
-    def check(self, score: Callable[[Parameters, Data], NDArray], n_rows: int) -> None:
+    def check(self, score: Callable[[Parameters, Data, NDArray], NDArray], n_rows: int) -> None:
         """Check that the model scores some rows of the data: after the last step, no further one would notice.
 
         Raises
@@ -363,9 +375,9 @@ class Trainer:
         """
         rows = np.unique(np.linspace(0, len(self.data.X) - 1, n_rows).astype(int))
         with np.errstate(over="ignore", invalid="ignore"):
-            bad = rows[~np.isfinite(score(self.parameters, self.data.take(rows)))]
+            bad = rows[~np.isfinite(score(self.parameters, self.data, rows))]
             if len(bad):
-                x = self.estimator.model.gather(self.data, bad, self._buffers)
+                x = self._gather(bad)
                 noise = self.estimator.draw(self.rng, len(bad))
                 samples, _ = self.estimator.sample(self.parameters, x, bad, noise)
                 self._fail(int(self.estimator.model.backend.to_numpy(self.optimizer.state.counter)[0]), x, samples)
@@ -385,8 +397,9 @@ class Trainer:
         if failed >= 0:  # the parameters are those before it: repeat it to find the place
             if failed > before + 1:  # the steps before it found the parameters sound from which they began
                 self.sound = self._start
-            x, noise = self._gather(batches[failed - before - 1]), self.runner.noise(failed - before - 1)
-            samples, _ = self.estimator.sample(self.parameters, x, batches[failed - before - 1], noise)
+            rows, noise = batches[failed - before - 1], self.runner.noise(failed - before - 1)
+            x = self._gather(rows, self._keys(rows))
+            samples, _ = self.estimator.sample(self.parameters, x, rows, noise)
             self._fail(failed, x, samples, self._repeat(failed, x, samples))
         # The value is the bound: see `RunsAhead`.
         bounds = values + self._offset(np.array(batches))
@@ -437,8 +450,9 @@ class Trainer:
                 progress.total_value += float(len(rows) * value)
                 progress.seen += len(rows)
                 progress.samples_seen += len(rows)
-            if stop():
+            if self.parallel.any(stop()):
                 break
+        self.parallel.agree(lambda: {"the checksum of the parameters": zlib.crc32(self._copy().tobytes())})
         elbo, value = progress.total / progress.seen, progress.total_value / progress.seen
         whole = progress.seen == len(self.data.X)
         if whole:
@@ -554,6 +568,12 @@ def train(
     return stopped
 
 
+def _call(callbacks: Sequence[Callable[[Epoch], Any]], record: Epoch) -> bool:
+    """Call all callbacks; return whether one of them returned True."""
+    answers = [callback(record) for callback in callbacks]
+    return any(isinstance(answer, bool | np.bool_) and bool(answer) for answer in answers)
+
+
 def _train(trainer, score_valid, callbacks, keep):
     """Do what `train` does but for the choice of the parameters."""
     progress, started = trainer.progress, time.perf_counter() - trainer.progress.seconds
@@ -571,13 +591,12 @@ def _train(trainer, score_valid, callbacks, keep):
             number = progress.epoch
             elbo, value, whole = trainer.epoch(after_step)
             bound = trainer.score(score_valid) if whole else math.nan
-            progress.seconds = time.perf_counter() - started
+            progress.seconds = trainer.parallel.first(lambda: time.perf_counter() - started)
             record = Epoch(number, progress.samples_seen, elbo, bound, progress.seconds, value)
             keep(trainer, record)
-            answers = [callback(record) for callback in callbacks]
-            if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
+            if trainer.parallel.first(lambda record=record: _call(callbacks, record)):
                 return f"a callback stopped training after epoch {record.epoch}"
-            if interrupted() and progress.epoch <= trainer.settings.max_epochs:
+            if trainer.parallel.any(interrupted()) and progress.epoch <= trainer.settings.max_epochs:
                 return f"{INTERRUPTED} in epoch {record.epoch}: what was learnt until then is kept"
     if out_of_patience():
         return f"stopped after epoch {progress.epoch - 1}: no better validation bound for {progress.since_best} epochs"
