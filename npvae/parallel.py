@@ -273,8 +273,9 @@ def launched() -> tuple[int, int]:
 
     Examples
     --------
-    >>> launched()
-    (0, 0)
+    >>> rank, size = launched()
+    >>> rank <= size
+    True
     """
     for size, rank in LAUNCHERS.values():
         if size in os.environ and rank in os.environ:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 
 import npvae
 from npvae import fitting
@@ -73,11 +74,15 @@ def common(ranks):
 # The sum --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("alike", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_sum_does_not_depend_on_its_order(dtype):
+def test_sum_does_not_depend_on_its_order(dtype, alike):
+    """Also where all are about as large, of one sign, and not weighted: the sum is n times the largest."""
     rng, starts, n = np.random.default_rng(0), np.array([0, 5000, 5003, 9001]), 12
     gradients = [(rng.normal(size=9001) * 10.0 ** rng.integers(-12, 6, 9001)).astype(dtype) for _ in range(n)]
     weights = rng.random(n) / n
+    if alike:
+        gradients, weights = [rng.uniform(0.9, 1, 9001).astype(dtype) for _ in range(n)], np.ones(n)
     rounders = exact_sum.rounders(exact_sum.largest(gradients, starts), n)
 
     def total(order, cuts):
@@ -199,6 +204,22 @@ def test_command_and_resume(tmp_path):
     assert alone.returncode == 1
     assert alone.stderr.count("error") == 1
     assert "2 processes were launched; expected one" in alone.stderr
+
+
+def test_an_error_on_one_rank_is_raised_on_all():
+    def fail_at_two(number):
+        if number == 2:
+            raise LookupError("item 2")
+        return number
+
+    def rank(parallel):
+        with pytest.raises(LookupError, match="item 2"):
+            parallel.map(fail_at_two, range(4))
+        with pytest.raises(ZeroDivisionError):
+            parallel.first(lambda: 1 / 0)
+        return parallel.map(abs, [-1, -2, -3, -4]), parallel.first(lambda: parallel.rank)
+
+    assert ranks.run(3, rank) == [([1, 2, 3, 4], 0)] * 3
 
 
 def test_launched_without_mpi(monkeypatch, tmp_path, capsys):
